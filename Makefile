@@ -1,0 +1,35 @@
+# Everything runs in .venv, made on first use from Python 3.11 or newer.
+PYTHON ?= python3
+PY := .venv/bin/python
+export HF_HUB_OFFLINE := 1
+export PYTHONPATH := .cache/typing:.
+
+.PHONY: demo test test-slow check lint install clean
+.DEFAULT_GOAL := demo
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install -q -c constraints.txt -e '.[dev]'
+	mkdir -p .cache/typing && ln -sfn ../.. .cache/typing/shelllcc
+	touch $@
+
+install: .venv/installed
+
+demo: .venv/installed  ## an unguided, a guided and a side-by-side video of one seed
+	.venv/bin/shelllcc generate --prompt "a tabby cat, zoom in, daylight" --compare --output outputs/demo.mp4
+
+test: .venv/installed
+	$(PY) -m pytest -q
+
+test-slow: .venv/installed
+	$(PY) -m pytest -q -m slow
+
+lint: .venv/installed
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+check: lint test
+
+clean:
+	rm -rf .venv .cache build dist *.egg-info outputs runs

@@ -1,0 +1,37 @@
+"""Shell-LCC guidance for Wan text-to-video sampling, with no weight update.
+
+    from shelllcc import ShellGuide, guided, load_bank
+
+    with guided(pipe, ShellGuide(load_bank("auto", pipe), strength=0.3)):
+        frames = pipe(prompt).frames[0]
+
+The method is "Your Data Manifold is Secretly a Reward Model: Shell-LCC for Text-to-Video Generation" (arXiv
+2606.30248), applied to the predicted x0 while sampling. Names are loaded when they are first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from shelllcc.anchors.bank import Bank, load_bank
+    from shelllcc.guidance.errors import ShellLCCError
+    from shelllcc.guidance.guide import GuideConfig, ShellGuide
+    from shelllcc.guidance.scheduler import guided
+
+_HOME = {
+    "Bank": "anchors.bank",
+    "load_bank": "anchors.bank",
+    "ShellLCCError": "guidance.errors",
+    "GuideConfig": "guidance.guide",
+    "ShellGuide": "guidance.guide",
+    "guided": "guidance.scheduler",
+}
+__all__ = ["Bank", "GuideConfig", "ShellGuide", "ShellLCCError", "guided", "load_bank"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -1,0 +1,212 @@
+"""The command line: parse, one call, print. Heavy libraries are imported inside commands."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from shelllcc.guidance.errors import ShellLCCError, UsageError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    help="Shell-LCC guidance for Wan text-to-video: sharper, truer videos at sampling time, with no weight update.",
+)
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+
+
+def _version(value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        print(f"shelllcc {version('shelllcc')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    ctx: typer.Context,
+    config: Annotated[
+        Path, typer.Option(help="Defaults by command, below flags and SHELLLCC_* variables.", envvar="SHELLLCC_CONFIG")
+    ] = Path("shelllcc.toml"),
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    ctx.default_map = _defaults(config)
+
+
+@app.command()
+def generate(
+    prompt: Annotated[list[str] | None, typer.Option("--prompt", "-p", help="What to show; may be repeated.")] = None,
+    prompts_file: Annotated[Path | None, typer.Option(help="Prompts, one a line; # starts a comment.")] = None,
+    negative_prompt: Annotated[str | None, typer.Option(help="What to avoid.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the noise; further prompts take the next ones. [0]")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", "--num-inference-steps", help="Sampling steps.")] = None,
+    cfg: Annotated[float | None, typer.Option("--cfg", "--guidance-scale", help="Classifier-free guidance.")] = None,
+    cfg_2: Annotated[
+        float | None, typer.Option("--cfg-2", "--guidance-scale-2", help="Of a second transformer (Wan2.2-A14B).")
+    ] = None,
+    shift: Annotated[float | None, typer.Option("--shift", "--flow-shift", help="Flow shift.")] = None,
+    frames: Annotated[int | None, typer.Option("--frames", "--num-frames", help="4n+1.")] = None,
+    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels, e.g. 832x480.")] = None,
+    fps: Annotated[int | None, typer.Option(help="Of the file.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="A diffusers folder or hub id; the embedded tiny Wan if not given.", envvar="SHELLLCC_MODEL"),
+    ] = None,
+    preset: Annotated[str | None, typer.Option(help="Named defaults; chosen by the model if not given.")] = None,
+    strength: Annotated[
+        float | None, typer.Option(help="Of the Shell-LCC guidance: 0 (off) to 1.", envvar="SHELLLCC_STRENGTH")
+    ] = None,
+    radius: Annotated[float | None, typer.Option(help="Sharpness: factor on the radius of real latents. [1]")] = None,
+    window: Annotated[str | None, typer.Option(help="LOW:HIGH, the sigmas at which the guide acts. [0:1]")] = None,
+    bank: Annotated[
+        str | None, typer.Option(help="Anchor bank: a file or a shipped name. [auto]", envvar="SHELLLCC_BANK")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The .mp4; a folder for several prompts.")
+    ] = None,
+    compare: Annotated[bool, typer.Option("--compare", help="Also the unguided clip and both side by side.")] = False,
+    sidecar: Annotated[Path | None, typer.Option("--from", help="Replay a clip's .json; flags override it.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Skip clips that are finished.")] = False,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1.", envvar="SHELLLCC_DEVICE")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16; the VAE stays float32.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Sample videos pulled onto the shell of real latents."""
+    from shelllcc.guidance.wan import generate as run
+
+    prompts = list(prompt or []) + (run.read_prompts(prompts_file) if prompts_file else [])
+    width, height = _size(size)
+    given = {
+        "negative_prompt": negative_prompt, "seed": seed, "steps": steps, "cfg": cfg, "cfg_2": cfg_2, "shift": shift,
+        "frames": frames, "width": width, "height": height, "fps": fps, "strength": strength, "radius": radius,
+        "window": _window(window),
+    }  # fmt: skip
+    if dtype not in (None, "float32", "bfloat16", "float16"):
+        raise UsageError(f"dtype is float32, bfloat16 or float16, got {dtype}")
+    plans = run.plan_clips(
+        prompts=prompts, model=model, bank=bank, preset=preset, output=output, compare=compare, sidecar=sidecar,
+        given=given,
+    )  # fmt: skip
+    for plan in plans:
+        if note := run.unknown_to_tiny(plan):
+            _say(f"note: {note}")
+    if dry_run:
+        described = [plan.describe() for plan in plans]
+        print(json.dumps({"dry_run": True, "clips": described}, ensure_ascii=False, indent=None if as_json else 2))
+        return
+    waiting = [plan for plan in plans if not (resume and plan.finished())]
+    if len(waiting) < len(plans):
+        _say(f"{len(plans) - len(waiting)} of {len(plans)} clips are finished already")
+    records = _generate(waiting, device, dtype)
+    if as_json:
+        print(json.dumps({"clips": records, "skipped": len(plans) - len(waiting)}, ensure_ascii=False))
+    else:
+        for record in records:
+            for label, path in record["videos"].items():
+                print(f"{label:<9} {path}")
+            print(f"{'sidecar':<9} {record['sidecar']}")
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Check this installation: versions, devices, ffmpeg, the embedded model, the banks, one guided step."""
+    from shelllcc.guidance.wan.doctor import examine
+
+    report = examine()
+    if as_json:
+        print(json.dumps(report))
+    else:
+        for key, value in report.items():
+            print(f"{key:<12} {json.dumps(value) if isinstance(value, (dict, list)) else value}")
+    if not report["ok"]:
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """Run the command line: exit 0 done, 1 failed, 2 usage, 130 interrupted; errors are one line on stderr."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    try:
+        code = app(standalone_mode=False)
+    except ShellLCCError as error:
+        code = _failed(error, 2 if isinstance(error, UsageError) else 1)
+    except (KeyboardInterrupt, typer.Abort):
+        _say("interrupted")
+        code = 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except Exception as error:  # the parser's own errors, which know their exit code
+        if not hasattr(error, "format_message"):
+            raise
+        code = _failed(error, getattr(error, "exit_code", 2))
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _generate(plans: list[Any], device: str | None, dtype: str | None) -> list[dict[str, Any]]:
+    from shelllcc.guidance.wan.generate import generate as make
+    from shelllcc.guidance.wan.progress import TerminalReporter
+
+    if not plans:
+        return []
+    with TerminalReporter() as reporter:
+        reporter.stage("loading")
+        from shelllcc.guidance.wan.pipeline import load_pipeline
+
+        pipe = load_pipeline(plans[0].model, device=device, dtype=dtype)
+        return [make(plan, pipe, reporter) for plan in plans]
+
+
+def _defaults(config: Path) -> dict[str, Any]:
+    """The tables of shelllcc.toml; keys are flags without dashes, as in `[generate] strength = 0.2`."""
+    if not config.exists():
+        return {}
+    try:
+        tables = tomllib.loads(config.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"cannot read {config}: {error}") from error
+    return {
+        command: {k.replace("-", "_"): v for k, v in table.items()} if isinstance(table, dict) else table
+        for command, table in tables.items()
+    }
+
+
+def _size(size: str | None) -> tuple[int | None, int | None]:
+    if size is None:
+        return None, None
+    width, _, height = size.lower().partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        raise UsageError(f"the size is WIDTHxHEIGHT, e.g. 832x480, got {size}")
+    return int(width), int(height)
+
+
+def _window(window: str | None) -> tuple[float, float] | None:
+    if window is None:
+        return None
+    low, _, high = window.partition(":")
+    try:
+        return float(low), float(high)
+    except ValueError:
+        raise UsageError(f"the window is LOW:HIGH in sigmas, e.g. 0.1:0.9, got {window}") from None
+
+
+def _failed(error: Exception, code: int) -> int:
+    if os.environ.get("SHELLLCC_DEBUG") == "1":
+        import traceback
+
+        traceback.print_exc()
+    message = error.format_message() if hasattr(error, "format_message") else str(error)
+    _say("error: " + " ".join(message.split()))
+    return code
+
+
+def _say(line: str) -> None:
+    print(f"shelllcc: {line}", file=sys.stderr)

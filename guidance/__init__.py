@@ -1,0 +1,1 @@
+"""Shell-LCC guidance. Import the submodule you need; nothing is loaded here."""

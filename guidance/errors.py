@@ -1,0 +1,35 @@
+"""The exception tree.
+
+ShellLCCError
+├── UsageError        what was asked for cannot be (the command line exits with 2)
+├── ModelError        a model that cannot be found, read or guided
+├── BankError         a bank that cannot be read or does not fit the model
+├── SamplingError     sampling went wrong, e.g. the model gave NaN
+└── OutputError       a file that cannot be written
+"""
+
+from __future__ import annotations
+
+
+class ShellLCCError(Exception):
+    """Root of all errors that this package raises on purpose; its message is one line that says what to do."""
+
+
+class UsageError(ShellLCCError):
+    """What was asked for cannot be."""
+
+
+class ModelError(ShellLCCError):
+    """A model that cannot be found, read or guided."""
+
+
+class BankError(ShellLCCError):
+    """A bank that cannot be read or does not fit the model."""
+
+
+class SamplingError(ShellLCCError):
+    """Sampling went wrong."""
+
+
+class OutputError(ShellLCCError):
+    """A file that cannot be written."""

@@ -1,0 +1,1 @@
+"""Measures of videos. Import the submodule you need; nothing is loaded here."""

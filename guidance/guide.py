@@ -1,0 +1,153 @@
+"""The guide: how strongly, when and how far the predicted x0 is pulled onto the shell. Knows nothing of pipelines.
+
+Autograd is not needed. With skeleton and scale held fixed, the gradient of the shell distance lies along the residual,
+and the step taken is its proximal form (shell.move_to_radius). The radius aimed at follows the calibrated curve of
+real latents over sigma, and a feedback makes up for what the remaining steps pull back.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from shelllcc.guidance.errors import BankError, UsageError
+from shelllcc.guidance.shell import Shell, move_to_radius
+
+if TYPE_CHECKING:
+    from shelllcc.anchors.bank import Bank
+
+
+@dataclass(frozen=True)
+class GuideConfig:
+    """Every knob of the guide.
+
+    strength  share of the way to the shell that each step goes, 0 (off) to 1
+    window    (low, high) sigmas between which the guide acts
+    radius    factor on the calibrated radius: above 1 sharper, below 1 softer
+    feedback  how quickly the aimed radius answers to x0 being off the curve of real latents; 0 is open loop
+    reach     largest factor by which a token may be pushed outward
+    trust     largest RMS of a step's move, relative to the RMS of x0
+    last      factor on the strength in the last step, which no later step can mend
+    """
+
+    strength: float = 0.3
+    window: tuple[float, float] = (0.0, 1.0)
+    radius: float = 1.0
+    feedback: float = 0.5
+    reach: float = 2.0
+    trust: float = 0.2
+    last: float = 0.5
+
+    def __post_init__(self) -> None:
+        low, high = self.window
+        if not 0 <= self.strength <= 1:
+            raise UsageError(f"strength goes from 0 (off) to 1, got {self.strength:g}")
+        if not 0 <= low < high <= 1:
+            raise UsageError(f"the window is LOW:HIGH with 0 <= LOW < HIGH <= 1 (sigmas), got {low:g}:{high:g}")
+        for name in ("radius", "reach", "trust"):
+            if not (getattr(self, name) > 0 and math.isfinite(getattr(self, name))):
+                raise UsageError(f"{name} must be positive, got {getattr(self, name):g}")
+        if not 0 <= self.feedback <= 1 or not 0 <= self.last <= 1:
+            raise UsageError(f"feedback and last go from 0 to 1, got {self.feedback:g} and {self.last:g}")
+
+
+@dataclass(frozen=True)
+class Step:
+    """What the guide saw and did in one step, for every clip of the batch.
+
+    distance is the median distance of the later latent frames; target the calibrated radius times the factor; aimed
+    the radius after the feedback; move the RMS of the applied move.
+    """
+
+    index: int
+    sigma: float
+    distance: list[float]
+    target: float
+    aimed: list[float]
+    move: list[float]
+
+
+@dataclass
+class ShellGuide:
+    """Pulls predicted x0 latents toward the shell of a bank; the trace of the current sampling is its only state.
+
+    >>> with guided(pipe, ShellGuide(load_bank("auto", pipe), strength=0.3)):
+    ...     frames = pipe(prompt).frames[0]
+    """
+
+    bank: Bank
+    config: GuideConfig
+    trace: list[Step] = field(default_factory=list)
+
+    def __init__(self, bank: Bank, config: GuideConfig | None = None, *, strength: float | None = None) -> None:
+        if config is not None and strength is not None:
+            raise UsageError("give a GuideConfig or a strength, not both")
+        self.bank = bank
+        self.config = config or (GuideConfig() if strength is None else GuideConfig(strength=strength))
+        self.trace = []
+        self._gain: Tensor | None = None
+
+    def begin(self) -> None:
+        """Forget the sampling before; the scheduler hook calls it before the first step of each."""
+        self.trace = []
+        self._gain = None
+
+    def acts_at(self, sigma: float) -> bool:
+        low, high = self.config.window
+        return self.config.strength > 0 and sigma > 0 and low <= sigma <= high
+
+    @torch.no_grad()
+    def move(self, x0: Tensor, sigma: float, *, index: int = 0, last: bool = False) -> Tensor:
+        """The move (b c t h w), float32, to add to the predicted x0 (normalised latents) at noise level sigma."""
+        shell = self.bank.shell.to(x0.device)
+        _check_fit(shell, x0)
+        config = self.config
+        residual, distance = shell.residuals(x0.float())
+        b, n, _ = residual.shape
+        first = n // x0.shape[2]  # tokens of the first latent frame, which has statistics of its own
+        later = distance[:, first:] if n > first else distance
+        median = later.median(dim=1).values
+
+        radius_first, radius_later = shell.radius_at(sigma)
+        target = config.radius * (radius_later if n > first else radius_first)
+        if self._gain is None or self._gain.shape[0] != b:
+            self._gain = torch.zeros_like(median)
+        error = (target / median.clamp_min(1e-6)).log()
+        self._gain = (self._gain + config.feedback * error).clamp(-math.log(2), math.log(2))
+        aim = config.radius * self._gain.exp()
+
+        radius = torch.full_like(distance, radius_later)
+        radius[:, :first] = radius_first
+        strength = config.strength * (config.last if last else 1.0)
+        moves = move_to_radius(residual, distance, radius * aim[:, None], strength=strength, reach=config.reach)
+        move = shell.lift(moves, x0.shape)
+
+        size, allowed = _rms(move), config.trust * _rms(x0.float())
+        shrink = (allowed / size.clamp_min(1e-12)).clamp_max(1.0)
+        move = move * shrink.view(-1, 1, 1, 1, 1)
+        self.trace.append(
+            Step(
+                index=index,
+                sigma=sigma,
+                distance=median.tolist(),
+                target=target,
+                aimed=(aim * radius_later).tolist(),
+                move=(size * shrink).tolist(),
+            )
+        )
+        return move
+
+
+def _rms(x: Tensor) -> Tensor:
+    return x.flatten(1).square().mean(1).sqrt()
+
+
+def _check_fit(shell: Shell, x0: Tensor) -> None:
+    if x0.shape[1] != shell.channels:
+        raise BankError(f"the bank holds {shell.channels}-channel latents, this model makes {x0.shape[1]}")
+    if min(x0.shape[-2:]) <= shell.patch // 2:
+        raise BankError(f"latents of {tuple(x0.shape[-2:])} are too small for patches of {shell.patch}")

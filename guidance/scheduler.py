@@ -1,0 +1,76 @@
+"""`guided(pipe, guide)`: a pipeline whose scheduler hears the guide. Knows nothing of banks or video.
+
+The model output is rewritten before `scheduler.step`, the one place that every scheduler honours: UniPC keeps a
+history of predicted x0 and rebuilds the sample from it, so that latents edited after a step are mostly discarded.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from shelllcc.guidance.errors import ModelError
+from shelllcc.guidance.flow import shift_velocity, x0_from_velocity
+from shelllcc.guidance.guide import ShellGuide
+
+SUPPORTED = ("UniPCMultistepScheduler", "DPMSolverMultistepScheduler", "FlowMatchEulerDiscreteScheduler")
+
+
+class HasScheduler(Protocol):
+    """Any diffusers pipeline."""
+
+    scheduler: Any
+
+
+@contextmanager
+def guided(pipe: HasScheduler, guide: ShellGuide) -> Iterator[ShellGuide]:
+    """Within the block, every sampling of `pipe` is guided; afterwards `pipe` is as it was, also on an exception.
+
+    The scheduler keeps its identity, its config and its type's name: only its class is exchanged, for a subclass with
+    another `step`. With strength 0, or outside the guide's window, `step` gets exactly what it was given.
+
+    Raises ModelError for a scheduler whose predicted x0 cannot be rewritten (Heun, epsilon predictions).
+    """
+    scheduler = pipe.scheduler
+    check_scheduler(scheduler)
+    original = type(scheduler)
+    scheduler.__class__ = _guided_class(original, guide)
+    try:
+        yield guide
+    finally:
+        scheduler.__class__ = original
+
+
+def check_scheduler(scheduler: Any) -> None:
+    """Raise ModelError unless the scheduler takes a flow velocity and one evaluation a step."""
+    name = type(scheduler).__name__
+    if name not in SUPPORTED:
+        raise ModelError(f"cannot guide {name}; use one of {', '.join(SUPPORTED)}")
+    if name == "FlowMatchEulerDiscreteScheduler":
+        return
+    if scheduler.config.prediction_type != "flow_prediction":
+        raise ModelError(f"cannot guide {name} with {scheduler.config.prediction_type}; it needs flow_prediction")
+    algorithm = scheduler.config.get("algorithm_type", "dpmsolver++")
+    if not scheduler.config.get("predict_x0", True) or not algorithm.endswith("dpmsolver++"):
+        raise ModelError(f"cannot guide {name} unless it solves for x0 (predict_x0=True, dpmsolver++)")
+
+
+def _guided_class(original: type, guide: ShellGuide) -> type:
+    @functools.wraps(original.step)  # type: ignore[attr-defined]
+    def step(self: Any, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if self.step_index is None:
+            self._init_step_index(timestep)
+            guide.begin()
+        index = int(self.step_index)
+        sigma = float(self.sigmas[index])
+        if guide.acts_at(sigma):
+            x0 = x0_from_velocity(sample, model_output, sigma)
+            move = guide.move(x0, sigma, index=index, last=index == len(self.timesteps) - 1)
+            model_output = shift_velocity(model_output, move, sigma)
+        return original.step(self, model_output, timestep, sample, *args, **kwargs)  # type: ignore[attr-defined]
+
+    return type(original.__name__, (original,), {"step": step, "__module__": original.__module__})

@@ -1,0 +1,90 @@
+"""Examine this installation: what is here, whether it is whole, and one guided step. Knows nothing of terminals."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from typing import Any
+
+from shelllcc.guidance.errors import ShellLCCError
+from shelllcc.guidance.wan.generate import versions
+from shelllcc.guidance.wan.pipeline import TINY, find_model, load_pipeline, weights_sha256
+
+
+def examine() -> dict[str, Any]:
+    """The report; `ok` is False where something that `generate` needs is missing, and `problems` says what."""
+    import torch
+
+    from shelllcc.anchors.bank import fingerprint, read_bank, shipped_banks
+
+    problems: list[str] = []
+    report: dict[str, Any] = {"ok": True, "versions": versions(), "devices": _devices(), "ffmpeg": _ffmpeg(problems)}
+    report["threads"] = torch.get_num_threads()
+    report["tiny_model"] = str(TINY)
+    try:
+        model = find_model(None)
+        report["tiny_model_sha256"] = weights_sha256(TINY)
+        report["tiny_model_vae"] = fingerprint(model.vae)
+    except ShellLCCError as error:
+        problems.append(str(error))
+    report["banks"] = []
+    for path in shipped_banks():
+        try:
+            bank = read_bank(path)
+            report["banks"].append({"name": bank.name, "path": str(path), "sha256": bank.sha256, "vae": bank.vae})
+        except ShellLCCError as error:
+            problems.append(str(error))
+    if not problems:
+        try:
+            report["step"] = _one_step()
+        except ShellLCCError as error:
+            problems.append(str(error))
+    report["problems"] = problems
+    report["ok"] = not problems
+    return report
+
+
+def _one_step() -> dict[str, Any]:
+    """One guided step of the tiny model, five frames of 64x64: seconds, distance before and size of the move."""
+    from shelllcc.anchors.bank import load_bank
+    from shelllcc.guidance.wan.presets import PRESETS
+    from shelllcc.guidance.wan.request import Request
+    from shelllcc.guidance.wan.sample import guide_for, sample
+
+    pipe = load_pipeline(find_model(None), device="cpu")
+    request = Request.resolve(PRESETS["tiny"], prompt="a tabby cat", width=64, height=64, frames=5, steps=1)
+    started = time.perf_counter()
+    clip = sample(pipe, request, guide_for(request, load_bank("auto", pipe)))
+    seen = clip.trace[0]
+    return {
+        "seconds": round(time.perf_counter() - started, 3),
+        "sigma": seen.sigma,
+        "distance": seen.distance[0],
+        "move": seen.move[0],
+        "frames_sha256": clip.frames_sha256,
+    }
+
+
+def _devices() -> list[str]:
+    import torch
+
+    found = ["cpu"]
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        found.append(f"cuda:{index} {properties.name}, {properties.total_memory / 1e9:.0f} GB")
+    if torch.backends.mps.is_available():
+        found.append("mps")
+    return found
+
+
+def _ffmpeg(problems: list[str]) -> str:
+    if importlib.util.find_spec("imageio_ffmpeg") is None:
+        problems.append("imageio-ffmpeg is not installed; install it with `pip install imageio-ffmpeg`")
+        return "missing"
+    import imageio_ffmpeg
+
+    try:
+        return f"{imageio_ffmpeg.get_ffmpeg_version()} at {imageio_ffmpeg.get_ffmpeg_exe()}"
+    except RuntimeError as error:
+        problems.append(f"ffmpeg does not run: {error}")
+        return "broken"

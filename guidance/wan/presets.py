@@ -1,0 +1,56 @@
+"""Named sampling defaults, and which of them a model gets. Knows nothing of pipelines or torch.
+
+Wan's tools disagree on shift, cfg and steps: a preset is named, resolved in one place and recorded with every clip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+# Wan's own default (wan/configs/shared_config.py); the released models know it better in Chinese than in English.
+WAN_NEGATIVE = (
+    "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，JPEG压缩残留，"
+    "丑陋的，残缺的，多余的手指，画得不好的手部，画得不好的脸部，畸形的，毁容的，形态畸形的肢体，手指融合，静止不动的画面，"
+    "杂乱的背景，三条腿，背景人很多，倒着走"
+)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Defaults of one family of models. `cfg_2` is for a second transformer (Wan2.2-A14B)."""
+
+    name: str
+    width: int
+    height: int
+    frames: int
+    fps: int
+    steps: int
+    cfg: float
+    shift: float
+    strength: float
+    negative_prompt: str
+    cfg_2: float | None = None
+
+
+PRESETS: Mapping[str, Preset] = {
+    p.name: p
+    for p in (
+        Preset("tiny", 192, 192, 17, 8, 25, 2.0, 3.0, 0.3, ""),
+        Preset("wan2.1-480p", 832, 480, 81, 16, 50, 5.0, 3.0, 0.3, WAN_NEGATIVE),
+        Preset("wan2.1-720p", 1280, 720, 81, 16, 50, 5.0, 5.0, 0.3, WAN_NEGATIVE),
+        Preset("wan2.2-a14b", 1280, 720, 81, 16, 40, 4.0, 12.0, 0.3, WAN_NEGATIVE, cfg_2=3.0),
+        Preset("shell-lcc", 1280, 720, 49, 16, 40, 5.0, 5.0, 0.3, WAN_NEGATIVE),
+    )
+}
+
+
+def preset_for(transformer: Mapping[str, Any], *, two_stage: bool = False) -> Preset:
+    """The preset of a model by its transformer's config and whether it has a second transformer."""
+    if two_stage:
+        return PRESETS["wan2.2-a14b"]
+    width = transformer["num_attention_heads"] * transformer["attention_head_dim"]
+    if width < 1024:
+        return PRESETS["tiny"]
+    return PRESETS["wan2.1-480p"]

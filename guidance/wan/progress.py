@@ -1,0 +1,53 @@
+"""Progress on the terminal's stderr: stage, step, sigma, distance and the time left. Knows nothing of sampling."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from shelllcc.guidance.wan.sample import Moment
+
+
+class TerminalReporter:
+    """A rich progress bar on a terminal; plain lines, one a stage, where stderr is no terminal."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True)
+        self.live = self.console.is_terminal
+        self.progress = Progress(
+            TextColumn("[bold]{task.description:<22}"),
+            BarColumn(bar_width=28),
+            TextColumn("{task.fields[state]}"),
+            TimeElapsedColumn(),
+            TextColumn("eta"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not self.live,
+        )
+        self.task = self.progress.add_task("starting", total=None, state="")
+
+    def __enter__(self) -> TerminalReporter:
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.progress.stop()
+
+    def stage(self, name: str) -> None:
+        if self.live:
+            self.progress.reset(self.task, description=name, total=None, state="")
+        else:
+            print(f"shelllcc: {name}", file=sys.stderr, flush=True)
+
+    def step(self, moment: Moment) -> None:
+        state = f"step {moment.step}/{moment.steps}  sigma {moment.sigma:.3f}"
+        if moment.distance is not None:
+            state += f"  distance {moment.distance:.3f}"
+        self.progress.update(self.task, completed=moment.step, total=moment.steps, state=state)

@@ -1,0 +1,112 @@
+"""Sample one request with a pipeline, guided or not. Knows nothing of files, progress bars or the command line."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from shelllcc.guidance.errors import SamplingError
+from shelllcc.guidance.guide import GuideConfig, ShellGuide, Step
+from shelllcc.guidance.scheduler import check_scheduler, guided
+from shelllcc.guidance.wan.request import Request
+
+if TYPE_CHECKING:
+    from diffusers import WanPipeline
+    from numpy.typing import NDArray
+
+    from shelllcc.anchors.bank import Bank
+
+    Frames = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where sampling stands after a step; `distance` is None where the guide did not act."""
+
+    step: int
+    steps: int
+    sigma: float
+    distance: float | None
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A sampled video: uint8 frames (t, H, W, 3), and what the guide saw."""
+
+    request: Request
+    frames: Frames
+    trace: list[Step]
+
+    @property
+    def frames_sha256(self) -> str:
+        return hashlib.sha256(self.frames.tobytes()).hexdigest()
+
+
+def set_shift(pipe: WanPipeline, shift: float) -> None:
+    """Give the pipeline's scheduler another flow shift, as a new scheduler of its own class."""
+    config = pipe.scheduler.config
+    key = "flow_shift" if "flow_shift" in config else "shift"
+    if config[key] != shift:
+        pipe.scheduler = type(pipe.scheduler).from_config(config, **{key: shift})
+
+
+def guide_for(request: Request, bank: Bank | None) -> ShellGuide | None:
+    """The guide that the request asks for; None where it is off."""
+    config = GuideConfig(strength=request.strength, window=request.window, radius=request.radius)
+    return None if bank is None or config.strength == 0 else ShellGuide(bank, config)
+
+
+def sample(
+    pipe: WanPipeline,
+    request: Request,
+    guide: ShellGuide | None = None,
+    *,
+    on_step: Callable[[Moment], None] = lambda moment: None,
+    on_decode: Callable[[], None] = lambda: None,
+) -> Clip:
+    """Sample the clip; the noise comes from a CPU generator of the request's seed, so that seeds are portable.
+
+    Raises SamplingError as soon as the model gives NaN or infinity.
+    """
+    check_scheduler(pipe.scheduler)
+    set_shift(pipe, request.shift)
+
+    def after_step(pipe: Any, index: int, timestep: Any, state: dict[str, Any]) -> dict[str, Any]:
+        sigma = float(pipe.scheduler.sigmas[index])
+        if not torch.isfinite(state["latents"]).all():
+            raise SamplingError(
+                f"the model gave NaN or infinity in step {index + 1} of {request.steps} (sigma {sigma:.3f}); "
+                "try --dtype float32, or check the weights"
+            )
+        seen = guide.trace[-1] if guide and guide.trace and guide.trace[-1].index == index else None
+        on_step(Moment(index + 1, request.steps, sigma, seen.distance[0] if seen else None))
+        if index + 1 == request.steps:
+            on_decode()
+        return {}
+
+    with contextlib.nullcontext() if guide is None else guided(pipe, guide):
+        try:
+            frames = pipe(
+                prompt=request.prompt,
+                negative_prompt=request.negative_prompt,
+                height=request.height,
+                width=request.width,
+                num_frames=request.frames,
+                num_inference_steps=request.steps,
+                guidance_scale=request.cfg,
+                guidance_scale_2=request.cfg_2 if getattr(pipe, "transformer_2", None) is not None else None,
+                generator=torch.Generator("cpu").manual_seed(request.seed),
+                output_type="np",
+                callback_on_step_end=after_step,
+            ).frames[0]
+        except torch.OutOfMemoryError as error:
+            raise SamplingError("out of memory; use fewer --frames or a smaller --size") from error
+    if not np.isfinite(frames).all():
+        raise SamplingError("the VAE gave NaN or infinity; check its weights")
+    return Clip(request, (frames * 255).round().astype(np.uint8), list(guide.trace) if guide else [])

@@ -1,0 +1,53 @@
+"""Shared fixtures: a synthetic shell and bank, the embedded pipeline, and where optional real data may lie."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def latents() -> Callable[..., torch.Tensor]:
+    """Smooth random latents (b 16 t h w): neighbours agree, as in real ones."""
+
+    def make(seed: int = 0, batch: int = 1, frames: int = 3, height: int = 12, width: int = 10) -> torch.Tensor:
+        noise = torch.randn(batch, 16, frames, height + 4, width + 4, generator=torch.Generator().manual_seed(seed))
+        smooth = torch.nn.functional.avg_pool3d(noise, (1, 5, 5), stride=1)
+        return smooth / smooth.std()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def shell(latents: Callable[..., torch.Tensor]):
+    from shelllcc.anchors.build import fit_shell
+
+    clips = [latents(seed)[0] for seed in range(12)]
+    return fit_shell(clips[:8], clips[8:], components=96, anchors=2)
+
+
+@pytest.fixture(scope="session")
+def bank(shell):
+    from shelllcc.anchors.bank import Bank
+
+    return Bank(shell, "synthetic", "0" * 16, {"source": "smooth noise"})
+
+
+@pytest.fixture(scope="session")
+def pipe():
+    """The embedded tiny Wan on the CPU."""
+    from shelllcc.guidance.wan.pipeline import find_model, load_pipeline
+
+    return load_pipeline(find_model(None), device="cpu")

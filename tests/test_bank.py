@@ -1,0 +1,129 @@
+"""Bank files: whole, checked, and made the same twice."""
+
+import json
+import pickle
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from shelllcc.anchors.bank import TENSORS, Bank, check_bank, fingerprint, load_bank, read_bank, save_bank, shipped_banks
+from shelllcc.anchors.build import fit_shell
+from shelllcc.anchors.calibrate import calibrate_radius
+from shelllcc.guidance.errors import BankError, OutputError
+
+
+@pytest.fixture
+def file(bank, tmp_path):
+    return save_bank(bank, tmp_path / "bank.safetensors").path
+
+
+def test_a_saved_bank_comes_back_whole(bank, file):
+    loaded = load_bank(file)
+    for name in TENSORS:
+        assert torch.equal(getattr(loaded.shell, name), getattr(bank.shell, name))
+    assert (loaded.model, loaded.vae, loaded.provenance) == (bank.model, bank.vae, bank.provenance)
+    assert len(loaded.sha256) == 64
+    assert not list(file.parent.glob("*.part"))
+
+
+def test_the_same_latents_make_the_same_bytes(latents, tmp_path):
+    clips = [latents(seed)[0] for seed in range(12)]
+    blobs = []
+    for threads, name in ((1, "a"), (2, "b")):
+        torch.set_num_threads(threads)
+        shell = fit_shell(clips[:8], clips[8:], components=32, anchors=6)
+        blobs.append(save_bank(Bank(shell, "m", "v", {}), tmp_path / name).path.read_bytes())
+    assert blobs[0] == blobs[1]
+
+
+def test_a_changed_byte_is_noticed(file):
+    blob = bytearray(file.read_bytes())
+    blob[-9] ^= 1
+    file.write_bytes(blob)
+    with pytest.raises(BankError, match=r"changed after it was made|finite"):
+        read_bank(file)
+
+
+def test_changed_metadata_is_noticed(file):
+    file.write_bytes(file.read_bytes().replace(b'"vae":"0000000000000000"', b'"vae":"0000000000000001"'))
+    with pytest.raises(BankError, match="changed after it was made"):
+        read_bank(file)
+
+
+@pytest.mark.parametrize("kept", [0, 7, 100, -1])
+def test_a_torn_file_is_refused(file, kept):
+    file.write_bytes(file.read_bytes()[:kept])
+    with pytest.raises(BankError, match="not a whole safetensors file"):
+        read_bank(file)
+
+
+def test_foreign_files_are_refused_and_not_executed(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "executed"), "w"))
+
+    bomb = tmp_path / "bomb.safetensors"
+    bomb.write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(BankError):
+        read_bank(bomb)
+    assert not (tmp_path / "executed").exists()
+
+    from safetensors.torch import save_file
+
+    save_file({"x": torch.ones(2)}, tmp_path / "other.safetensors")
+    with pytest.raises(BankError, match="no anchor bank"):
+        read_bank(tmp_path / "other.safetensors")
+    with pytest.raises(BankError, match="no bank at nowhere"):
+        load_bank("nowhere")
+
+
+def test_nan_is_not_saved(bank, tmp_path):
+    from dataclasses import replace
+
+    broken = replace(bank.shell, anchors=bank.shell.anchors * float("nan"))
+    with pytest.raises(BankError, match="finite"):
+        save_bank(replace(bank, shell=broken), tmp_path / "x.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unwritable_place_is_said(bank, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot write"):
+        save_bank(bank, tmp_path / "file" / "bank.safetensors")
+
+
+def test_a_bank_of_another_vae_is_refused(bank):
+    with pytest.raises(BankError, match="use a bank made with this model's VAE"):
+        check_bank(bank, "1" * 16)
+
+
+def test_the_fingerprint_knows_the_latent_space_alone():
+    config = {"z_dim": 2, "latents_mean": [0.0, 1.0], "latents_std": [1.0, 2.0], "base_dim": 96}
+    assert fingerprint(config) == fingerprint(config | {"base_dim": 32, "scale_factor_spatial": 8})
+    assert fingerprint(config) != fingerprint(config | {"latents_mean": [0.0, 1.1]})
+    assert fingerprint(config) != fingerprint(config | {"scale_factor_spatial": 16})
+
+
+def test_calibration_finds_the_smoothing_of_the_denoiser(shell, latents):
+    clips = torch.cat([latents(seed) for seed in range(40, 46)])
+
+    def perfect(noised, sigma, indices):
+        return (noised - clips[list(indices)]) / sigma
+
+    def smoothing(noised, sigma, indices):
+        return (noised - (1 - sigma) * clips[list(indices)]) / sigma  # predicts a weaker x0 at higher noise
+
+    level = calibrate_radius(shell, clips, perfect, sigmas=(0.0, 0.5, 1.0), batch=4)
+    assert_close(level.radius[1], level.radius[1, :1].expand(3), rtol=1e-3, atol=1e-3)
+    falling = calibrate_radius(shell, clips, smoothing, sigmas=(0.0, 0.5, 0.9)).radius[1]
+    assert falling[0] > falling[1] > falling[2]
+
+
+def test_shipped_banks_are_whole_and_say_where_they_come_from():
+    assert shipped_banks()
+    for path in shipped_banks():
+        bank = read_bank(path)
+        assert json.dumps(bank.provenance)
+        assert bank.provenance["source"]
+        assert (bank.shell.sigmas.diff() > 0).all()

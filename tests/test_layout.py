@@ -1,0 +1,74 @@
+"""The house rules: who may import whom, what the wheel holds, and how fast help is."""
+
+import ast
+import subprocess
+import sys
+import time
+import tomllib
+
+import pytest
+
+HEAVY = ("torch", "diffusers", "faiss", "imageio", "transformers", "numpy")
+
+
+def imports(path, *, top_level=False):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = tree.body if top_level else ast.walk(tree)
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+
+
+def sources(root, *parts):
+    return [p for part in parts for p in sorted((root / part).rglob("*.py"))]
+
+
+def test_the_mathematics_imports_torch_alone(root):
+    allowed = {"torch", "shelllcc.guidance", "shelllcc.guidance.patches", "__future__", "dataclasses"}
+    for name in ("flow", "patches", "coding", "shell"):
+        for module in imports(root / "guidance" / f"{name}.py"):
+            assert module.split(".")[0] == "torch" or module in allowed, (name, module)
+
+
+@pytest.mark.parametrize(
+    ("folder", "forbidden"),
+    [
+        ("anchors", ("shelllcc.guidance.wan", "shelllcc.guidance.evaluation", "shelllcc.cli", "training")),
+        ("guidance/wan", ("shelllcc.cli", "training", "benchmarks")),
+        ("guidance/evaluation", ("shelllcc.cli", "training", "benchmarks")),
+    ],
+)
+def test_lower_floors_do_not_import_upper_ones(root, folder, forbidden):
+    for path in sources(root, folder):
+        for module in imports(path):
+            assert not module.startswith(forbidden), (path.name, module)
+
+
+def test_only_main_imports_the_command_line(root):
+    for path in sources(root, "guidance", "anchors", "training", "benchmarks"):
+        assert "shelllcc.cli" not in set(imports(path)), path
+
+
+def test_every_package_folder_is_in_the_wheel(root):
+    listed = set(tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
+    folders = {p.parent for part in ("guidance", "anchors") for p in (root / part).rglob("__init__.py")}
+    found = {"shelllcc"} | {"shelllcc." + ".".join(f.relative_to(root).parts) for f in folders}
+    assert listed == found
+
+
+def test_help_is_fast_and_light():
+    code = "import sys, shelllcc.cli as c; sys.argv=['shelllcc','--help']\ntry: c.main()\nexcept SystemExit: pass\n"
+    code += f"print([m for m in {HEAVY!r} if m in sys.modules], file=sys.stderr)"
+    started = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    seconds = time.perf_counter() - started
+    assert "generate" in done.stdout
+    assert done.stderr.strip() == "[]"
+    assert seconds < 2.0  # 0.3 s on a quiet machine
+
+
+def test_the_package_size_keeps_its_budget(root):
+    size = sum(p.stat().st_size for p in (root / "guidance/wan/tiny").rglob("*") if p.is_file())
+    assert size < 44_000_000

@@ -1,0 +1,94 @@
+"""Make the anchor bank of the tiny Wan: `python -m training.bank OUT --model guidance/wan/tiny`.
+
+Real clips are rendered and encoded; some place the anchors, some give the scales, and held-out ones the radius at
+each noise level, by the model's own prediction from noised latents with the clip's caption.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from diffusers import WanPipeline
+from torch import Tensor
+
+from shelllcc.anchors.bank import Bank, fingerprint, save_bank
+from shelllcc.anchors.build import fit_shell
+from shelllcc.anchors.calibrate import calibrate_radius
+from training import photographs, whole_clip
+from training.clips import HELD_OUT, Clip, Studio
+
+SEED = 20_000  # first seed of the clips behind the bank
+
+
+@torch.no_grad()
+def encode(pipe: WanPipeline, studio: Studio, clips: Sequence[Clip]) -> Tensor:
+    """Normalised latents (n c t h w) of rendered clips, on the pipeline's device."""
+    config, device = pipe.vae.config, pipe.device
+    mean, std = (torch.tensor(v, device=device).view(1, -1, 1, 1, 1) for v in (config.latents_mean, config.latents_std))
+    parts = [whole_clip.encode(pipe.vae, studio.film([clip]))[0] for clip in clips]
+    return (torch.cat(parts) - mean) / std
+
+
+def make_bank(
+    pipe: WanPipeline,
+    studio: Studio,
+    *,
+    clips: int = 192,
+    held_out: int = 32,
+    anchors: int = 64,
+    components: int = 64,
+    patch: int = 3,
+) -> Bank:
+    """The bank of a tiny Wan pipeline, from `clips` rendered clips and `held_out` others."""
+    device = pipe.device
+    latents = encode(pipe, studio, studio.draw(range(SEED, SEED + clips))).cpu()
+    unseen = studio.draw(range(HELD_OUT + SEED, HELD_OUT + SEED + held_out))
+    unseen_latents = encode(pipe, studio, unseen)
+    shell = fit_shell(list(latents), list(unseen_latents.cpu()), patch=patch, anchors=anchors, components=components)
+    states, _ = pipe.encode_prompt(
+        [clip.text for clip in unseen], do_classifier_free_guidance=False, max_sequence_length=512
+    )
+
+    def denoise(noised: Tensor, sigma: float, indices: Sequence[int]) -> Tensor:
+        timestep = torch.full((len(indices),), 1000 * sigma, device=device)
+        velocity: Tensor = pipe.transformer(noised, timestep, states[list(indices)], return_dict=False)[0]
+        return velocity
+
+    shell = calibrate_radius(shell.to(device), unseen_latents, denoise).to(torch.device("cpu"))
+    provenance = {
+        "source": "rendered camera clips of the photographs in training/photographs.py",
+        "clips": clips,
+        "held_out_clips": held_out,
+        "clip": "17x192x192",
+        "seed": SEED,
+        "fit": {"anchors": anchors, "components": components, "patch": patch},
+        "recipe": "python -m training.bank",
+    }
+    return Bank(shell, "shelllcc-tiny-wan", fingerprint(pipe.vae.config), provenance)
+
+
+def main(
+    out: Path,
+    model: Annotated[Path, typer.Option(help="The tiny Wan's pipeline folder.")] = Path("guidance/wan/tiny"),
+    clips: int = 192,
+    held_out: int = 32,
+    anchors: int = 64,
+    components: int = 64,
+    cache: Annotated[Path | None, typer.Option(help="Photographs, written there if absent.")] = None,
+) -> None:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    pipe = WanPipeline.from_pretrained(model, torch_dtype=torch.float32).to(device)
+    studio = Studio(photographs.load(cache), device)
+    bank = make_bank(pipe, studio, clips=clips, held_out=held_out, anchors=anchors, components=components)
+    save_bank(bank, out)
+    for sigma, first, later in zip(bank.shell.sigmas, *bank.shell.radius, strict=True):
+        print(f"sigma {sigma:.2f}  radius of the first latent frame {first:.3f}, of later ones {later:.3f}")
+    print(f"{out}: {out.stat().st_size / 1e6:.2f} MB")
+
+
+if __name__ == "__main__":
+    typer.run(main)

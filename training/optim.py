@@ -1,0 +1,74 @@
+"""Muon for the matrices of a network and AdamW for the rest, behind one step().
+
+Muon (Jordan 2024, https://kellerjordan.github.io/posts/muon) orthogonalises the momentum of each matrix by a
+Newton-Schulz iteration; convolutions count as matrices of (out, in * kernel). The update is scaled to AdamW's usual
+size (Moonlight, arXiv 2502.16982), so that both share one learning rate. torch.optim.Muon takes 2-D weights alone and
+steps them one by one; here those of one shape go together.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+
+class MuonAdamW:
+    """Both optimizers over the named parameters of a network; `muon=False` leaves everything to AdamW."""
+
+    def __init__(
+        self, named: Iterable[tuple[str, nn.Parameter]], *, lr: float, weight_decay: float = 0.01, muon: bool = True
+    ) -> None:
+        parameters = [(n, p) for n, p in named if p.requires_grad]
+        matrices = [p for n, p in parameters if muon and _is_matrix(n, p)]
+        chosen = {id(p) for p in matrices}
+        rest = [p for _, p in parameters if id(p) not in chosen]
+        self.lr, self.weight_decay = lr, weight_decay
+        self.adamw = torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=weight_decay, fused=rest[0].is_cuda)
+        groups: dict[tuple[int, int], list[nn.Parameter]] = defaultdict(list)
+        for p in matrices:
+            groups[(p.shape[0], p[0].numel())].append(p)
+        self.groups = list(groups.values())
+        self.momentum = [torch.zeros_like(torch.stack([p.flatten(1) for p in g])) for g in self.groups]
+
+    def step(self, scale: float) -> None:
+        """One step at `scale` times the learning rate; gradients are cleared."""
+        for options in self.adamw.param_groups:
+            options["lr"] = self.lr * scale
+        self.adamw.step()
+        self.adamw.zero_grad(set_to_none=True)
+        for group, momentum in zip(self.groups, self.momentum, strict=True):
+            grad = torch.stack([p.grad.flatten(1) for p in group if p.grad is not None])
+            momentum.lerp_(grad, 0.05)
+            update = orthogonalise(grad.lerp(momentum, 0.95)) * (0.2 * max(momentum.shape[1:]) ** 0.5)
+            for p, u in zip(group, update, strict=True):
+                p.data.mul_(1 - self.lr * scale * self.weight_decay).add_(u.view_as(p), alpha=-self.lr * scale)
+                p.grad = None
+
+    def state_dict(self) -> dict[str, object]:
+        return {"adamw": self.adamw.state_dict(), "momentum": self.momentum}
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        self.adamw.load_state_dict(state["adamw"])  # type: ignore[arg-type]
+        self.momentum = [m.to(own.device) for m, own in zip(state["momentum"], self.momentum, strict=True)]  # type: ignore[call-overload]
+
+
+def orthogonalise(matrices: Tensor) -> Tensor:
+    """The nearest (semi-)orthogonal matrices of a (n, a, b) stack, by five quintic Newton-Schulz steps."""
+    x = matrices.to(torch.bfloat16 if matrices.is_cuda else torch.float32)
+    tall = x.shape[1] > x.shape[2]
+    if tall:
+        x = x.mT
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(5):
+        gram = x @ x.mT
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    return (x.mT if tall else x).to(matrices.dtype)
+
+
+def _is_matrix(name: str, p: nn.Parameter) -> bool:
+    """Whether Muon may have it: a real matrix, and no embedding, table, first or last layer."""
+    edges = ("shared", "embed", "conv_in", "conv_out", "quant", "patch", "proj_out", "table", "condition", "relative")
+    return p.ndim >= 2 and min(p.shape[0], p[0].numel()) > 16 and not any(e in name for e in edges)
