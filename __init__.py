@@ -16,15 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from shelllcc.anchors.bank import Bank, load_bank
+    from shelllcc.guidance.config import GuideConfig
     from shelllcc.guidance.errors import ShellLCCError
-    from shelllcc.guidance.guide import GuideConfig, ShellGuide
+    from shelllcc.guidance.guide import ShellGuide
     from shelllcc.guidance.scheduler import guided
 
 _HOME = {
     "Bank": "anchors.bank",
     "load_bank": "anchors.bank",
     "ShellLCCError": "guidance.errors",
-    "GuideConfig": "guidance.guide",
+    "GuideConfig": "guidance.config",
     "ShellGuide": "guidance.guide",
     "guided": "guidance.scheduler",
 }

@@ -64,8 +64,8 @@ def generate(
     strength: Annotated[
         float | None, typer.Option(help="Of the Shell-LCC guidance: 0 (off) to 1.", envvar="SHELLLCC_STRENGTH")
     ] = None,
-    radius: Annotated[float | None, typer.Option(help="Sharpness: factor on the radius of real latents. [1]")] = None,
-    window: Annotated[str | None, typer.Option(help="LOW:HIGH, the sigmas at which the guide acts. [0:1]")] = None,
+    radius: Annotated[float | None, typer.Option(help="Sharpness: factor on the radius of real latents.")] = None,
+    window: Annotated[str | None, typer.Option(help="LOW:HIGH, the sigmas at which the guide acts.")] = None,
     bank: Annotated[
         str | None, typer.Option(help="Anchor bank: a file or a shipped name. [auto]", envvar="SHELLLCC_BANK")
     ] = None,

@@ -14,45 +14,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from shelllcc.guidance.config import GuideConfig
 from shelllcc.guidance.errors import BankError, UsageError
 from shelllcc.guidance.shell import Shell, move_to_radius
 
 if TYPE_CHECKING:
     from shelllcc.anchors.bank import Bank
-
-
-@dataclass(frozen=True)
-class GuideConfig:
-    """Every knob of the guide.
-
-    strength  share of the way to the shell that each step goes, 0 (off) to 1
-    window    (low, high) sigmas between which the guide acts
-    radius    factor on the calibrated radius: above 1 sharper, below 1 softer
-    feedback  how quickly the aimed radius answers to x0 being off the curve of real latents; 0 is open loop
-    reach     largest factor by which a token may be pushed outward
-    trust     largest RMS of a step's move, relative to the RMS of x0
-    last      factor on the strength in the last step, which no later step can mend
-    """
-
-    strength: float = 0.3
-    window: tuple[float, float] = (0.0, 1.0)
-    radius: float = 1.0
-    feedback: float = 0.5
-    reach: float = 2.0
-    trust: float = 0.2
-    last: float = 0.5
-
-    def __post_init__(self) -> None:
-        low, high = self.window
-        if not 0 <= self.strength <= 1:
-            raise UsageError(f"strength goes from 0 (off) to 1, got {self.strength:g}")
-        if not 0 <= low < high <= 1:
-            raise UsageError(f"the window is LOW:HIGH with 0 <= LOW < HIGH <= 1 (sigmas), got {low:g}:{high:g}")
-        for name in ("radius", "reach", "trust"):
-            if not (getattr(self, name) > 0 and math.isfinite(getattr(self, name))):
-                raise UsageError(f"{name} must be positive, got {getattr(self, name):g}")
-        if not 0 <= self.feedback <= 1 or not 0 <= self.last <= 1:
-            raise UsageError(f"feedback and last go from 0 to 1, got {self.feedback:g} and {self.last:g}")
 
 
 @dataclass(frozen=True)

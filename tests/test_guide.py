@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from shelllcc.guidance.config import GuideConfig
 from shelllcc.guidance.errors import BankError, UsageError
-from shelllcc.guidance.guide import GuideConfig, ShellGuide
+from shelllcc.guidance.guide import ShellGuide
 
 
 @pytest.mark.parametrize(

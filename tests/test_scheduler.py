@@ -13,8 +13,9 @@ from diffusers import (
 )
 from torch.testing import assert_close
 
+from shelllcc.guidance.config import GuideConfig
 from shelllcc.guidance.errors import ModelError
-from shelllcc.guidance.guide import GuideConfig, ShellGuide
+from shelllcc.guidance.guide import ShellGuide
 from shelllcc.guidance.scheduler import guided
 
 STEPS = 8

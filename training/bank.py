@@ -39,8 +39,8 @@ def make_bank(
     *,
     clips: int = 192,
     held_out: int = 32,
-    anchors: int = 64,
-    components: int = 64,
+    anchors: int = 32,
+    components: int = 96,
     patch: int = 3,
 ) -> Bank:
     """The bank of a tiny Wan pipeline, from `clips` rendered clips and `held_out` others."""
@@ -76,8 +76,8 @@ def main(
     model: Annotated[Path, typer.Option(help="The tiny Wan's pipeline folder.")] = Path("guidance/wan/tiny"),
     clips: int = 192,
     held_out: int = 32,
-    anchors: int = 64,
-    components: int = 64,
+    anchors: int = 32,
+    components: int = 96,
     cache: Annotated[Path | None, typer.Option(help="Photographs, written there if absent.")] = None,
 ) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -37,13 +37,20 @@ class Clip:
     exposure: float
 
 
-def draw(seed: int, shapes: Sequence[tuple[int, int]], *, subject: int | None = None, move: str | None = None) -> Clip:
+def draw(
+    seed: int,
+    shapes: Sequence[tuple[int, int]],
+    *,
+    subject: int | None = None,
+    move: str | None = None,
+    light: str | None = None,
+) -> Clip:
     """The clip named by `seed`. `shapes` are the (height, width) of the photographs; the rest may be pinned."""
     g = torch.Generator().manual_seed(seed)
     u = torch.rand(16, generator=g).tolist()
     subject = int(u[0] * len(PHOTOGRAPHS)) if subject is None else subject
     move = list(MOVES)[int(u[1] * len(MOVES))] if move is None else move
-    light = list(LIGHTS)[int(u[2] * len(LIGHTS))]
+    light = list(LIGHTS)[int(u[2] * len(LIGHTS))] if light is None else light
     photograph, (height, width) = PHOTOGRAPHS[subject], shapes[subject]
     short = min(height, width)
     extent = (width / short, height / short)

@@ -29,7 +29,6 @@ class Preset:
     steps: int
     cfg: float
     shift: float
-    strength: float
     negative_prompt: str
     cfg_2: float | None = None
 
@@ -37,11 +36,11 @@ class Preset:
 PRESETS: Mapping[str, Preset] = {
     p.name: p
     for p in (
-        Preset("tiny", 192, 192, 17, 8, 25, 2.0, 3.0, 0.3, ""),
-        Preset("wan2.1-480p", 832, 480, 81, 16, 50, 5.0, 3.0, 0.3, WAN_NEGATIVE),
-        Preset("wan2.1-720p", 1280, 720, 81, 16, 50, 5.0, 5.0, 0.3, WAN_NEGATIVE),
-        Preset("wan2.2-a14b", 1280, 720, 81, 16, 40, 4.0, 12.0, 0.3, WAN_NEGATIVE, cfg_2=3.0),
-        Preset("shell-lcc", 1280, 720, 49, 16, 40, 5.0, 5.0, 0.3, WAN_NEGATIVE),
+        Preset("tiny", 192, 192, 17, 8, 25, 1.0, 3.0, ""),
+        Preset("wan2.1-480p", 832, 480, 81, 16, 50, 5.0, 3.0, WAN_NEGATIVE),
+        Preset("wan2.1-720p", 1280, 720, 81, 16, 50, 5.0, 5.0, WAN_NEGATIVE),
+        Preset("wan2.2-a14b", 1280, 720, 81, 16, 40, 4.0, 12.0, WAN_NEGATIVE, cfg_2=3.0),
+        Preset("shell-lcc", 1280, 720, 49, 16, 40, 5.0, 5.0, WAN_NEGATIVE),
     )
 }
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from shelllcc.guidance.config import GuideConfig
 from shelllcc.guidance.errors import UsageError
 from shelllcc.guidance.wan.presets import Preset
 
@@ -53,6 +54,7 @@ class Request:
             raise UsageError(f"the number of steps must lie in 1 .. 1000, got {self.steps}")
         if self.fps < 1 or self.fps > 240:
             raise UsageError(f"fps must lie in 1 .. 240, got {self.fps}")
+        self.guide_config()
         for name in ("cfg", "shift"):
             value = getattr(self, name)
             if not math.isfinite(value) or value <= 0:
@@ -61,7 +63,9 @@ class Request:
     @classmethod
     def resolve(cls, preset: Preset, **given: Any) -> Request:
         """The request of a preset with the given values in place of its own; None means not given."""
-        defaults: dict[str, Any] = {"seed": 0, "radius": 1.0, "window": (0.0, 1.0), "preset": preset.name}
+        guide = GuideConfig()
+        defaults: dict[str, Any] = {name: getattr(guide, name) for name in ("strength", "radius", "window")}
+        defaults |= {"seed": 0, "preset": preset.name}
         for field in fields(cls):
             if hasattr(preset, field.name) and field.name != "name":
                 defaults[field.name] = getattr(preset, field.name)
@@ -75,6 +79,10 @@ class Request:
             return cls(**values | {"window": tuple(values["window"])})
         except (KeyError, TypeError, ValueError) as error:
             raise UsageError(f"the sidecar holds no whole request: {error}") from error
+
+    def guide_config(self) -> GuideConfig:
+        """The guide's knobs. Raises UsageError."""
+        return GuideConfig(strength=self.strength, radius=self.radius, window=self.window)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

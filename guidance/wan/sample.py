@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from shelllcc.guidance.errors import SamplingError
-from shelllcc.guidance.guide import GuideConfig, ShellGuide, Step
+from shelllcc.guidance.guide import ShellGuide, Step
 from shelllcc.guidance.scheduler import check_scheduler, guided
 from shelllcc.guidance.wan.request import Request
 
@@ -58,8 +58,7 @@ def set_shift(pipe: WanPipeline, shift: float) -> None:
 
 def guide_for(request: Request, bank: Bank | None) -> ShellGuide | None:
     """The guide that the request asks for; None where it is off."""
-    config = GuideConfig(strength=request.strength, window=request.window, radius=request.radius)
-    return None if bank is None or config.strength == 0 else ShellGuide(bank, config)
+    return None if bank is None or request.strength == 0 else ShellGuide(bank, request.guide_config())
 
 
 def sample(

@@ -1,0 +1,289 @@
+"""The command line end to end: files, replays, refusals."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import imageio.v2 as imageio
+import numpy as np
+import pytest
+import torch
+
+from shelllcc import cli
+from shelllcc.guidance.errors import SamplingError
+from shelllcc.guidance.wan.pipeline import TINY
+
+SMALL = ["--size", "64x64", "--frames", "5", "--steps", "3"]
+PROMPT = ["--prompt", "a tabby cat, zoom in, daylight"]
+
+
+@pytest.fixture
+def shelllcc(monkeypatch, capsys, tmp_path, pipe):
+    """Run the command line in this process, with the loaded embedded model; returns (exit code, stdout, stderr)."""
+    from shelllcc.guidance.wan import pipeline
+
+    real = pipeline.load_pipeline
+
+    def load(model, **options):
+        return pipe if model.is_tiny else real(model, **options)
+
+    monkeypatch.setattr(pipeline, "load_pipeline", load)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["shelllcc", *map(str, words)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        out, err = capsys.readouterr()
+        return stop.value.code, out, err
+
+    return run
+
+
+def frames_of(path):
+    with imageio.get_reader(path, format="FFMPEG") as reader:
+        return np.stack(list(reader))
+
+
+def test_compare_writes_three_videos_and_a_sidecar(shelllcc, tmp_path):
+    code, out, err = shelllcc("generate", *PROMPT, *SMALL, "--compare", "-o", "a/clip.mp4", "--json")
+    assert code == 0, err
+    [record] = json.loads(out)["clips"]
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == [
+        "clip.compare.mp4", "clip.json", "clip.mp4", "clip.unguided.mp4",
+    ]  # fmt: skip
+    assert json.loads((tmp_path / "a/clip.json").read_text()) == record
+    assert frames_of(tmp_path / "a/clip.mp4").shape == (5, 64, 64, 3)
+    assert frames_of(tmp_path / "a/clip.compare.mp4").shape[2] >= 128
+    assert record["frames_sha256"]["guided"] != record["frames_sha256"]["unguided"]
+    assert [step["index"] for step in record["trace"]] == [0, 1, 2]
+    assert record["bank"]["sha256"]
+    for stage in ("loading", "unguided sampling", "guided sampling", "guided decoding", "writing"):
+        assert stage in err
+
+
+def test_the_mp4_carries_the_recipe(shelllcc, tmp_path):
+    import imageio_ffmpeg
+
+    assert shelllcc("generate", *PROMPT, *SMALL, "-o", "clip.mp4")[0] == 0
+    ffmpeg = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", "clip.mp4", "-f", "ffmetadata", "-"]
+    tags = subprocess.run(ffmpeg, capture_output=True, text=True, check=True, cwd=tmp_path).stdout
+    comment = next(line for line in tags.splitlines() if line.startswith("comment="))
+    text = comment.removeprefix("comment=").replace("\\", "")
+    assert json.loads(text)["request"]["prompt"] == PROMPT[1]
+
+
+def test_a_sidecar_replays_its_clip_and_flags_override_it(shelllcc):
+    first = json.loads(shelllcc("generate", *PROMPT, *SMALL, "--seed", "7", "-o", "a.mp4", "--json")[1])["clips"][0]
+    again = json.loads(shelllcc("generate", "--from", "a.json", "-o", "b.mp4", "--json")[1])["clips"][0]
+    other = json.loads(shelllcc("generate", "--from", "a.json", "--seed", "8", "-o", "c.mp4", "--json")[1])["clips"][0]
+    assert again["request"] == first["request"]
+    assert again["frames_sha256"] == first["frames_sha256"]
+    assert other["request"] == first["request"] | {"seed": 8}
+    assert other["frames_sha256"] != first["frames_sha256"]
+
+
+def test_strength_zero_is_the_stock_pipeline_to_the_bit(shelllcc, pipe):
+    record = json.loads(shelllcc("generate", *PROMPT, *SMALL, "--strength", "0", "-o", "a.mp4", "--json")[1])["clips"][
+        0
+    ]
+    stock = pipe(
+        prompt=PROMPT[1],
+        negative_prompt="",
+        height=64,
+        width=64,
+        num_frames=5,
+        num_inference_steps=3,
+        guidance_scale=record["request"]["cfg"],
+        generator=torch.Generator("cpu").manual_seed(0),
+        output_type="np",
+    ).frames[0]
+    import hashlib
+
+    digest = hashlib.sha256((stock * 255).round().astype(np.uint8).tobytes()).hexdigest()
+    assert record["frames_sha256"]["unguided"] == digest
+    assert record["bank"] is None
+    assert record["trace"] == []
+
+
+def test_several_prompts_take_their_own_seeds_and_resume_redoes_torn_ones(shelllcc, tmp_path):
+    (tmp_path / "prompts.txt").write_text("# two\na rocket, pan left, night\n\na flower, roll, fog\n")
+    words = ["generate", "--prompts-file", "prompts.txt", *SMALL, "--seed", "5", "-o", "clips", "--json"]
+    first = json.loads(shelllcc(*words)[1])["clips"]
+    assert [c["request"]["seed"] for c in first] == [5, 6]
+    names = sorted(p.name for p in (tmp_path / "clips").glob("*.mp4"))
+    assert names == ["000-a-rocket-pan-left-night.mp4", "001-a-flower-roll-fog.mp4"]
+    video = tmp_path / "clips" / names[1]
+    video.write_bytes(video.read_bytes()[:500])
+    report = json.loads(shelllcc(*words, "--resume")[1])
+    assert report["skipped"] == 1
+    assert [c["frames_sha256"] for c in report["clips"]] == [first[1]["frames_sha256"]]
+
+
+def test_dry_run_says_what_it_would_do_and_does_nothing(shelllcc, tmp_path):
+    code, out, _ = shelllcc("generate", *PROMPT, "--dry-run", "--json")
+    assert code == 0
+    [clip] = json.loads(out)["clips"]
+    assert clip["request"]["frames"] >= 17
+    assert clip["request"]["width"] >= 192
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_subject_is_told_what_there_is_and_still_runs(shelllcc):
+    code, out, err = shelllcc("generate", "--prompt", "a submarine", *SMALL, "-o", "x.mp4")
+    assert code == 0
+    assert "a tabby cat" in err
+    assert "zoom in" in err
+    assert "daylight" in err
+    assert "x.mp4" in out
+
+
+def test_variables_and_the_config_file_set_defaults_below_flags(shelllcc, tmp_path, monkeypatch):
+    (tmp_path / "shelllcc.toml").write_text('[generate]\nsteps = 7\nstrength = 0.1\nnegative-prompt = "blur"\n')
+
+    def resolved(*words):
+        code, out, err = shelllcc("generate", *PROMPT, "--dry-run", *words)
+        assert code == 0, err
+        return json.loads(out)["clips"][0]["request"]
+
+    request = resolved()
+    assert (request["steps"], request["strength"], request["negative_prompt"]) == (7, 0.1, "blur")
+    monkeypatch.setenv("SHELLLCC_STRENGTH", "0.2")
+    assert resolved()["strength"] == 0.2
+    assert resolved("--strength", "0.4", "--num-inference-steps", "9")["strength"] == 0.4
+    assert resolved("--num-inference-steps", "9")["steps"] == 9
+
+
+USAGE = {
+    "no prompt": ([], "give --prompt"),
+    "empty prompt": (["--prompt", "  "], "prompt is empty"),
+    "frames": ([*PROMPT, "--frames", "16"], "the nearest is 17"),
+    "size": ([*PROMPT, "--size", "200x192"], "the nearest is 192"),
+    "size words": ([*PROMPT, "--size", "big"], "WIDTHxHEIGHT"),
+    "negative steps": ([*PROMPT, "--steps", "-3"], "steps must lie in 1 .. 1000, got -3"),
+    "steps words": ([*PROMPT, "--steps", "many"], "many"),
+    "strength": ([*PROMPT, "--strength", "1.5"], "strength goes from 0"),
+    "nan strength": ([*PROMPT, "--strength", "nan"], "strength goes from 0"),
+    "window": ([*PROMPT, "--window", "0.9:0.1"], "window is LOW:HIGH"),
+    "window words": ([*PROMPT, "--window", "late"], "window is LOW:HIGH"),
+    "cfg": ([*PROMPT, "--cfg", "nan"], "cfg must be positive"),
+    "seed": ([*PROMPT, "--seed", "-1"], "seed must lie in"),
+    "preset": ([*PROMPT, "--preset", "huge"], "no preset huge"),
+    "dtype": ([*PROMPT, "--dtype", "int4"], "dtype is float32"),
+    "compare": ([*PROMPT, "--compare", "--strength", "0"], "nothing to compare"),
+    "sidecar": (["--from", "none.json"], "cannot read the sidecar"),
+    "prompts file": (["--prompts-file", "none.txt"], "cannot read the prompts file"),
+    "unknown flag": ([*PROMPT, "--sharpness", "2"], "--sharpness"),
+}
+FAILED = {
+    "model": ([*PROMPT, "--model", "/nowhere"], "no model at /nowhere"),
+    "model folder": ([*PROMPT, "--model", "."], "model_index.json"),
+    "hub": ([*PROMPT, "--model", "nobody/nothing"], "no model nobody/nothing"),
+    "bank": ([*PROMPT, "--bank", "none"], "no bank at none"),
+    "device": ([*PROMPT, "--device", "cuda:77"], "device cuda:77 is not available"),
+    "folder": ([*PROMPT, "-o", "taken/clip.mp4"], "cannot write"),
+    "not mp4": ([*PROMPT, "-o", "clip.gif"], "must be an .mp4"),
+    "output is a folder": ([*PROMPT, "-o", "folder.mp4"], "is a folder"),
+}
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "said"), [(2, *v) for v in USAGE.values()] + [(1, *v) for v in FAILED.values()],
+    ids=[*USAGE, *FAILED],
+)  # fmt: skip
+def test_bad_input_gets_one_line_and_leaves_nothing(code, words, said, shelllcc, tmp_path, monkeypatch):
+    (tmp_path / "taken").write_text("a file where a folder should be")
+    (tmp_path / "folder.mp4").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    got, out, err = shelllcc("generate", *SMALL, *words)
+    assert got == code
+    assert said in err
+    lines = [line for line in err.splitlines() if line != "shelllcc: loading"]
+    assert len(lines) == 1
+    assert lines[0].startswith("shelllcc: error: ")
+    assert out == ""
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_bank_for_another_vae_is_refused(shelllcc, bank, tmp_path):
+    from shelllcc.anchors.bank import save_bank
+
+    save_bank(bank, tmp_path / "other.safetensors")
+    code, _, err = shelllcc("generate", *PROMPT, *SMALL, "--bank", "other.safetensors", "-o", "x.mp4")
+    assert code == 1
+    assert "use a bank made with this model's VAE" in err
+    assert not (tmp_path / "x.mp4").exists()
+
+
+def test_a_model_that_gives_nan_is_caught_at_once(shelllcc, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(TINY, tmp_path / "broken")
+    weights = tmp_path / "broken/transformer/diffusion_pytorch_model.safetensors"
+    tensors = load_file(weights)
+    save_file({k: v * float("nan") if k == "proj_out.weight" else v for k, v in tensors.items()}, weights)
+    for extra in (["--strength", "0"], ["--bank", "auto"]):
+        code, _, err = shelllcc("generate", *PROMPT, *SMALL, "--model", "broken", "-o", "x.mp4", *extra)
+        assert code == 1
+        assert "the model gave NaN or infinity in step 1 of 3" in err
+        assert not list(tmp_path.glob("x*"))
+        assert not list(tmp_path.glob(".x*"))
+
+
+def test_the_pipeline_is_restored_after_a_failure_in_mid_sampling(pipe, monkeypatch):
+    from shelllcc import ShellGuide, load_bank
+    from shelllcc.guidance.wan.presets import PRESETS
+    from shelllcc.guidance.wan.request import Request
+    from shelllcc.guidance.wan.sample import sample
+
+    kind = type(pipe.scheduler)
+    request = Request.resolve(PRESETS["tiny"], prompt="a cat", width=64, height=64, frames=5, steps=3)
+
+    def stop(moment):
+        raise SamplingError("stopped by the test")
+
+    with pytest.raises(SamplingError, match="stopped by the test"):
+        sample(pipe, request, ShellGuide(load_bank("auto", pipe)), on_step=stop)
+    assert type(pipe.scheduler) is kind
+
+
+def test_an_interrupt_exits_with_130(shelllcc, monkeypatch, tmp_path):
+    from shelllcc.guidance.wan import sample
+
+    def interrupt(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sample, "sample", interrupt)
+    code, _, err = shelllcc("generate", *PROMPT, *SMALL, "-o", "x.mp4")
+    assert code == 130
+    assert "interrupted" in err
+    assert not (tmp_path / "x.mp4").exists()
+
+
+def test_doctor_reports_the_model_the_banks_and_a_step(shelllcc):
+    code, out, _ = shelllcc("doctor", "--json")
+    report = json.loads(out)
+    assert code == 0, report["problems"]
+    assert report["tiny_model"] == str(TINY)
+    assert report["banks"]
+    assert report["step"]["move"] > 0
+    assert shelllcc("doctor")[0] == 0
+
+
+def test_wan21_configs_run_at_a_toy_size(shelllcc, root, tmp_path):
+    from benchmarks.wan_geometry import main
+
+    main(tmp_path / "geometry", toy=True, device="cpu")
+    words = ["--model", "geometry/model", "--bank", "geometry/bank.safetensors", "--preset", "wan2.1-480p"]
+    code, out, err = shelllcc(
+        "generate", "--prompt", "一只猫在草地上 a cat", *words, *SMALL, "--compare", "-o", "wan.mp4", "--json"
+    )
+    assert code == 0, err
+    [record] = json.loads(out)["clips"]
+    assert record["request"]["cfg"] == 5.0
+    assert "过曝" in record["request"]["negative_prompt"]
+    assert len(record["trace"]) == 3
+    code, _, err = shelllcc("generate", "--prompt", "a cat", "--model", "geometry/model", *SMALL)
+    assert code == 1
+    assert "no bank fits this model's VAE" in err
