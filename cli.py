@@ -107,6 +107,10 @@ def generate(
     if len(waiting) < len(plans):
         _say(f"{len(plans) - len(waiting)} of {len(plans)} clips are finished already")
     records = _generate(waiting, device, dtype)
+    for plan, record in zip(waiting, records, strict=True):
+        if plan.bank and not record["trace"]:
+            low, high = plan.request.window
+            _say(f"note: the guide never acted: no step's sigma lies in the window {low:g}:{high:g}; widen --window")
     if as_json:
         print(json.dumps({"clips": records, "skipped": len(plans) - len(waiting)}, ensure_ascii=False))
     else:

@@ -63,9 +63,12 @@ class ShellGuide:
         self.trace = []
         self._gain = None
 
-    def acts_at(self, sigma: float) -> bool:
+    def strength_at(self, sigma: float, *, last: bool = False) -> float:
+        """The strength at a noise level; 0 where the guide does not act."""
         low, high = self.config.window
-        return self.config.strength > 0 and sigma > 0 and low <= sigma <= high
+        if sigma <= 0 or not low <= sigma <= high:
+            return 0.0
+        return self.config.strength * (self.config.last if last else 1.0)
 
     @torch.no_grad()
     def move(self, x0: Tensor, sigma: float, *, index: int = 0, last: bool = False) -> Tensor:
@@ -89,7 +92,7 @@ class ShellGuide:
 
         radius = torch.full_like(distance, radius_later)
         radius[:, :first] = radius_first
-        strength = config.strength * (config.last if last else 1.0)
+        strength = self.strength_at(sigma, last=last)
         moves = move_to_radius(residual, distance, radius * aim[:, None], strength=strength, reach=config.reach)
         move = shell.lift(moves, x0.shape)
 

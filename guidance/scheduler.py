@@ -67,9 +67,10 @@ def _guided_class(original: type, guide: ShellGuide) -> type:
             guide.begin()
         index = int(self.step_index)
         sigma = float(self.sigmas[index])
-        if guide.acts_at(sigma):
+        last = index == len(self.timesteps) - 1
+        if guide.strength_at(sigma, last=last) > 0:
             x0 = x0_from_velocity(sample, model_output, sigma)
-            move = guide.move(x0, sigma, index=index, last=index == len(self.timesteps) - 1)
+            move = guide.move(x0, sigma, index=index, last=last)
             model_output = shift_velocity(model_output, move, sigma)
         return original.step(self, model_output, timestep, sample, *args, **kwargs)  # type: ignore[attr-defined]
 

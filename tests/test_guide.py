@@ -32,7 +32,7 @@ def test_knobs_are_checked(knobs):
 def test_guiding_brings_the_distance_nearer_to_the_target(bank, latents):
     for factor in (0.6, 1.5):  # too smooth, too harsh
         x0 = latents(30) * factor
-        guide = ShellGuide(bank, GuideConfig(strength=0.5, feedback=0.0, trust=10.0))
+        guide = ShellGuide(bank, GuideConfig(strength=0.5, radius=1.0, feedback=0.0, trust=10.0))
         before = bank.shell.residuals(x0)[1].median()
         after = bank.shell.residuals(x0 + guide.move(x0, 0.3))[1].median()
         target = guide.trace[0].target
@@ -59,7 +59,7 @@ def test_feedback_leans_on_a_sample_that_stays_off_the_curve(bank, latents):
 def test_a_clip_is_guided_alike_alone_and_in_a_batch(bank, latents):
     x0 = torch.cat([latents(33), 1.3 * latents(34)])
     together, alone = ShellGuide(bank), [ShellGuide(bank), ShellGuide(bank)]
-    for sigma in (0.8, 0.4):
+    for sigma in (0.45, 0.3):
         move = together.move(x0, sigma)
         for i, guide in enumerate(alone):
             assert_close(guide.move(x0[i : i + 1], sigma)[0], move[i], atol=1e-6, rtol=1e-5)
@@ -73,9 +73,10 @@ def test_trust_bounds_the_move(bank, latents):
 
 
 def test_the_guide_acts_in_its_window_alone(bank):
-    guide = ShellGuide(bank, GuideConfig(window=(0.2, 0.8)))
-    assert [guide.acts_at(s) for s in (0.0, 0.1, 0.2, 0.5, 0.8, 0.9)] == [False, False, True, True, True, False]
-    assert not ShellGuide(bank, strength=0.0).acts_at(0.5)
+    guide = ShellGuide(bank, GuideConfig(strength=0.4, window=(0.2, 0.8), last=0.5))
+    assert [guide.strength_at(s) for s in (0.0, 0.1, 0.2, 0.5, 0.8, 0.9)] == [0, 0, 0.4, 0.4, 0.4, 0]
+    assert guide.strength_at(0.3, last=True) == 0.2
+    assert ShellGuide(bank, strength=0.0).strength_at(0.4) == 0
 
 
 def test_latents_of_another_vae_are_refused(bank):

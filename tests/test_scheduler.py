@@ -19,7 +19,7 @@ from shelllcc.guidance.guide import ShellGuide
 from shelllcc.guidance.scheduler import guided
 
 STEPS = 8
-CONFIG = GuideConfig(strength=0.4, window=(0.15, 0.95))
+CONFIG = GuideConfig(strength=0.4, window=(0.05, 0.95), last=0.5)
 FLOW = dict(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
 SCHEDULERS = {
     "unipc": lambda: UniPCMultistepScheduler(**FLOW),
@@ -44,8 +44,9 @@ def run(scheduler, start, guide=None, steps=STEPS):
 def guided_x0(guide, sample, sigma, index):
     """x0 after the guide, as the equations have it: no velocity in between."""
     x0 = sample - sigma * velocity(sample, sigma)
-    if guide.acts_at(sigma):
-        x0 = x0 + guide.move(x0, sigma, index=index, last=index == STEPS - 1)
+    last = index == STEPS - 1
+    if guide.strength_at(sigma, last=last) > 0:
+        x0 = x0 + guide.move(x0, sigma, index=index, last=last)
     return x0
 
 
@@ -159,20 +160,20 @@ def test_the_scheduler_is_as_before_after_an_exception(name, bank):
 
 
 def test_every_sampling_starts_a_new_trace(bank, latents):
-    pipe, guide = SimpleNamespace(scheduler=SCHEDULERS["unipc"]()), ShellGuide(bank)
+    pipe, guide = SimpleNamespace(scheduler=SCHEDULERS["unipc"]()), ShellGuide(bank, CONFIG)
     with guided(pipe, guide):
         first = run(pipe.scheduler, latents(9))
         trace = list(guide.trace)
         second = run(pipe.scheduler, latents(9))
     assert torch.equal(first, second)
     assert guide.trace == trace
-    assert len(trace) == STEPS
+    assert [step.index for step in trace] == sorted({step.index for step in trace})
 
 
 def test_a_half_precision_velocity_stays_half_precision(bank, latents):
     pipe = SimpleNamespace(scheduler=SCHEDULERS["euler"]())
     pipe.scheduler.set_timesteps(4)
-    with guided(pipe, ShellGuide(bank)):
+    with guided(pipe, ShellGuide(bank, GuideConfig(window=(0.0, 1.0)))):
         out = pipe.scheduler.step(latents(1).bfloat16(), pipe.scheduler.timesteps[0], latents(2), return_dict=False)[0]
     assert out.dtype == torch.bfloat16
 

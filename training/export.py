@@ -17,20 +17,13 @@ def main(
     transformer: Annotated[Path, typer.Option(help="The folder of transformer/, text_encoder/, tokenizer/.")] = Path(
         "runs/transformer"
     ),
-    before: Annotated[Path | None, typer.Option(help="The autoencoder that --vae was fine-tuned from.")] = None,
-    stretch: Annotated[float, typer.Option(help="Go on by this share along the line from --before to --vae.")] = 0.0,
 ) -> None:
     """Write bf16 weights; loading them back in float32 is exact."""
-    decoder = AutoencoderKLWan.from_pretrained(vae, dtype=torch.float32)
-    if before is not None:
-        start = dict(AutoencoderKLWan.from_pretrained(before, dtype=torch.float32).named_parameters())
-        for name, p in decoder.named_parameters():
-            p.data += stretch * (p.data - start[name].data)
     pipe = WanPipeline(
         tokenizer=AutoTokenizer.from_pretrained(transformer / "tokenizer"),
         text_encoder=UMT5EncoderModel.from_pretrained(transformer / "text_encoder"),
         transformer=WanTransformer3DModel.from_pretrained(transformer / "transformer"),
-        vae=decoder,
+        vae=AutoencoderKLWan.from_pretrained(vae),
         scheduler=UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0),
     )
     for part in (pipe.text_encoder, pipe.transformer, pipe.vae):

@@ -30,7 +30,7 @@ class Budget:
         by_time = self.seconds / (60 * self.minutes) if self.minutes else 0.0
         return min(1.0, max(self.step / self.steps, by_time))
 
-    def rate(self, warmup: int = 100) -> float:
+    def rate(self, warmup: int = 50) -> float:
         """Learning-rate factor: linear warm-up, then a cosine down to 2%."""
         return min(1.0, (self.step + 1) / warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * self.progress)))
 

@@ -45,14 +45,15 @@ def examine() -> dict[str, Any]:
 
 
 def _one_step() -> dict[str, Any]:
-    """One guided step of the tiny model, five frames of 64x64: seconds, distance before and size of the move."""
+    """Two steps of the tiny model, five frames of 64x64, the first guided: seconds, distance, size of the move."""
     from shelllcc.anchors.bank import load_bank
     from shelllcc.guidance.wan.presets import PRESETS
     from shelllcc.guidance.wan.request import Request
     from shelllcc.guidance.wan.sample import guide_for, sample
 
     pipe = load_pipeline(find_model(None), device="cpu")
-    request = Request.resolve(PRESETS["tiny"], prompt="a tabby cat", width=64, height=64, frames=5, steps=1)
+    small = {"width": 64, "height": 64, "frames": 5, "steps": 2, "window": (0.0, 1.0)}
+    request = Request.resolve(PRESETS["tiny"], prompt="a tabby cat", **small)
     started = time.perf_counter()
     clip = sample(pipe, request, guide_for(request, load_bank("auto", pipe)))
     seen = clip.trace[0]

@@ -1,0 +1,68 @@
+"""What the README promises of the shipped model, at full size; slow."""
+
+import json
+import resource
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+pytestmark = pytest.mark.slow
+
+
+def test_the_default_command_takes_a_minute_and_little_memory(tmp_path):
+    command = ["-m", "shelllcc", "generate", "--prompt", "a tabby cat, zoom in, daylight", "-o", "cat.mp4", "--json"]
+    started = time.perf_counter()
+    done = subprocess.run([sys.executable, *command], cwd=tmp_path, capture_output=True, text=True, check=True)
+    seconds = time.perf_counter() - started
+    [record] = json.loads(done.stdout)["clips"]
+    assert record["request"]["frames"] >= 17
+    assert min(record["request"]["width"], record["request"]["height"]) >= 192
+    assert record["trace"]
+    assert seconds < 60
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 3e6  # kB
+
+
+def test_guidance_adds_little_to_the_sampling_time(pipe):
+    from shelllcc import ShellGuide, load_bank
+    from shelllcc.guidance.wan.presets import PRESETS
+    from shelllcc.guidance.wan.request import Request
+    from shelllcc.guidance.wan.sample import sample
+
+    request = Request.resolve(PRESETS["tiny"], prompt="a tabby cat, zoom in, daylight")
+    seconds = {"unguided": [], "guided": []}
+    for _ in range(3):
+        for arm, guide in (("unguided", None), ("guided", ShellGuide(load_bank("auto", pipe)))):
+            started = time.perf_counter()
+            sample(
+                pipe, request, guide, on_decode=lambda arm=arm, t=started: seconds[arm].append(time.perf_counter() - t)
+            )
+    assert min(seconds["guided"]) < 1.15 * min(seconds["unguided"])
+
+
+@torch.no_grad()
+def test_the_vae_keeps_its_figures_on_held_out_paths(pipe):
+    pytest.importorskip("skimage")
+    pytest.importorskip("sklearn")
+    from training.clips import Studio
+    from training.photographs import load
+    from training.vae import evaluate
+
+    report = evaluate(pipe.vae, Studio(load()), per_subject=1)
+    assert report["psnr_mean"] > 27
+    for subject in ("grass", "gravel", "cat"):
+        assert report["subjects"][subject]["laplacian_ratio"] > 0.7
+        assert 0.5 < report["subjects"][subject]["laplacian_ratio_first"] < 2.0
+
+
+def test_the_same_seed_gives_the_same_frames_twice(pipe):
+    from shelllcc import ShellGuide, load_bank
+    from shelllcc.guidance.wan.presets import PRESETS
+    from shelllcc.guidance.wan.request import Request
+    from shelllcc.guidance.wan.sample import sample
+
+    request = Request.resolve(PRESETS["tiny"], prompt="gravel, pan left, sunset", seed=3)
+    clips = [sample(pipe, request, ShellGuide(load_bank("auto", pipe))) for _ in range(2)]
+    assert clips[0].frames_sha256 == clips[1].frames_sha256
