@@ -34,15 +34,16 @@ def _version(value: bool) -> None:
 def root(
     ctx: typer.Context,
     config: Annotated[
-        Path, typer.Option(help="Defaults by command, below flags and SHELLLCC_* variables.", envvar="SHELLLCC_CONFIG")
-    ] = Path("shelllcc.toml"),
+        Path | None, typer.Option(help="Defaults by command. [shelllcc.toml]", envvar="SHELLLCC_CONFIG")
+    ] = None,
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
 ) -> None:
-    ctx.default_map = _defaults(config)
+    ctx.default_map = _defaults(ctx, config)
 
 
 @app.command()
 def generate(
+    ctx: typer.Context,
     prompt: Annotated[list[str] | None, typer.Option("--prompt", "-p", help="What to show; may be repeated.")] = None,
     prompts_file: Annotated[Path | None, typer.Option(help="Prompts, one a line; # starts a comment.")] = None,
     negative_prompt: Annotated[str | None, typer.Option(help="What to avoid.")] = None,
@@ -76,48 +77,44 @@ def generate(
     sidecar: Annotated[Path | None, typer.Option("--from", help="Replay a clip's .json; flags override it.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Skip clips that are finished.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1.", envvar="SHELLLCC_DEVICE")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16; the VAE stays float32.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; the VAE stays float32.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")] = False,
     as_json: Json = False,
 ) -> None:
     """Sample videos pulled onto the shell of real latents."""
-    from shelllcc.guidance.wan import generate as run
+    from shelllcc.guidance.wan.plan import plan_clips
 
-    prompts = list(prompt or []) + (run.read_prompts(prompts_file) if prompts_file else [])
     width, height = _size(size)
-    given = {
+    options: dict[str, Any] = {
+        "prompts": list(prompt or []), "prompts_file": prompts_file, "model": model, "bank": bank, "preset": preset,
+        "output": output, "compare": compare, "sidecar": sidecar, "dtype": dtype,
+    }  # fmt: skip
+    values = {
         "negative_prompt": negative_prompt, "seed": seed, "steps": steps, "cfg": cfg, "cfg_2": cfg_2, "shift": shift,
         "frames": frames, "width": width, "height": height, "fps": fps, "strength": strength, "radius": radius,
         "window": _window(window),
     }  # fmt: skip
+    if sidecar is not None:  # a replay hears flags alone, not variables or shelllcc.toml
+        options, values = (_flags_alone(ctx, d) for d in (options, values))
     if dtype not in (None, "float32", "bfloat16", "float16"):
         raise UsageError(f"dtype is float32, bfloat16 or float16, got {dtype}")
-    plans = run.plan_clips(
-        prompts=prompts, model=model, bank=bank, preset=preset, output=output, compare=compare, sidecar=sidecar,
-        given=given,
-    )  # fmt: skip
-    for plan in plans:
-        if note := run.unknown_to_tiny(plan):
-            _say(f"note: {note}")
+    plans = plan_clips(**options, values=values)
+    for note in dict.fromkeys(note for plan in plans for note in plan.notes):
+        _say(f"note: {note}")
     if dry_run:
-        described = [plan.describe() for plan in plans]
-        print(json.dumps({"dry_run": True, "clips": described}, ensure_ascii=False, indent=None if as_json else 2))
+        report = {"dry_run": True, "clips": [plan.describe() for plan in plans]}
+        print(json.dumps(report, ensure_ascii=False, indent=None if as_json else 2))
         return
     waiting = [plan for plan in plans if not (resume and plan.finished())]
     if len(waiting) < len(plans):
         _say(f"{len(plans) - len(waiting)} of {len(plans)} clips are finished already")
-    records = _generate(waiting, device, dtype)
-    for plan, record in zip(waiting, records, strict=True):
-        if plan.bank and not record["trace"]:
-            low, high = plan.request.window
-            _say(f"note: the guide never acted: no step's sigma lies in the window {low:g}:{high:g}; widen --window")
+    records = _generate(waiting, device)
     if as_json:
         print(json.dumps({"clips": records, "skipped": len(plans) - len(waiting)}, ensure_ascii=False))
-    else:
-        for record in records:
-            for label, path in record["videos"].items():
-                print(f"{label:<9} {path}")
-            print(f"{'sidecar':<9} {record['sidecar']}")
+        return
+    for record in records:
+        for label, path in [*record["videos"].items(), ("sidecar", record["sidecar"])]:
+            print(f"{label:<9} {path}")
 
 
 @app.command()
@@ -137,50 +134,72 @@ def doctor(as_json: Json = False) -> None:
 
 def main() -> None:
     """Run the command line: exit 0 done, 1 failed, 2 usage, 130 interrupted; errors are one line on stderr."""
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         code = app(standalone_mode=False)
-    except ShellLCCError as error:
-        code = _failed(error, 2 if isinstance(error, UsageError) else 1)
     except (KeyboardInterrupt, typer.Abort):
-        _say("interrupted")
         code = 130
-    except BrokenPipeError:
+    except BrokenPipeError:  # the reader of stdout left; nothing more can be said to it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
-    except Exception as error:  # the parser's own errors, which know their exit code
-        if not hasattr(error, "format_message"):
-            raise
-        code = _failed(error, getattr(error, "exit_code", 2))
+    except Exception as error:
+        code = _failed(error)
+    if code == 130:
+        _say("interrupted")
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _generate(plans: list[Any], device: str | None, dtype: str | None) -> list[dict[str, Any]]:
+def _generate(plans: list[Any], device: str | None) -> list[dict[str, Any]]:
     from shelllcc.guidance.wan.generate import generate as make
     from shelllcc.guidance.wan.progress import TerminalReporter
 
+    records: list[dict[str, Any]] = []
     if not plans:
-        return []
+        return records
     with TerminalReporter() as reporter:
         reporter.stage("loading")
         from shelllcc.guidance.wan.pipeline import load_pipeline
 
-        pipe = load_pipeline(plans[0].model, device=device, dtype=dtype)
-        return [make(plan, pipe, reporter) for plan in plans]
+        pipe = load_pipeline(plans[0].model, device=device, dtype=plans[0].dtype)
+        for plan in plans:
+            records.append(make(plan, pipe, reporter))
+            if plan.bank and not records[-1]["trace"]:
+                low, high = plan.request.window
+                reporter.note(
+                    f"the guide never acted: no step but the last lies in the sigmas {low:g}:{high:g}; widen --window"
+                )
+    return records
 
 
-def _defaults(config: Path) -> dict[str, Any]:
-    """The tables of shelllcc.toml; keys are flags without dashes, as in `[generate] strength = 0.2`."""
-    if not config.exists():
+def _flags_alone(ctx: typer.Context, options: dict[str, Any]) -> dict[str, Any]:
+    """The options that were given as flags; the others as if they had not been set."""
+    parameters = {"prompts": "prompt", "width": "size", "height": "size"}
+    return {
+        name: value
+        for name, value in options.items()
+        if (source := ctx.get_parameter_source(parameters.get(name, name))) and source.name == "COMMANDLINE"
+    }
+
+
+def _defaults(ctx: typer.Context, config: Path | None) -> dict[str, Any]:
+    """The tables of shelllcc.toml, keys as parameters. Raises UsageError for what no command knows."""
+    path = config or Path("shelllcc.toml")
+    if config is None and not path.exists():
         return {}
     try:
-        tables = tomllib.loads(config.read_text(encoding="utf-8"))
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"cannot read {config}: {error}") from error
-    return {
-        command: {k.replace("-", "_"): v for k, v in table.items()} if isinstance(table, dict) else table
-        for command, table in tables.items()
-    }
+        raise UsageError(f"cannot read {path}: {error}") from error
+    commands: dict[str, Any] = getattr(ctx.command, "commands", {})
+    defaults: dict[str, Any] = {}
+    for command, table in tables.items():
+        if command not in commands or not isinstance(table, dict):
+            raise UsageError(f"{path}: {command} is no table of a command; there are {', '.join(commands)}")
+        names = {flag.lstrip("-"): p.name for p in commands[command].params for flag in p.opts}
+        for key, value in table.items():
+            if key not in names:
+                raise UsageError(f"{path}: {command} has no flag --{key}")
+            defaults.setdefault(command, {})[names[key]] = value
+    return defaults
 
 
 def _size(size: str | None) -> tuple[int | None, int | None]:
@@ -202,15 +221,22 @@ def _window(window: str | None) -> tuple[float, float] | None:
         raise UsageError(f"the window is LOW:HIGH in sigmas, e.g. 0.1:0.9, got {window}") from None
 
 
-def _failed(error: Exception, code: int) -> int:
+def _failed(error: Exception) -> int:
+    """Say it in one line and return the exit code. The parser's own errors know theirs."""
     if os.environ.get("SHELLLCC_DEBUG") == "1":
         import traceback
 
         traceback.print_exc()
-    message = error.format_message() if hasattr(error, "format_message") else str(error)
-    _say("error: " + " ".join(message.split()))
+    if hasattr(error, "format_message"):
+        message, code = error.format_message(), int(getattr(error, "exit_code", 2))
+    elif isinstance(error, ShellLCCError):
+        message, code = str(error), 2 if isinstance(error, UsageError) else 1
+    else:
+        message, code = f"unexpected {type(error).__name__}: {error}; SHELLLCC_DEBUG=1 shows where", 1
+    if message.strip():
+        _say("error: " + " ".join(message.split()))
     return code
 
 
 def _say(line: str) -> None:
-    print(f"shelllcc: {line}", file=sys.stderr)
+    print(f"shelllcc: {line}".encode(errors="replace").decode(), file=sys.stderr)

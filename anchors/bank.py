@@ -40,19 +40,15 @@ class Bank:
     vae: str
     provenance: Mapping[str, Any]
     path: Path | None = None
+    sha256: str = ""  # of the file as it was read or saved; what `sha256sum` prints
 
     @property
     def name(self) -> str:
         return self.path.stem if self.path else "unsaved"
 
-    @property
-    def sha256(self) -> str:
-        """Of the file, as `sha256sum` prints it; empty for a bank that was never saved."""
-        return sha256_of(self.path) if self.path else ""
-
 
 def fingerprint(vae_config: Mapping[str, Any]) -> str:
-    """What makes two VAEs share a latent space, as 16 hex digits: class, channels, compression and normalisation.
+    """What makes two VAEs share a latent space, as 16 hex digits: channels, compression and normalisation.
 
     Wan2.1, Wan2.2-A14B and Qwen-Image share one by the statistics that they normalise with.
     """
@@ -79,7 +75,7 @@ def save_bank(bank: Bank, path: Path) -> Bank:
     metadata["digest"] = _digest(tensors, metadata)
     with whole_file(path) as part:
         part.write_bytes(_with_sorted_header(save(tensors, metadata)))
-    return Bank(bank.shell, bank.model, bank.vae, bank.provenance, path)
+    return Bank(bank.shell, bank.model, bank.vae, bank.provenance, path, sha256_of(path))
 
 
 def load_bank(bank: str | Path, pipe: Any = None) -> Bank:
@@ -102,7 +98,9 @@ def find_bank(vae: str | None) -> Bank:
         found = read_bank(path)
         if vae is None or found.vae == vae:
             return found
-    raise BankError(f"no bank fits this model's VAE ({vae}); make one of its own latents, or use --strength 0")
+    raise BankError(
+        f"no bank fits this model's VAE ({vae}); make one from good videos as the README shows, or use --strength 0"
+    )
 
 
 def check_bank(bank: Bank, vae: str) -> None:
@@ -144,7 +142,7 @@ def read_bank(path: Path) -> Bank:
     if digest != _digest(tensors, {key: value for key, value in metadata.items() if key != "digest"}):
         raise BankError(f"{path} was changed after it was made: its digest does not match")
     _check_tensors(tensors, patch, k)
-    return Bank(Shell(patch=patch, k=k, **tensors), model, vae, provenance, path)
+    return Bank(Shell(patch=patch, k=k, **tensors), model, vae, provenance, path, sha256_of(path))
 
 
 def _locate(bank: str | Path) -> Path:
@@ -162,6 +160,8 @@ def _check_tensors(tensors: Mapping[str, Tensor], patch: int, k: int) -> None:
     for name, tensor in tensors.items():
         if tensor.dtype != torch.float32 or not torch.isfinite(tensor).all():
             raise BankError(f"the bank's {name} must be finite float32")
+    if any(tensor.ndim == 0 for tensor in tensors.values()):
+        raise BankError("the bank holds a scalar where a table should be")
     p, d = tensors["basis"].shape if tensors["basis"].ndim == 2 else (0, 0)
     m, s = tensors["anchors"].shape[0], tensors["sigmas"].numel()
     wanted = {"mean": (p,), "basis": (p, d), "anchors": (m, d), "sigmas": (s,), "radius": (2, s)}
@@ -169,6 +169,8 @@ def _check_tensors(tensors: Mapping[str, Tensor], patch: int, k: int) -> None:
     for name, shape in wanted.items():
         if tuple(tensors[name].shape) != shape or not math.prod(shape):
             raise BankError(f"the bank's {name} has shape {tuple(tensors[name].shape)}, expected {shape}")
+    if (tensors["sigmas"].diff() <= 0).any() or (tensors["radius"] <= 0).any():
+        raise BankError("the bank's sigmas must ascend and its radii be positive")
     if patch < 1 or patch % 2 == 0 or p % patch**2 or not 1 <= k <= m:
         raise BankError(f"the bank's patch {patch} and k {k} do not fit {p} numbers a patch and {m} anchors")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,18 +18,29 @@ def whole_file(path: Path) -> Iterator[Path]:
 
     On an exception, or a kill, `path` keeps what it held. Raises OutputError where the system refuses.
     """
-    part = path.with_name(f".{path.stem}.part{path.suffix}")
+    part: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=".part-", suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+        part = Path(name)
         yield part
+        part.chmod(0o666 & ~_umask())
         with part.open("rb") as file:
             os.fsync(file.fileno())
         part.replace(path)
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        with contextlib.suppress(OSError):
+        if part is not None:
             part.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    """The process's umask, which can only be read by setting it."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
 
 
 def sha256_of(path: Path) -> str:

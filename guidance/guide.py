@@ -8,7 +8,7 @@ real latents over sigma, and a feedback makes up for what the remaining steps pu
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -38,25 +38,23 @@ class Step:
     move: list[float]
 
 
-@dataclass
 class ShellGuide:
-    """Pulls predicted x0 latents toward the shell of a bank; the trace of the current sampling is its only state.
+    """Pulls predicted x0 latents toward the shell of a bank.
+
+    Its only state is that of the current sampling: the trace, and one gain a clip for the feedback.
 
     >>> with guided(pipe, ShellGuide(load_bank("auto", pipe), strength=0.3)):
     ...     frames = pipe(prompt).frames[0]
     """
-
-    bank: Bank
-    config: GuideConfig
-    trace: list[Step] = field(default_factory=list)
 
     def __init__(self, bank: Bank, config: GuideConfig | None = None, *, strength: float | None = None) -> None:
         if config is not None and strength is not None:
             raise UsageError("give a GuideConfig or a strength, not both")
         self.bank = bank
         self.config = config or (GuideConfig() if strength is None else GuideConfig(strength=strength))
-        self.trace = []
+        self.trace: list[Step] = []
         self._gain: Tensor | None = None
+        self._shell = bank.shell
 
     def begin(self) -> None:
         """Forget the sampling before; the scheduler hook calls it before the first step of each."""
@@ -73,10 +71,14 @@ class ShellGuide:
     @torch.no_grad()
     def move(self, x0: Tensor, sigma: float, *, index: int = 0, last: bool = False) -> Tensor:
         """The move (b c t h w), float32, to add to the predicted x0 (normalised latents) at noise level sigma."""
-        shell = self.bank.shell.to(x0.device)
+        with torch.autocast(x0.device.type, enabled=False):  # |z - b|^2 cancels: float32 is needed
+            return self._move(x0.float(), sigma, index, last)
+
+    def _move(self, x0: Tensor, sigma: float, index: int, last: bool) -> Tensor:
+        self._shell = shell = self._shell.to(x0.device)
         _check_fit(shell, x0)
         config = self.config
-        residual, distance = shell.residuals(x0.float())
+        residual, distance = shell.residuals(x0)
         b, n, _ = residual.shape
         first = n // x0.shape[2]  # tokens of the first latent frame, which has statistics of its own
         later = distance[:, first:] if n > first else distance
@@ -96,7 +98,7 @@ class ShellGuide:
         moves = move_to_radius(residual, distance, radius * aim[:, None], strength=strength, reach=config.reach)
         move = shell.lift(moves, x0.shape)
 
-        size, allowed = _rms(move), config.trust * _rms(x0.float())
+        size, allowed = _rms(move), config.trust * _rms(x0)
         shrink = (allowed / size.clamp_min(1e-12)).clamp_max(1.0)
         move = move * shrink.view(-1, 1, 1, 1, 1)
         self.trace.append(
@@ -105,7 +107,7 @@ class ShellGuide:
                 sigma=sigma,
                 distance=median.tolist(),
                 target=target,
-                aimed=(aim * radius_later).tolist(),
+                aimed=(aim * target / config.radius).tolist(),
                 move=(size * shrink).tolist(),
             )
         )

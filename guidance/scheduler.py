@@ -54,6 +54,8 @@ def check_scheduler(scheduler: Any) -> None:
         return
     if scheduler.config.prediction_type != "flow_prediction":
         raise ModelError(f"cannot guide {name} with {scheduler.config.prediction_type}; it needs flow_prediction")
+    if not scheduler.config.get("use_flow_sigmas"):
+        raise ModelError(f"cannot guide {name} without use_flow_sigmas=True")
     algorithm = scheduler.config.get("algorithm_type", "dpmsolver++")
     if not scheduler.config.get("predict_x0", True) or not algorithm.endswith("dpmsolver++"):
         raise ModelError(f"cannot guide {name} unless it solves for x0 (predict_x0=True, dpmsolver++)")

@@ -18,7 +18,7 @@ from shelllcc.guidance.patches import average_tokens, to_tokens
 
 @dataclass(frozen=True)
 class Shell:
-    """Anchors and scales in the space of projected patches. Tensors are float32 and on one device.
+    """Anchors and scales in the space of projected patches. Tensors are float32.
 
     patch     side of a patch in latent voxels
     k         neighbours in the local coordinate code; 1 is the nearest anchor
@@ -44,12 +44,11 @@ class Shell:
         return self.mean.numel() // self.patch**2
 
     def to(self, device: torch.device) -> Shell:
-        """The same shell on another device."""
+        """The same shell on another device; the calibration, which is read as numbers, stays on the CPU."""
         if self.mean.device == device:
             return self
         mean, basis, anchors = self.mean.to(device), self.basis.to(device), self.anchors.to(device)
-        whitening, sigmas, radius = self.whitening.to(device), self.sigmas.to(device), self.radius.to(device)
-        return Shell(self.patch, self.k, mean, basis, anchors, whitening, sigmas, radius)
+        return Shell(self.patch, self.k, mean, basis, anchors, self.whitening.to(device), self.sigmas, self.radius)
 
     def residuals(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """Residuals (b, n, d) from the skeleton and distances (b, n) of the patches of (b c t h w) latents."""

@@ -26,6 +26,7 @@ def shelllcc(monkeypatch, capsys, tmp_path, pipe):
     real = pipeline.load_pipeline
 
     def load(model, **options):
+        pipeline.pick_device(options.get("device"))
         return pipe if model.is_tiny else real(model, **options)
 
     monkeypatch.setattr(pipeline, "load_pipeline", load)
@@ -42,10 +43,10 @@ def shelllcc(monkeypatch, capsys, tmp_path, pipe):
 
 
 def frames_of(path):
-    with imageio.get_reader(path, format="FFMPEG") as reader:
-        return np.stack(list(reader))
+    return np.stack(imageio.mimread(path, format="FFMPEG", memtest=False))
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # imageio's reader leaves its pipes
 def test_compare_writes_three_videos_and_a_sidecar(shelllcc, tmp_path):
     code, out, err = shelllcc("generate", *PROMPT, *SMALL, "--compare", "-o", "a/clip.mp4", "--json")
     assert code == 0, err
@@ -82,6 +83,66 @@ def test_a_sidecar_replays_its_clip_and_flags_override_it(shelllcc):
     assert again["frames_sha256"] == first["frames_sha256"]
     assert other["request"] == first["request"] | {"seed": 8}
     assert other["frames_sha256"] != first["frames_sha256"]
+
+
+def test_a_replay_hears_flags_alone_and_repeats_dtype_and_compare(shelllcc, tmp_path, monkeypatch):
+    words = [*PROMPT, *SMALL, "--compare", "--dtype", "bfloat16", "-o", "a.mp4", "--json"]
+    record = json.loads(shelllcc("generate", *words)[1])["clips"][0]
+    sidecar = json.loads((tmp_path / "a.json").read_text())
+    sidecar["dtype"] = "bfloat16"  # the loaded model of these tests is float32 whatever is asked for
+    (tmp_path / "a.json").write_text(json.dumps(sidecar))
+    monkeypatch.setenv("SHELLLCC_STRENGTH", "0.9")
+    (tmp_path / "shelllcc.toml").write_text("[generate]\nsteps = 9\n")
+    from shelllcc.guidance.wan.plan import plan_clips
+
+    [plan] = plan_clips(sidecar=tmp_path / "a.json", values={})
+    assert (plan.dtype, plan.compare) == ("bfloat16", True)
+    code, out, err = shelllcc("generate", "--from", "a.json", "-o", "b.mp4", "--dry-run")
+    assert code == 0, err
+    assert json.loads(out)["clips"][0]["request"] == record["request"]
+    assert shelllcc("generate", "--from", "a.json", "--preset", "tiny")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("request.seed", 1.5),
+        ("request.steps", True),
+        ("request.prompt", 5),
+        ("request.cfg_2", "a"),
+        ("request.window", [0.1]),
+        ("request.negative_prompt", None),
+        ("model", "tiny"),
+        ("bank", []),
+        ("sha256", "x"),
+        ("model.source", 3),
+    ],
+)
+def test_a_sidecar_of_wrong_types_is_refused(key, value, shelllcc, tmp_path):
+    request = json.loads(shelllcc("generate", *PROMPT, "--dry-run")[1])["clips"][0]
+    first, _, second = key.partition(".")
+    if second:
+        request[first][second] = value
+    else:
+        request[first] = value
+    (tmp_path / "bad.json").write_text(json.dumps(request))
+    code, out, err = shelllcc("generate", "--from", "bad.json")
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert "sidecar" in err
+
+
+def test_an_interrupted_replay_leaves_the_old_clip_alone(shelllcc, tmp_path, monkeypatch):
+    assert shelllcc("generate", *PROMPT, *SMALL, "-o", "a.mp4")[0] == 0
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    from shelllcc.guidance.wan import sample
+
+    def interrupt(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sample, "sample", interrupt)
+    assert shelllcc("generate", "--from", "a.json", "-o", "a.mp4")[0] == 130
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
 def test_strength_zero_is_the_stock_pipeline_to_the_bit(shelllcc, pipe):
@@ -130,6 +191,27 @@ def test_dry_run_says_what_it_would_do_and_does_nothing(shelllcc, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("text", ["[generat]\nsteps = 3\n", "[generate]\nstepz = 3\n", "generate = 5\n", "[generate"])
+def test_a_config_file_that_says_nonsense_is_refused(text, shelllcc, tmp_path):
+    (tmp_path / "shelllcc.toml").write_text(text)
+    code, _, err = shelllcc("generate", *PROMPT, "--dry-run")
+    assert code == 2
+    assert "shelllcc.toml" in err
+    assert err.count("\n") == 1
+    assert shelllcc("--config", "none.toml", "generate", *PROMPT, "--dry-run")[0] == 2
+
+
+@pytest.mark.parametrize("text", ["{}", '{"z_dim": 16, "latents_mean": [null], "latents_std": [1]}', "[1]", "{"])
+def test_a_model_with_a_broken_config_is_refused(text, shelllcc, tmp_path):
+    for name in ("model_index.json", "transformer/config.json", "vae/config.json"):
+        (tmp_path / "model" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(TINY / name, tmp_path / "model" / name)
+    (tmp_path / "model/vae/config.json").write_text(text)
+    code, _, err = shelllcc("generate", *PROMPT, "--model", "model", "--dry-run")
+    assert code == 1
+    assert err.count("\n") == 1
+
+
 def test_an_unknown_subject_is_told_what_there_is_and_still_runs(shelllcc):
     code, out, err = shelllcc("generate", "--prompt", "a submarine", *SMALL, "-o", "x.mp4")
     assert code == 0
@@ -158,7 +240,7 @@ def test_variables_and_the_config_file_set_defaults_below_flags(shelllcc, tmp_pa
 def test_a_guide_that_never_acts_says_so(shelllcc):
     code, _, err = shelllcc("generate", *PROMPT, *SMALL, "--window", "0:0.01", "-o", "x.mp4")
     assert code == 0
-    assert "no step's sigma lies in the window 0:0.01" in err
+    assert "no step but the last lies in the sigmas 0:0.01" in err
 
 
 USAGE = {
@@ -168,7 +250,7 @@ USAGE = {
     "size": ([*PROMPT, "--size", "200x192"], "the nearest is 192"),
     "size words": ([*PROMPT, "--size", "big"], "WIDTHxHEIGHT"),
     "negative steps": ([*PROMPT, "--steps", "-3"], "steps must lie in 1 .. 1000, got -3"),
-    "steps words": ([*PROMPT, "--steps", "many"], "many"),
+    "steps words": ([*PROMPT, "--steps", "many"], "valid integer"),
     "strength": ([*PROMPT, "--strength", "1.5"], "strength goes from 0"),
     "nan strength": ([*PROMPT, "--strength", "nan"], "strength goes from 0"),
     "window": ([*PROMPT, "--window", "0.9:0.1"], "window is LOW:HIGH"),
@@ -180,6 +262,10 @@ USAGE = {
     "compare": ([*PROMPT, "--compare", "--strength", "0"], "nothing to compare"),
     "sidecar": (["--from", "none.json"], "cannot read the sidecar"),
     "prompts file": (["--prompts-file", "none.txt"], "cannot read the prompts file"),
+    "cfg-2": ([*PROMPT, "--cfg-2", "3"], "second transformer"),
+    "many frames": ([*PROMPT, "--frames", "400000001"], "the nearest is 2001"),
+    "several to one file": ([*PROMPT, *PROMPT, "-o", "x.mp4"], "need a folder"),
+    "surrogates": (["--prompt", "cat \udcff"], "no text"),
     "unknown flag": ([*PROMPT, "--sharpness", "2"], "--sharpness"),
 }
 FAILED = {
@@ -286,10 +372,14 @@ def test_wan21_configs_run_at_a_toy_size(shelllcc, root, tmp_path):
         "generate", "--prompt", "一只猫在草地上 a cat", *words, *SMALL, "--compare", "-o", "wan.mp4", "--json"
     )
     assert code == 0, err
-    [record] = json.loads(out)["clips"]
+    [record] = json.loads(out.splitlines()[-1])["clips"]
     assert record["request"]["cfg"] == 5.0
     assert "过曝" in record["request"]["negative_prompt"]
     assert len(record["trace"]) == 2
-    code, _, err = shelllcc("generate", "--prompt", "a cat", "--model", "geometry/model", *SMALL)
+    code, _, err = shelllcc("generate", "--prompt", "a cat", "--model", "geometry/model", *SMALL, "--strength", "0.2")
     assert code == 1
     assert "no bank fits this model's VAE" in err
+    code, out, err = shelllcc("generate", "--prompt", "a cat", "--model", "geometry/model", *SMALL, "--json")
+    assert code == 0
+    assert "sampling without guidance: no bank fits" in err
+    assert json.loads(out)["clips"][0]["request"]["strength"] == 0

@@ -11,14 +11,14 @@ import pytest
 HEAVY = ("torch", "diffusers", "faiss", "imageio", "transformers", "numpy")
 
 
-def imports(path, *, top_level=False):
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    nodes = tree.body if top_level else ast.walk(tree)
-    for node in nodes:
+def imports(path):
+    """Every module that a file may import: `from a import b` counts as a and as a.b."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def sources(root, *parts):
@@ -26,10 +26,10 @@ def sources(root, *parts):
 
 
 def test_the_mathematics_imports_torch_alone(root):
-    allowed = {"torch", "shelllcc.guidance", "shelllcc.guidance.patches", "__future__", "dataclasses"}
+    allowed = ("torch", "__future__", "dataclasses", "shelllcc.guidance.coding", "shelllcc.guidance.patches")
     for name in ("flow", "patches", "coding", "shell"):
         for module in imports(root / "guidance" / f"{name}.py"):
-            assert module.split(".")[0] == "torch" or module in allowed, (name, module)
+            assert module.startswith(allowed) or module == "shelllcc.guidance", (name, module)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_help_is_fast_and_light():
     seconds = time.perf_counter() - started
     assert "generate" in done.stdout
     assert done.stderr.strip() == "[]"
-    assert seconds < 2.0  # 0.3 s on a quiet machine
+    assert seconds < 1.0  # 0.3 s on a quiet machine, and other tests may run
 
 
 def test_the_package_size_keeps_its_budget(root):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import time
 from typing import Any
 
@@ -79,13 +78,10 @@ def _devices() -> list[str]:
 
 
 def _ffmpeg(problems: list[str]) -> str:
-    if importlib.util.find_spec("imageio_ffmpeg") is None:
-        problems.append("imageio-ffmpeg is not installed; install it with `pip install imageio-ffmpeg`")
-        return "missing"
-    import imageio_ffmpeg
-
     try:
+        import imageio_ffmpeg
+
         return f"{imageio_ffmpeg.get_ffmpeg_version()} at {imageio_ffmpeg.get_ffmpeg_exe()}"
-    except RuntimeError as error:
+    except (ImportError, RuntimeError) as error:
         problems.append(f"ffmpeg does not run: {error}")
         return "broken"

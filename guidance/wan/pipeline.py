@@ -28,6 +28,13 @@ class Model:
     two_stage: bool
 
     @property
+    def grid(self) -> tuple[int, int]:
+        """Pixels of which height and width must be multiples: the VAE's compression times the patch."""
+        scale = int(self.vae.get("scale_factor_spatial") or 8)
+        patch = self.transformer["patch_size"]
+        return scale * int(patch[1]), scale * int(patch[2])
+
+    @property
     def is_tiny(self) -> bool:
         return self.source == str(TINY)
 
@@ -38,10 +45,11 @@ class Model:
 
 def find_model(model: str | None) -> Model:
     """The model at a path, in the hub's cache or on the hub; None or "tiny" is the embedded one. Raises ModelError."""
-    folder = TINY if model in (None, "tiny") else Path(str(model)).expanduser()
+    if model in (None, "tiny"):
+        return _describe(str(TINY), weights_sha256(TINY)[:16], TINY)
+    folder = Path(str(model))
     if folder.is_dir():
-        index = _read_json(folder / "model_index.json")
-        return _describe(str(folder), "local", index, lambda part: _read_json(folder / part / "config.json"))
+        return _describe(str(folder), "local", folder)
     if not _is_hub_id(str(model)):
         raise ModelError(f"no model at {model}; give a diffusers folder, a hub id such as owner/name, or `tiny`")
     return _find_on_hub(str(model))
@@ -54,21 +62,25 @@ def load_pipeline(model: Model, *, device: str | None = None, dtype: str | None 
     """
     import torch
     from diffusers import AutoencoderKLWan, WanPipeline
+    from safetensors import SafetensorError
 
     quieten()
     target = pick_device(device)
-    number: torch.dtype = getattr(torch, dtype) if dtype else torch.float32 if target == "cpu" else torch.bfloat16
-    revision = None if model.revision == "local" else model.revision
+    usual = torch.float32 if torch.device(target).type == "cpu" else torch.bfloat16
+    number: torch.dtype = getattr(torch, dtype) if dtype else usual
+    revision = model.revision if _is_hub_id(model.source) and not Path(model.source).is_dir() else None
     try:
         vae = AutoencoderKLWan.from_pretrained(model.source, subfolder="vae", revision=revision, dtype=torch.float32)
         pipe: WanPipeline = WanPipeline.from_pretrained(model.source, revision=revision, vae=vae, dtype=number)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"cannot load {model.source}: {_first_line(error)}") from error
     pipe.set_progress_bar_config(disable=True)
     try:
         return pipe.to(target)
     except torch.OutOfMemoryError as error:
-        raise ModelError(f"{model.source} does not fit on {target}; try --dtype bfloat16 or --device cpu") from error
+        raise ModelError(f"{model.source} does not fit on {target}; use a larger GPU or --device cpu") from error
+    except (NotImplementedError, RuntimeError) as error:
+        raise ModelError(f"cannot put {model.source} on {target}: {_first_line(error)}") from error
 
 
 def pick_device(device: str | None) -> str:
@@ -78,7 +90,7 @@ def pick_device(device: str | None) -> str:
     if device is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
         raise ModelError(f"device {device} is not available here: {_first_line(error)}") from error
     return device
@@ -104,26 +116,37 @@ def weights_sha256(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _describe(source: str, revision: str, index: dict[str, Any], config: Any) -> Model:
-    name = index.get("_class_name")
-    if name != "WanPipeline":
-        raise ModelError(f"{source} holds a {name}, not a WanPipeline")
-    two_stage = (index.get("transformer_2") or [None])[0] is not None
-    return Model(source, revision, config("transformer"), config("vae"), two_stage)
+def _describe(source: str, revision: str, folder: Path) -> Model:
+    """The model whose configs lie in a folder. Raises ModelError where they are no Wan's."""
+    index = _read_json(folder / "model_index.json")
+    if index.get("_class_name") != "WanPipeline":
+        raise ModelError(f"{source} holds a {index.get('_class_name')}, not a WanPipeline")
+    second = index.get("transformer_2")
+    transformer, vae = (_read_json(folder / part / "config.json") for part in ("transformer", "vae"))
+    patch = transformer.get("patch_size")
+    sizes = [transformer.get("num_attention_heads"), transformer.get("attention_head_dim"), vae.get("z_dim")]
+    statistics = [vae.get(key) for key in ("latents_mean", "latents_std")]
+    if not isinstance(patch, list) or len(patch) != 3 or not all(isinstance(v, int) for v in [*patch, *sizes]):
+        raise ModelError(f"{source} has no proper transformer and VAE configs (patch_size, heads, z_dim)")
+    if not all(isinstance(v, list) and all(isinstance(x, (int, float)) for x in v) for v in statistics):
+        raise ModelError(f"{source}/vae/config.json has no proper latents_mean and latents_std")
+    return Model(source, revision, transformer, vae, isinstance(second, list) and second[0] is not None)
 
 
 def _find_on_hub(model: str) -> Model:
-    from huggingface_hub import hf_hub_download
+    """Fetch the configs alone. Raises ModelError."""
+    import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    def fetch(name: str) -> Path:
-        try:
-            return Path(hf_hub_download(model, name))
-        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-            raise ModelError(f"no model {model}: not a folder here, and the hub says: {_first_line(error)}") from error
-
-    index = fetch("model_index.json")
-    return _describe(model, index.parent.name, _read_json(index), lambda part: _read_json(fetch(f"{part}/config.json")))
+    huggingface_hub.utils.logging.set_verbosity_error()
+    try:
+        files = [
+            Path(huggingface_hub.hf_hub_download(model, name))
+            for name in ("model_index.json", "transformer/config.json", "vae/config.json")
+        ]
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelError(f"no model {model}: not a folder here, and the hub says: {_first_line(error)}") from error
+    return _describe(model, files[0].parent.name, files[0].parent)
 
 
 def _is_hub_id(model: str) -> bool:

@@ -46,6 +46,10 @@ class TerminalReporter:
         else:
             print(f"shelllcc: {name}", file=sys.stderr, flush=True)
 
+    def note(self, text: str) -> None:
+        """A line that stays."""
+        self.console.print(f"shelllcc: note: {text}", markup=False, highlight=False, soft_wrap=True)
+
     def step(self, moment: Moment) -> None:
         state = f"step {moment.step}/{moment.steps}  sigma {moment.sigma:.3f}"
         if moment.distance is not None:

@@ -12,6 +12,14 @@ from shelllcc.guidance.errors import UsageError
 from shelllcc.guidance.wan.presets import Preset
 
 MAX_SIDE = 8192
+MAX_FRAMES = 2001
+KINDS: Mapping[str, tuple[type, ...]] = {  # what JSON may hold for a field's annotation
+    "str": (str,),
+    "int": (int,),
+    "float": (int, float),
+    "float | None": (int, float, type(None)),
+    "tuple[float, float]": (list, tuple),
+}
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,9 @@ class Request:
     def __post_init__(self) -> None:
         if not self.prompt.strip():
             raise UsageError('the prompt is empty; say what to show, e.g. --prompt "a tabby cat, zoom in, daylight"')
+        for text in (self.prompt, self.negative_prompt):
+            if "\0" in text or not _encodes(text):
+                raise UsageError("the prompt holds characters that are no text")
         if self.seed < 0 or self.seed >= 2**63:
             raise UsageError(f"the seed must lie in 0 .. 2^63-1, got {self.seed}")
         for name in ("width", "height"):
@@ -47,17 +58,17 @@ class Request:
             if side < 16 or side % 16 or side > MAX_SIDE:
                 near = min(MAX_SIDE, max(16, round(side / 16) * 16))
                 raise UsageError(f"{name} must be a multiple of 16 up to {MAX_SIDE}, got {side}; the nearest is {near}")
-        if self.frames < 1 or self.frames % 4 != 1:
-            near = max(1, round((self.frames - 1) / 4) * 4 + 1)
+        if not 1 <= self.frames <= MAX_FRAMES or self.frames % 4 != 1:
+            near = min(MAX_FRAMES, max(1, (self.frames + 1) // 4 * 4 + 1))
             raise UsageError(f"the number of frames must be 4n+1, got {self.frames}; the nearest is {near}")
         if self.steps < 1 or self.steps > 1000:
             raise UsageError(f"the number of steps must lie in 1 .. 1000, got {self.steps}")
         if self.fps < 1 or self.fps > 240:
             raise UsageError(f"fps must lie in 1 .. 240, got {self.fps}")
         self.guide_config()
-        for name in ("cfg", "shift"):
+        for name in ("cfg", "shift", "cfg_2"):
             value = getattr(self, name)
-            if not math.isfinite(value) or value <= 0:
+            if value is not None and not (math.isfinite(value) and value > 0):
                 raise UsageError(f"{name} must be positive, got {value:g}")
 
     @classmethod
@@ -74,18 +85,34 @@ class Request:
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Request:
         """The request of a sidecar. Raises UsageError where it is not one."""
-        try:
-            values = {field.name: record[field.name] for field in fields(cls)}
-            return cls(**values | {"window": tuple(values["window"])})
-        except (KeyError, TypeError, ValueError) as error:
-            raise UsageError(f"the sidecar holds no whole request: {error}") from error
+        values: dict[str, Any] = {}
+        for field in fields(cls):
+            value = record.get(field.name)
+            kinds = KINDS[str(field.type)]
+            if isinstance(value, bool) or not isinstance(value, kinds):
+                raise UsageError(f"the sidecar's request has no proper {field.name}: {value!r}")
+            values[field.name] = value
+        window = values["window"]
+        if len(window) != 2 or not all(isinstance(v, (int, float)) for v in window):
+            raise UsageError(f"the sidecar's request has no proper window: {window!r}")
+        return cls(**values | {"window": (float(window[0]), float(window[1]))})
 
     def guide_config(self) -> GuideConfig:
         """The guide's knobs. Raises UsageError."""
         return GuideConfig(strength=self.strength, radius=self.radius, window=self.window)
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """As JSON holds it: the window is a list."""
+        return asdict(self) | {"window": list(self.window)}
 
     def unguided(self) -> Request:
         return replace(self, strength=0.0)
+
+
+def _encodes(text: str) -> bool:
+    """Whether the text is proper Unicode: arguments that are no UTF-8 arrive as lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -13,7 +13,7 @@ import torch
 
 from shelllcc.guidance.errors import SamplingError
 from shelllcc.guidance.guide import ShellGuide, Step
-from shelllcc.guidance.scheduler import check_scheduler, guided
+from shelllcc.guidance.scheduler import guided
 from shelllcc.guidance.wan.request import Request
 
 if TYPE_CHECKING:
@@ -73,7 +73,6 @@ def sample(
 
     Raises SamplingError as soon as the model gives NaN or infinity.
     """
-    check_scheduler(pipe.scheduler)
     set_shift(pipe, request.shift)
 
     def after_step(pipe: Any, index: int, timestep: Any, state: dict[str, Any]) -> dict[str, Any]:
@@ -104,7 +103,11 @@ def sample(
                 output_type="np",
                 callback_on_step_end=after_step,
             ).frames[0]
-        except torch.OutOfMemoryError as error:
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            raise SamplingError("out of memory; use fewer --frames or a smaller --size") from error
+        except RuntimeError as error:
+            if "memory" not in str(error):
+                raise
             raise SamplingError("out of memory; use fewer --frames or a smaller --size") from error
     if not np.isfinite(frames).all():
         raise SamplingError("the VAE gave NaN or infinity; check its weights")

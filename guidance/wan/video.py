@@ -23,12 +23,12 @@ CRF = 14  # visually lossless H.264; metrics are taken from frames before encodi
 
 def check_output(path: Path) -> None:
     """Raise OutputError unless a file could be written at `path`; leaves nothing behind."""
-    if path.suffix.lower() != ".mp4":
+    if path.suffix.lower() not in (".mp4", ".json"):
         raise OutputError(f"the output must be an .mp4 file, got {path}")
-    if path.is_dir():
-        raise OutputError(f"the output {path} is a folder; give a file in it")
     folder = path.parent
     try:
+        if path.is_dir():
+            raise OutputError(f"the output {path} is a folder; give a file in it")
         existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
         with tempfile.TemporaryFile(dir=existing):
             pass
@@ -70,10 +70,14 @@ def read_sidecar(path: Path) -> dict[str, Any]:
         record = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"cannot read the sidecar {path}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"the sidecar {path} is not JSON: {error}") from error
     if not isinstance(record, dict) or not isinstance(record.get("request"), dict):
         raise UsageError(f"{path} is no sidecar of a clip: it has no request")
+    if not all(isinstance(record.get(key), (dict, type(None))) for key in ("model", "bank", "sha256")):
+        raise UsageError(f"{path} is no proper sidecar: model, bank and sha256 must be objects")
+    if not isinstance((record.get("model") or {}).get("source"), (str, type(None))):
+        raise UsageError(f"{path} is no proper sidecar: the model's source must be a string")
     return record
 
 

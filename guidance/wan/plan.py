@@ -1,0 +1,210 @@
+"""From words to plans: everything about a clip resolved and checked before anything heavy is loaded.
+
+Knows nothing of sampling. Precedence: values given now, the sidecar that is replayed, the preset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from shelllcc.guidance.errors import BankError, UsageError
+from shelllcc.guidance.files import sha256_of
+from shelllcc.guidance.wan.pipeline import Model, find_model
+from shelllcc.guidance.wan.presets import PRESETS, preset_for
+from shelllcc.guidance.wan.request import Request
+from shelllcc.guidance.wan.video import check_output, read_sidecar
+from shelllcc.guidance.wan.vocabulary import LIGHTS, MOVES, SUBJECTS, understand
+
+if TYPE_CHECKING:
+    from shelllcc.anchors.bank import Bank
+
+SLUG_BYTES = 80  # of a file's name made from its prompt
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One clip to make. `dtype` is that of the transformer; None is the device's usual one."""
+
+    model: Model
+    request: Request
+    bank: Bank | None
+    output: Path
+    compare: bool
+    dtype: str | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        return "guided" if self.bank else "unguided"
+
+    @property
+    def sidecar(self) -> Path:
+        return self.output.with_suffix(".json")
+
+    @property
+    def videos(self) -> dict[str, Path]:
+        """Label to file; the clip itself first."""
+        videos = {self.label: self.output}
+        if self.compare:
+            stem = self.output.with_suffix("")
+            videos |= {label: stem.with_name(f"{stem.name}.{label}.mp4") for label in ("unguided", "compare")}
+        return videos
+
+    def describe(self) -> dict[str, Any]:
+        """What would be done, for --dry-run and the sidecar."""
+        bank = self.bank and {"name": self.bank.name, "path": str(self.bank.path), "sha256": self.bank.sha256}
+        return {
+            "request": self.request.as_dict(),
+            "model": {"source": self.model.name, "revision": self.model.revision},
+            "bank": bank,
+            "compare": self.compare,
+            "videos": {label: str(path) for label, path in self.videos.items()},
+            "sidecar": str(self.sidecar),
+        }
+
+    def finished(self) -> bool:
+        """Whether the sidecar proves that this very clip is there, whole."""
+        try:
+            record = read_sidecar(self.sidecar)
+        except UsageError:
+            return False
+        mine = self.describe()
+        same = all(record.get(key) == mine[key] for key in ("request", "model", "compare"))
+        same &= (record.get("bank") or {}).get("sha256") == (self.bank.sha256 if self.bank else None)
+        same &= self.dtype in (None, record.get("dtype"))
+        hashes = record.get("sha256") or {}
+        return same and all(p.is_file() and sha256_of(p) == hashes.get(label) for label, p in self.videos.items())
+
+
+def plan_clips(
+    *,
+    prompts: Sequence[str] = (),
+    prompts_file: Path | None = None,
+    model: str | None = None,
+    bank: str | None = None,
+    preset: str | None = None,
+    output: Path | None = None,
+    compare: bool = False,
+    sidecar: Path | None = None,
+    dtype: str | None = None,
+    values: Mapping[str, Any],
+) -> list[Plan]:
+    """The clips asked for; `values` holds fields of Request, None where they were not set.
+
+    Several prompts, or a prompts file, take consecutive seeds, and `output` is then a folder. `sidecar` is the record
+    of a clip to replay. Nothing is loaded but configs and the bank, so that bad input is refused at once.
+    """
+    given = {key: value for key, value in values.items() if value is not None}
+    record: dict[str, Any] = {}
+    if sidecar is not None:
+        if preset is not None:
+            raise UsageError("--preset and --from exclude each other: the sidecar holds every value")
+        record = read_sidecar(sidecar)
+        model = model or (record.get("model") or {}).get("source")
+        dtype = dtype or record.get("dtype")
+        compare = compare or record.get("compare") is True
+    texts = [*prompts, *(read_prompts(prompts_file) if prompts_file else [])]
+    found = find_model(model)
+    if record:
+        first = replace(Request.from_dict(record["request"]), **given | ({"prompt": texts[0]} if texts else {}))
+    else:
+        if not texts:
+            raise UsageError('give --prompt, e.g. --prompt "a tabby cat, zoom in, daylight"')
+        first = Request.resolve(_preset(preset, found), **given, prompt=texts[0])
+    requests = [replace(first, prompt=text, seed=first.seed + i) for i, text in enumerate(texts or [first.prompt])]
+    _check_sizes(first, found)
+
+    if compare and first.strength == 0:
+        raise UsageError("--compare needs a strength above 0: without guidance there is nothing to compare")
+    wanted = bank is not None or compare or bool(record) or "strength" in given
+    chosen, notes = (None, []) if first.strength == 0 else _bank_for(found, bank, record, wanted=wanted)
+    if chosen is None:
+        requests = [replace(request, strength=0.0) for request in requests]
+
+    many = prompts_file is not None or len(requests) > 1
+    if many and output is not None and output.suffix.lower() == ".mp4":
+        raise UsageError(f"several prompts need a folder as --output, got {output}")
+    plans = []
+    for index, request in enumerate(requests):
+        path = _output_path(output, request, index if many else None)
+        plan = Plan(found, request, chosen, path, compare, dtype, (*notes, *_unknown_to_tiny(found, request)))
+        for file in (*plan.videos.values(), plan.sidecar):
+            check_output(file)
+        plans.append(plan)
+    return plans
+
+
+def read_prompts(path: Path) -> list[str]:
+    """The prompts of a file, one a line; blank lines and lines from # are passed over. Raises UsageError."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read the prompts file {path}: {error}") from error
+    prompts = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    if not prompts:
+        raise UsageError(f"the prompts file {path} holds no prompt")
+    return prompts
+
+
+def _preset(name: str | None, model: Model) -> Any:
+    if name is None:
+        return preset_for(model.transformer, two_stage=model.two_stage)
+    if name not in PRESETS:
+        raise UsageError(f"no preset {name}; there are {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def _check_sizes(request: Request, model: Model) -> None:
+    """The model may need a coarser grid than 16 pixels, or have no second transformer."""
+    for name, grid in (("width", model.grid[1]), ("height", model.grid[0])):
+        side = getattr(request, name)
+        if side % grid:
+            near = max(grid, round(side / grid) * grid)
+            raise UsageError(f"this model needs a {name} that is a multiple of {grid}, got {side}; nearest is {near}")
+    if request.cfg_2 is not None and not model.two_stage:
+        raise UsageError("--cfg-2 is for models with a second transformer (Wan2.2-A14B)")
+
+
+def _bank_for(
+    model: Model, bank: str | None, record: Mapping[str, Any], *, wanted: bool
+) -> tuple[Bank | None, list[str]]:
+    """The bank, or None and a note where guidance was not asked for and no bank fits."""
+    from shelllcc.anchors.bank import check_bank, find_bank, fingerprint, load_bank
+
+    vae = fingerprint(model.vae)
+    recorded = record.get("bank") or {}
+    if bank is None and recorded:
+        path = str(recorded.get("path"))
+        chosen = load_bank(path if Path(path).exists() else str(recorded.get("name")))
+        if chosen.sha256 != recorded.get("sha256"):
+            raise BankError(f"the bank {chosen.path} is not the one that the sidecar names; give --bank to use another")
+    elif bank in (None, "auto"):
+        try:
+            return find_bank(vae), []
+        except BankError as error:
+            if wanted:
+                raise
+            return None, [f"sampling without guidance: {error}"]
+    else:
+        chosen = load_bank(str(bank))
+    check_bank(chosen, vae)
+    return chosen, []
+
+
+def _unknown_to_tiny(model: Model, request: Request) -> list[str]:
+    """For the tiny model: what it knows, where the prompt names no subject of it."""
+    if not model.is_tiny or understand(request.prompt).subject is not None:
+        return []
+    subjects, moves, lights = (", ".join(names[0] for names in t.values()) for t in (SUBJECTS, MOVES, LIGHTS))
+    return [f"the tiny model knows no subject of this prompt. Subjects: {subjects}. Camera: {moves}. Light: {lights}."]
+
+
+def _output_path(output: Path | None, request: Request, index: int | None) -> Path:
+    slug = "-".join("".join(c if c.isalnum() else " " for c in request.prompt.lower()).split())
+    slug = slug.encode()[:SLUG_BYTES].decode(errors="ignore").strip("-") or "clip"
+    if index is not None:
+        return (output or Path("outputs")) / f"{index:03d}-{slug}.mp4"
+    return output or Path("outputs") / f"{slug}-seed{request.seed}.mp4"
