@@ -82,7 +82,7 @@ class ShellGuide:
         b, n, _ = residual.shape
         first = n // x0.shape[2]  # tokens of the first latent frame, which has statistics of its own
         later = distance[:, first:] if n > first else distance
-        median = later.median(dim=1).values
+        median = later.sort(dim=1).values[:, (later.shape[1] - 1) // 2]  # torch.median is not deterministic on CUDA
 
         radius_first, radius_later = shell.radius_at(sigma)
         target = config.radius * (radius_later if n > first else radius_first)
