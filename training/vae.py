@@ -143,7 +143,7 @@ def train(
     if not decoder_only:
         set_latent_statistics(vae, studio, clips=8 if smoke else 512)
     vae.save_pretrained(out / "vae")
-    report = evaluate(vae, studio, per_subject=1 if smoke else 6)
+    report = evaluate(vae, studio, per_subject=1 if smoke else 6, frames=5 if smoke else 17)
     (out / "vae.json").write_text(json.dumps(report, indent=1))
     print(json.dumps(report), flush=True)
     return vae
@@ -189,15 +189,15 @@ def set_latent_statistics(vae: AutoencoderKLWan, studio: Studio, *, clips: int) 
 
 
 @torch.no_grad()
-def evaluate(vae: AutoencoderKLWan, studio: Studio, *, per_subject: int) -> dict[str, object]:
-    """Reconstruction of held-out camera paths, 17 x 192 x 192.
+def evaluate(vae: AutoencoderKLWan, studio: Studio, *, per_subject: int, frames: int = 17) -> dict[str, object]:
+    """Reconstruction of held-out camera paths, `frames` x 192 x 192.
 
     PSNR in dB, and the Laplacian variance over the source's: the median over frames, and of the first frame alone.
     """
     table: dict[str, dict[str, float]] = {}
     for index, photograph in enumerate(photographs.PHOTOGRAPHS):
         seeds = [HELD_OUT + index * 1000 + i for i in range(per_subject)]
-        video = studio.film([draw(s, studio.shapes, subject=index) for s in seeds])
+        video = studio.film([draw(s, studio.shapes, subject=index) for s in seeds], frames=frames)
         output = torch.cat([whole_clip.decode(vae, whole_clip.encode(vae, v[None])[0]) for v in video]).clamp(-1, 1)
         edges, true = (run.laplacian(v).flatten(2).var(-1).mean(0) for v in (output, video))
         table[photograph.subject] = {
