@@ -14,11 +14,12 @@ acc    share of clips in which the classifier of benchmarks.subjects names the s
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 import typer
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from benchmarks import samples
@@ -27,7 +28,7 @@ from benchmarks.subjects import accuracy, classifier
 from shelllcc.anchors.bank import load_bank
 from shelllcc.guidance.evaluation import metrics
 from shelllcc.guidance.guide import ShellGuide
-from shelllcc.guidance.wan.pipeline import find_model, load_pipeline
+from shelllcc.guidance.wan.pipeline import TINY, find_model, load_pipeline, weights_sha256
 from shelllcc.guidance.wan.presets import PRESETS
 from training import whole_clip
 from training.clips import Studio
@@ -46,6 +47,15 @@ def through_vae(vae: nn.Module, frames: Tensor) -> Tensor:
         decoded = whole_clip.decode(vae, whole_clip.encode(vae, video)[0])
         parts.append(((decoded.clamp(-1, 1) + 1) * 127.5).round().byte()[0].permute(1, 2, 3, 0).cpu())
     return torch.stack(parts)
+
+
+def real_clips(pipe: Any, studio: Studio, *, draw_number: int = 0) -> Tensor:
+    """Real clips of the captions through the pipeline's VAE, from disk if they are there."""
+    path = samples.FOLDER / f"real-{draw_number}-{weights_sha256(TINY)[:12]}.safetensors"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({"frames": through_vae(pipe.vae, real_frames(studio, draw_number=draw_number))}, path)
+    return load_file(path)["frames"]
 
 
 def judge(frames: Tensor, real: Tensor, model: nn.Module) -> dict[str, float]:
@@ -99,9 +109,9 @@ def main(
     studio = Studio(load(), device)
     pipe = load_pipeline(find_model(None), device=device, dtype="float32")
     model, guide, cfg = classifier(studio), ShellGuide(load_bank("auto", pipe)), PRESETS["tiny"].cfg
-    real = through_vae(pipe.vae, real_frames(studio))
+    real = real_clips(pipe, studio)
     print(f"{'arm':<34}" + "".join(f"{column:>8}" for column in COLUMNS))
-    show("real, another draw", judge(through_vae(pipe.vae, real_frames(studio, draw_number=1)), real, model))
+    show("real, another draw", judge(real_clips(pipe, studio, draw_number=1), real, model))
     unguided, guided = samples.clips(pipe, batch=batch), samples.clips(pipe, guide, batch=batch)
     show(f"unguided, cfg {cfg:g}", judge(unguided, real, model))
     show(f"guided {guide.config.strength:g}, cfg {cfg:g}", judge(guided, real, model))

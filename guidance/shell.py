@@ -72,8 +72,15 @@ class Shell:
         return first, later
 
     def lift(self, moves: Tensor, shape: torch.Size) -> Tensor:
-        """Moves (b, n, d) of the projected patches as one move of the latents of `shape` (b c t h w)."""
-        return average_tokens(moves @ self.basis.T, shape, size=self.patch)
+        """Moves (b, n, d) of the projected patches as one move of the latents of `shape` (b c t h w).
+
+        A patch of more than one voxel keeps its mean in every channel, its brightness and colour: texture alone moves.
+        """
+        patches = moves @ self.basis.T
+        if self.patch > 1:
+            voxels = patches.unflatten(-1, (self.channels, self.patch**2))
+            patches = (voxels - voxels.mean(-1, keepdim=True)).flatten(-2)
+        return average_tokens(patches, shape, size=self.patch)
 
 
 def whitened_norm(residual: Tensor, index: Tensor, whitening: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """Flow, patches, coding and shell: properties that must hold for any input."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -110,9 +112,16 @@ def test_distance_is_one_for_held_out_latents_and_tells_blur_and_noise(shell, la
     assert shell.residuals(noisy)[1].median() > 1.1 * median
 
 
-def test_radius_is_linear_between_calibrated_levels(shell):
-    from dataclasses import replace
+def test_the_lifted_move_leaves_every_patch_its_mean(shell, latents):
+    x = latents(27)
+    tokens = to_tokens(x, size=shell.patch)
+    flat = tokens.unflatten(-1, (16, 9)).mean(-1, keepdim=True).expand(-1, -1, -1, 9).flatten(-2)
+    whole = replace(shell, basis=torch.eye(144), mean=torch.zeros(144))
+    assert_close(whole.lift(flat, x.shape), torch.zeros_like(x), atol=1e-5, rtol=0)
+    assert whole.lift(tokens, x.shape).abs().max() > 0.1
 
+
+def test_radius_is_linear_between_calibrated_levels(shell):
     table = replace(
         shell, sigmas=torch.tensor([0.0, 0.5, 1.0]), radius=torch.tensor([[1.0, 2.0, 4.0], [2.0, 2.0, 6.0]])
     )
