@@ -1,7 +1,7 @@
 """Sampled clips for the benchmarks: the tiny Wan on the 64 captions, guided or not, kept on disk.
 
-`python -m benchmarks.samples` fills runs/samples; the other benchmarks call `clips` and find them there. An arm is known
-by its settings, weights and bank, not by the code: delete runs/ after a change to the guide.
+`python -m benchmarks.samples` fills runs/samples; the other benchmarks call `clips` and find them there. An arm is
+known by its settings, weights and bank, not by the code: delete runs/ after a change to the guide.
 """
 
 from __future__ import annotations
