@@ -15,7 +15,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from shelllcc.anchors.bank import Bank, load_bank
+    from shelllcc.anchors.bank import Bank
+    from shelllcc.anchors.shelf import load_bank
     from shelllcc.guidance.config import GuideConfig
     from shelllcc.guidance.errors import ShellLCCError
     from shelllcc.guidance.guide import ShellGuide
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Bank": "anchors.bank",
-    "load_bank": "anchors.bank",
+    "load_bank": "anchors.shelf",
     "ShellLCCError": "guidance.errors",
     "GuideConfig": "guidance.config",
     "ShellGuide": "guidance.guide",

@@ -1,77 +1,170 @@
 """Fit a shell to real latents. Knows nothing of video files, models or bank files.
 
-Latents are normalised VAE latents, float32, one clip (c t h w) at a time. Three disjoint sets of clips keep it honest:
-one places the anchors, one measures the scales around them, and a held-out one sets the unit of distance. Scales from
-the anchors' own clips come out far too small.
+Latents are normalised VAE latents, one clip (c t h w) at a time. Three disjoint sets of videos keep it honest: one
+places the anchors, one measures the scales around them, and a held-out one sets the unit of distance. Scales from the
+anchors' own clips come out far too small. Memory is bounded by `Recipe.sample`, whatever the number of clips, and the
+result does not depend on the number of threads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from shelllcc.guidance.coding import nearest
+from shelllcc.anchors.bank import LEVELS
+from shelllcc.anchors.search import nearest
+from shelllcc.guidance.errors import UsageError
 from shelllcc.guidance.patches import to_tokens
 from shelllcc.guidance.shell import Shell
+from shelllcc.guidance.skeletons import Anchors
+
+KINDS: dict[tuple[str, int], tuple[int, int, int]] = {
+    ("covariance", 1): (64, 16, 1),
+    ("covariance", 3): (32, 96, 1),
+    ("local", 1): (1024, 16, 8),
+    ("local", 3): (2048, 96, 8),
+}
+"""Anchors, components and neighbours by kind and patch."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a shell is fitted; `Recipe.usual` fills in what KINDS says.
+
+    kind        `covariance`: few anchors, each with the covariance of its residuals; `local`: many anchors, of which
+                the nearest neighbours code a token (locality-constrained linear coding), with one covariance for all
+    patch       side of a patch in latent voxels: 1 (the paper's) or 3
+    anchors     number of anchors
+    components  principal directions of patches that are kept
+    neighbours  anchors in a code
+    shrinkage   weight, in tokens, of the common covariance in each anchor's own
+    sample      most tokens that each of the three sets contributes, in equal shares of its clips
+    held_out    share of the videos that sets the unit of distance
+    """
+
+    kind: str = "covariance"
+    patch: int = 3
+    anchors: int = 32
+    components: int = 96
+    neighbours: int = 1
+    shrinkage: float = 256.0
+    sample: int = 200_000
+    held_out: float = 0.15
+    seed: int = 0
+
+    @classmethod
+    def usual(cls, kind: str = "covariance", patch: int = 3, **given: Any) -> Recipe:
+        """The recipe of that kind and patch; None among `given` stands for the usual value."""
+        if (kind, patch) not in KINDS:
+            raise UsageError(f"a bank is covariance or local, of patch 1 or 3, got {kind} and {patch}")
+        usual = dict(zip(("anchors", "components", "neighbours"), KINDS[kind, patch], strict=True))
+        return cls(kind, patch, **usual | {key: value for key, value in given.items() if value is not None})
+
+    def __post_init__(self) -> None:
+        for name in ("anchors", "components", "neighbours", "sample"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.kind == "covariance" and self.neighbours != 1:
+            raise UsageError("a covariance bank codes by the one nearest anchor; neighbours are for the local kind")
+        most = min(self.components // 2, self.anchors)
+        if self.kind == "local" and not 2 <= self.neighbours <= most:
+            raise UsageError(
+                f"a local code takes 2 to {most} neighbours, got {self.neighbours}: more rebuild all tokens"
+            )
+        if not 0 < self.held_out < 1 or self.shrinkage < 0:
+            raise UsageError("held-out is a share between 0 and 1, and the shrinkage not negative")
+
+
+def split_sources(sources: Iterable[str], held_out: float) -> dict[str, str]:
+    """Each video's set, "placing", "scaling" or "held out", by its hash alone: the order of `sources` is nothing.
+
+    Raises UsageError for fewer than three videos.
+    """
+    ordered = sorted(set(sources))
+    if len(ordered) < 3:
+        raise UsageError(f"a bank needs at least 3 different videos, got {len(ordered)}; cut a long one into parts")
+    held = min(max(1, round(held_out * len(ordered))), len(ordered) - 2)
+    rest = {source: ("placing", "scaling")[i % 2] for i, source in enumerate(ordered[held:])}
+    return dict.fromkeys(ordered[:held], "held out") | rest
 
 
 def fit_shell(
-    clips: Sequence[Tensor],
-    held_out: Sequence[Tensor],
-    *,
-    patch: int = 3,
-    components: int = 96,
-    anchors: int = 32,
-    shrinkage: float = 256.0,
-    sample: int = 200_000,
-    seed: int = 0,
-) -> Shell:
-    """A shell with one covariance an anchor, from `clips` (even ones place anchors, odd ones scales) and `held_out`.
+    placing: Sequence[Tensor], scaling: Sequence[Tensor], held_out: Sequence[Tensor], recipe: Recipe | None = None
+) -> tuple[Shell, Tensor]:
+    """A shell whose median held-out distance is 1 in later latent frames, and quantiles (2, 7) of held-out distances.
 
-    `components` is the number of principal directions kept, `shrinkage` the weight, in tokens, of the common covariance
-    in each anchor's own, and `sample` the most tokens that either half contributes. The median held-out distance of
-    later latent frames is 1. The radius is not calibrated over sigma: it is that of clean latents at every level.
+    The three sets must share no video. The radius is that of clean latents at every sigma (see anchors.calibrate); row
+    0 of radius and quantiles is the first latent frame's, which a causal VAE gives statistics of its own. Raises
+    UsageError for too few patches.
     """
-    generator = torch.Generator().manual_seed(seed)
-    placing, scaling = (_tokens(clips[half::2], patch, sample, generator) for half in (0, 1))
-    mean = placing.mean(0)
-    basis = _principal_directions(placing - mean, components)
-    centres = _kmeans((placing - mean) @ basis, anchors, seed)
-    projected = (scaling - mean) @ basis
-    index = nearest(projected, centres)[:, 0]
-    residual = projected - centres[index]
-    common = residual.T @ residual / len(residual)
-    whitening = torch.stack([_whiten(residual[index == i], common, shrinkage) for i in range(anchors)])
-    one = torch.ones(1)
-    shell = Shell(patch, 1, mean, basis, centres, whitening, sigmas=one * 0, radius=torch.ones(2, 1))
-    first, later = clean_radius(shell, held_out)
-    radius = torch.tensor([[first / later], [1.0]])
-    return Shell(patch, 1, mean, basis, centres, whitening / later, sigmas=one * 0, radius=radius)
+    recipe = recipe or Recipe()
+    generator = torch.Generator().manual_seed(recipe.seed)
+    with _one_thread():
+        tokens = _sample(placing, recipe, generator)
+        mean = tokens.mean(0)
+        tokens -= mean
+        _check_enough(tokens, recipe)
+        basis = _principal_directions(tokens, recipe.components)
+        centres = _kmeans(tokens @ basis, recipe.anchors, recipe.seed)
+        del tokens
+        projected = (_sample(scaling, recipe, generator) - mean) @ basis
+        whitening = _whitening(projected, centres, recipe)
+        del projected
+        skeleton = Anchors(centres, whitening, recipe.neighbours, nearest)
+        shell = Shell(recipe.patch, mean, basis, skeleton, sigmas=torch.zeros(1), radius=torch.ones(2, 1))
+        quantiles = held_out_quantiles(shell, held_out, sample=recipe.sample)
+        unit = quantiles[1, LEVELS.index(0.5)].clone()
+        quantiles /= unit
+        radius = quantiles[:, LEVELS.index(0.5)].unsqueeze(1).clone()
+        return replace(shell, skeleton=replace(skeleton, whitening=whitening / unit), radius=radius), quantiles
 
 
-def clean_radius(shell: Shell, clips: Sequence[Tensor]) -> tuple[float, float]:
-    """Median distance of the first latent frame's patches and of the later ones'."""
+def held_out_quantiles(shell: Shell, clips: Sequence[Tensor], *, sample: int = 200_000) -> Tensor:
+    """Quantiles (2, 7) of the distances at LEVELS: of the first latent frames' patches, and of the later ones'.
+
+    Every clip gives an equal share, evenly spaced, of at most `sample` distances.
+    """
     firsts, laters = [], []
     for clip in clips:
         _, distance = shell.residuals(clip[None])
         per_frame = distance.view(clip.shape[1], -1)
-        firsts.append(per_frame[0])
-        laters.append(per_frame[1:].flatten())
-    return float(torch.cat(firsts).median()), float(torch.cat(laters).median())
+        firsts.append(_thinned(per_frame[0], sample // len(clips)))
+        laters.append(_thinned((per_frame[1:] if len(per_frame) > 1 else per_frame).flatten(), sample // len(clips)))
+    levels = torch.tensor(LEVELS)
+    return torch.stack([torch.cat(part).quantile(levels) for part in (firsts, laters)])
 
 
-def _tokens(clips: Sequence[Tensor], patch: int, sample: int, generator: torch.Generator) -> Tensor:
-    """An equal share of patch tokens from every clip, at most `sample` in all."""
-    share = max(1, sample // len(clips))
+def _sample(clips: Sequence[Tensor], recipe: Recipe, generator: torch.Generator) -> Tensor:
+    """An equal share of patch tokens (n, p) from every clip, at most `recipe.sample` in all."""
+    share = max(1, recipe.sample // max(1, len(clips)))
     kept = []
     for clip in clips:
-        tokens = to_tokens(clip[None].float(), size=patch)[0]
+        tokens = to_tokens(clip[None].float(), size=recipe.patch)[0]
         chosen = torch.randperm(len(tokens), generator=generator)[:share].sort().values
         kept.append(tokens[chosen])
+        if len(kept) * share >= recipe.sample:
+            break
     return torch.cat(kept)
+
+
+def _thinned(values: Tensor, most: int) -> Tensor:
+    return values[:: max(1, -(-len(values) // max(1, most)))]
+
+
+def _check_enough(tokens: Tensor, recipe: Recipe) -> None:
+    needed = max(4 * recipe.anchors, 2 * recipe.components)
+    if recipe.components > tokens.shape[1]:
+        raise UsageError(f"patches have {tokens.shape[1]} numbers, {recipe.components} components are too many")
+    if len(tokens) < needed:
+        raise UsageError(
+            f"the videos give {len(tokens)} patches for the anchors, {needed} are needed; give more videos"
+        )
 
 
 def _principal_directions(centred: Tensor, components: int) -> Tensor:
@@ -94,6 +187,17 @@ def _kmeans(tokens: Tensor, anchors: int, seed: int) -> Tensor:
     return torch.from_numpy(np.array(kmeans.centroids))
 
 
+def _whitening(tokens: Tensor, centres: Tensor, recipe: Recipe) -> Tensor:
+    """Whitening of the residuals of tokens that did not place the anchors: (m, d, d), or (1, d, d) for a local code."""
+    d = centres.shape[1]
+    points, index = Anchors(centres, torch.eye(d)[None], recipe.neighbours, nearest).code(tokens)
+    residual = tokens - points
+    common = residual.T @ residual / len(residual)
+    if recipe.kind == "local":
+        return _whiten(residual[:0], common, 1.0)[None]
+    return torch.stack([_whiten(residual[index == i], common, recipe.shrinkage) for i in range(len(centres))])
+
+
 def _whiten(residual: Tensor, common: Tensor, shrinkage: float) -> Tensor:
     """Inverse Cholesky factor of the shrunk covariance: residual @ factor has about unit covariance."""
     n = len(residual)
@@ -102,3 +206,14 @@ def _whiten(residual: Tensor, common: Tensor, shrinkage: float) -> Tensor:
     lower = torch.linalg.cholesky(covariance)
     factor = torch.linalg.solve_triangular(lower, torch.eye(len(common), dtype=torch.float64), upper=False).T
     return (factor / len(common) ** 0.5).float()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """torch on one thread: sums come out in the same order everywhere. faiss keeps its own, which do not matter."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

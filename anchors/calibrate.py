@@ -6,8 +6,7 @@ blurred mean. Samples are steered along the curve that real latents give, not to
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -15,39 +14,38 @@ from torch import Tensor
 from shelllcc.guidance.flow import x0_from_velocity
 from shelllcc.guidance.shell import Shell
 
-Denoiser = Callable[[Tensor, float, Sequence[int]], Tensor]
-"""(noised latents (b c t h w), sigma, indices of the clips) -> velocity."""
+Denoiser = Callable[[Tensor, float, int], Tensor]
+"""(noised latents (1 c t h w), sigma, index of the clip) -> velocity."""
+SIGMAS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.88, 0.94, 0.98, 1.0)
 
 
 @torch.no_grad()
 def calibrate_radius(
     shell: Shell,
-    clips: Tensor,
+    clips: Sequence[Tensor],
     denoise: Denoiser,
     *,
-    sigmas: Iterable[float] = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.88, 0.94, 0.98, 1.0),
-    batch: int = 8,
+    sigmas: Sequence[float] = SIGMAS,
+    most: int = 8192,
     seed: int = 0,
-) -> Shell:
-    """The shell with its radius at each sigma: the median distance of x0 predicted once from held-out real clips.
+    on_clip: Callable[[int], None] = lambda done: None,
+) -> tuple[Tensor, Tensor]:
+    """Sigmas (s,) and radius (2, s): the median distance of x0 predicted once from held-out real clips at each sigma.
 
-    `clips` (n c t h w) are normalised latents; each is noised from its own generator.
+    `clips` are normalised latents (c t h w), on the device to work on; each is noised from its own generator and gives
+    at most `most` distances a level and row. Row 0 is the first latent frame.
     """
     levels = sorted(sigmas)
-    table = torch.zeros(2, len(levels))
-    for column, sigma in enumerate(levels):
-        firsts, laters = [], []
-        for start in range(0, len(clips), batch):
-            indices = range(start, min(start + batch, len(clips)))
-            x0 = clips[start : indices.stop]
-            noise = torch.stack(
-                [torch.randn(x0.shape[1:], generator=torch.Generator().manual_seed(seed + i)) for i in indices]
-            ).to(x0.device)
+    seen: list[list[list[Tensor]]] = [[[] for _ in levels] for _ in range(2)]
+    for number, clip in enumerate(clips):
+        x0 = clip[None].float()
+        noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(seed + number)).to(x0.device)
+        for column, sigma in enumerate(levels):
             noised = (1 - sigma) * x0 + sigma * noise
-            predicted = x0 if sigma == 0 else x0_from_velocity(noised, denoise(noised, sigma, indices), sigma)
-            _, distance = shell.residuals(predicted)
-            per_frame = distance.view(len(x0), x0.shape[2], -1)
-            firsts.append(per_frame[:, 0].flatten().cpu())
-            laters.append(per_frame[:, 1:].flatten().cpu())
-        table[0, column], table[1, column] = torch.cat(firsts).median(), torch.cat(laters).median()
-    return replace(shell, sigmas=torch.tensor(levels), radius=table)
+            predicted = x0 if sigma == 0 else x0_from_velocity(noised, denoise(noised, sigma, number), sigma)
+            distance = shell.residuals(predicted)[1].view(x0.shape[2], -1).cpu()
+            for row, part in enumerate((distance[0], (distance[1:] if len(distance) > 1 else distance).flatten())):
+                seen[row][column].append(part[:: max(1, -(-len(part) // most))])
+        on_clip(number + 1)
+    radius = torch.tensor([[float(torch.cat(parts).median()) for parts in row] for row in seen])
+    return torch.tensor(levels), radius

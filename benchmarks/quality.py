@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from benchmarks import samples
 from benchmarks.captions import real_frames
 from benchmarks.subjects import accuracy, classifier
-from shelllcc.anchors.bank import load_bank
+from shelllcc.anchors.shelf import load_bank
 from shelllcc.guidance.evaluation import metrics
 from shelllcc.guidance.guide import ShellGuide
 from shelllcc.guidance.wan.pipeline import TINY, find_model, load_pipeline, weights_sha256

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from benchmarks.captions import prompts
-from shelllcc.anchors.bank import load_bank
+from shelllcc.anchors.shelf import load_bank
 from shelllcc.guidance.guide import ShellGuide
 from shelllcc.guidance.scheduler import guided
 from shelllcc.guidance.wan.pipeline import TINY, find_model, load_pipeline, weights_sha256

@@ -17,8 +17,10 @@ from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, Wa
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
-from shelllcc.anchors.bank import Bank, fingerprint, save_bank
-from shelllcc.anchors.build import fit_shell
+from shelllcc.anchors.bank import Bank
+from shelllcc.anchors.bankfile import save_bank
+from shelllcc.anchors.build import Recipe, fit_shell
+from shelllcc.anchors.fingerprints import fingerprint
 
 TRANSFORMER: dict[str, Any] = dict(
     patch_size=(1, 2, 2),
@@ -101,7 +103,7 @@ def smooth_noise_bank(vae: dict[str, Any]) -> Bank:
     noise = torch.randn(12, 16, 3, 28, 28, generator=generator)
     clips = torch.nn.functional.avg_pool3d(noise, (1, 5, 5), stride=1)
     clips = clips / clips.std()
-    shell = fit_shell(list(clips[:8]), list(clips[8:]), components=96, anchors=16)
+    shell, _ = fit_shell(list(clips[:4]), list(clips[4:8]), list(clips[8:]), Recipe(anchors=16))
     return Bank(shell, "random weights", fingerprint(vae), {"source": "smooth noise"})
 
 

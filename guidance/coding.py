@@ -1,25 +1,32 @@
-"""Skeletons: where the anchors say that a token should lie. Knows nothing of video, radii or files.
+"""Where tokens lie among anchors: nearest anchors, and local coordinates. Knows nothing of shells, video or files.
 
 Tokens are float32 (n, d), anchors (m, d).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
-CHUNK = 16_384  # tokens whose distances to all anchors are held at once
+ENTRIES = 1 << 25  # token-anchor distances held at once: 128 MiB
+GROUP = 32  # anchors that compete among themselves first
 
 
 def nearest(tokens: Tensor, anchors: Tensor, *, k: int = 1) -> Tensor:
-    """Indices (n, k) of the k nearest anchors of every token, nearest first.
+    """Indices (n, k) of the k nearest anchors of every token, nearest first, on the tokens' device.
 
-    Exact, in float32: |z|^2 + |b|^2 - 2 z.b cancels, so lower precision finds wrong neighbours.
+    Exact, in float32: |z|^2 + |b|^2 - 2 z.b cancels, so lower precision finds wrong neighbours. Memory is bounded by
+    `ENTRIES`, whatever n.
     """
     norms = anchors.square().sum(-1)
-    found = [
-        (norms - 2 * chunk @ anchors.T).topk(k, dim=-1, largest=False).indices for chunk in torch.split(tokens, CHUNK)
-    ]
+    with _full_precision():
+        found = [
+            _smallest(torch.addmm(norms, chunk, anchors.T, alpha=-2), k)
+            for chunk in torch.split(tokens, max(1, ENTRIES // len(anchors)))
+        ]
     return torch.cat(found)
 
 
@@ -34,19 +41,43 @@ def local_coordinates(tokens: Tensor, neighbours: Tensor, *, ridge: float = 1e-2
     gram = offsets @ offsets.mT
     trace = gram.diagonal(dim1=-2, dim2=-1).sum(-1).clamp_min(1e-12)
     eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-    gram = gram + (ridge * trace)[:, None, None] * eye
-    weights = torch.linalg.solve(gram, torch.ones_like(gram[..., 0]))
+    weights = _solve_ones(gram + (ridge * trace)[:, None, None] * eye)
     return weights / weights.sum(-1, keepdim=True)
 
 
-def skeleton(tokens: Tensor, anchors: Tensor, *, k: int, ridge: float = 1e-2) -> tuple[Tensor, Tensor]:
-    """The point (n, d) of the skeleton under each token, and its nearest anchor's index (n,).
+def _smallest(scores: Tensor, k: int) -> Tensor:
+    """Columns (n, k) of the k smallest scores (n, m) in each row, smallest first.
 
-    With k = 1 it is the nearest anchor; above, the local coordinate code of the k nearest.
+    The k smallest lie in the k groups with the smallest minima, so that only those groups need to be sorted.
     """
-    indices = nearest(tokens, anchors, k=k)
+    m = scores.shape[1]
     if k == 1:
-        return anchors[indices[:, 0]], indices[:, 0]
-    neighbours = anchors[indices]
-    weights = local_coordinates(tokens, neighbours, ridge=ridge)
-    return (weights[:, None] @ neighbours)[:, 0], indices[:, 0]
+        return scores.argmin(-1, keepdim=True)
+    if m % GROUP or m <= 2 * k * GROUP:
+        return scores.topk(k, largest=False).indices
+    groups = scores.unflatten(-1, (-1, GROUP))
+    best = groups.amin(-1).topk(k, largest=False).indices
+    inside = groups.gather(1, best[..., None].expand(-1, -1, GROUP)).flatten(1)
+    chosen = inside.topk(k, largest=False).indices
+    return best.gather(1, chosen // GROUP) * GROUP + chosen % GROUP
+
+
+def _solve_ones(gram: Tensor) -> Tensor:
+    """x (n, k) of gram x = 1, for positive definite (n, k, k): Gauss-Jordan, which needs no pivots there."""
+    table = torch.cat([gram, torch.ones_like(gram[..., :1])], dim=-1)
+    for i in range(gram.shape[-1]):
+        row = table[:, i : i + 1] / table[:, i : i + 1, i : i + 1]
+        table = table - table[:, :, i : i + 1] * row
+        table[:, i] = row[:, 0]
+    return table[..., -1]
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """float32 products without TF32, whatever the process has chosen."""
+    chosen = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(chosen)

@@ -4,6 +4,7 @@ ShellLCCError
 ├── UsageError        what was asked for cannot be (the command line exits with 2)
 ├── ModelError        a model that cannot be found, read or guided
 ├── BankError         a bank that cannot be read or does not fit the model
+├── VideoError        a video that cannot be read
 ├── SamplingError     sampling went wrong, e.g. the model gave NaN
 └── OutputError       a file that cannot be written
 """
@@ -25,6 +26,10 @@ class ModelError(ShellLCCError):
 
 class BankError(ShellLCCError):
     """A bank that cannot be read or does not fit the model."""
+
+
+class VideoError(ShellLCCError):
+    """A video that cannot be read."""
 
 
 class SamplingError(ShellLCCError):

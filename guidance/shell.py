@@ -1,41 +1,38 @@
-"""The shell around an anchor skeleton: distance of patch tokens, and the move toward a radius.
+"""The shell around a skeleton: distance of patch tokens, and the move toward a radius.
 
 Knows nothing of video, prompts or schedulers. The geometry is Shell-LCC's (arXiv 2606.30248, section 3): a token z
 has a skeleton point z_hat and lies at distance |(z - z_hat) / scale| from it; tokens of real videos keep to a shell.
-Here the scale may also be a whole local covariance, one for each anchor.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from shelllcc.guidance import coding
 from shelllcc.guidance.patches import average_tokens, to_tokens
+from shelllcc.guidance.skeletons import Skeleton
+
+TOKENS = 32_768  # patches worked on at once, in whole latent frames
 
 
 @dataclass(frozen=True)
 class Shell:
-    """Anchors and scales in the space of projected patches. Tensors are float32.
+    """A skeleton in the space of projected patches, and the radius of real latents. Tensors are float32.
 
-    patch     side of a patch in latent voxels
-    k         neighbours in the local coordinate code; 1 is the nearest anchor
-    mean      (p,) mean patch, p = channels * patch * patch
-    basis     (p, d) orthonormal principal directions of patches
-    anchors   (m, d)
-    whitening (m, d, d): residuals of anchor i times whitening[i] have unit scale on the shell; or (1, d, d) for all
-    sigmas    (s,) ascending noise levels of the calibration
-    radius    (2, s) median distance of x0 predicted from real latents at those levels; row 0 is the first latent frame
+    patch    side of a patch in latent voxels
+    mean     (p,) mean patch, p = channels * patch * patch
+    basis    (p, d) orthonormal principal directions of patches
+    skeleton of d dimensions
+    sigmas   (s,) ascending noise levels of the calibration
+    radius   (2, s) median distance of x0 predicted from real latents at those levels; row 0 is the first latent frame
     """
 
     patch: int
-    k: int
     mean: Tensor
     basis: Tensor
-    anchors: Tensor
-    whitening: Tensor
+    skeleton: Skeleton
     sigmas: Tensor
     radius: Tensor
 
@@ -47,18 +44,22 @@ class Shell:
         """The same shell on another device; the calibration, which is read as numbers, stays on the CPU."""
         if self.mean.device == device:
             return self
-        mean, basis, anchors = self.mean.to(device), self.basis.to(device), self.anchors.to(device)
-        return Shell(self.patch, self.k, mean, basis, anchors, self.whitening.to(device), self.sigmas, self.radius)
+        return replace(self, mean=self.mean.to(device), basis=self.basis.to(device), skeleton=self.skeleton.to(device))
+
+    def project(self, latents: Tensor) -> Tensor:
+        """Tokens (b, n, d), frames first, of (b c t h w) latents."""
+        return (to_tokens(latents, size=self.patch) - self.mean) @ self.basis
 
     def residuals(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """Residuals (b, n, d) from the skeleton and distances (b, n) of the patches of (b c t h w) latents."""
-        tokens = (to_tokens(latents, size=self.patch) - self.mean) @ self.basis
-        b, n, d = tokens.shape
-        flat = tokens.reshape(b * n, d)
-        points, index = coding.skeleton(flat, self.anchors, k=self.k)
-        residual = flat - points
-        distance = whitened_norm(residual, index, self.whitening)
-        return residual.view(b, n, d), distance.view(b, n)
+        parts = []
+        for frames in torch.split(latents, _frames_at_once(latents.shape), dim=2):
+            tokens = self.project(frames)
+            residual, distance = self.skeleton.residuals(tokens.flatten(0, 1))
+            parts.append((residual.view(tokens.shape), distance.view(tokens.shape[:2])))
+        if len(parts) == 1:
+            return parts[0]
+        return torch.cat([r for r, _ in parts], dim=1), torch.cat([d for _, d in parts], dim=1)
 
     def radius_at(self, sigma: float) -> tuple[float, float]:
         """Radius of the first latent frame and of the later ones at a noise level, linear between calibrated ones."""
@@ -76,22 +77,17 @@ class Shell:
 
         A patch of more than one voxel keeps its mean in every channel, its brightness and colour: texture alone moves.
         """
-        patches = moves @ self.basis.T
-        if self.patch > 1:
-            voxels = patches.unflatten(-1, (self.channels, self.patch**2))
-            patches = (voxels - voxels.mean(-1, keepdim=True)).flatten(-2)
-        return average_tokens(patches, shape, size=self.patch)
-
-
-def whitened_norm(residual: Tensor, index: Tensor, whitening: Tensor) -> Tensor:
-    """Distances (n,): the norm of each residual (n, d) times the whitening of its anchor, index (n,)."""
-    if whitening.shape[0] == 1:
-        return (residual @ whitening[0]).norm(dim=-1)
-    order = index.argsort(stable=True)  # one product an anchor, instead of a (d, d) matrix a token
-    counts = torch.bincount(index, minlength=whitening.shape[0]).tolist()
-    parts = torch.split(residual[order], counts)
-    sorted_norms = torch.cat([(part @ w).norm(dim=-1) for part, w in zip(parts, whitening, strict=True)])
-    return torch.empty_like(sorted_norms).index_copy_(0, order, sorted_norms)
+        b, c, t, h, w = shape
+        frames = _frames_at_once(shape)
+        parts = []
+        for start, part in zip(range(0, t, frames), torch.split(moves, frames * h * w, dim=1), strict=True):
+            patches = part @ self.basis.T
+            if self.patch > 1:
+                voxels = patches.unflatten(-1, (self.channels, self.patch**2))
+                patches = (voxels - voxels.mean(-1, keepdim=True)).flatten(-2)
+            span = torch.Size((b, c, min(frames, t - start), h, w))
+            parts.append(average_tokens(patches, span, size=self.patch))
+        return torch.cat(parts, dim=2)
 
 
 def move_to_radius(residual: Tensor, distance: Tensor, radius: Tensor, *, strength: float, reach: float) -> Tensor:
@@ -103,3 +99,8 @@ def move_to_radius(residual: Tensor, distance: Tensor, radius: Tensor, *, streng
     """
     ratio = (radius / distance.clamp_min(1e-6)).clamp_max(reach)
     return strength * (ratio - 1)[..., None] * residual
+
+
+def _frames_at_once(shape: torch.Size) -> int:
+    b, _, _, h, w = shape
+    return max(1, TOKENS // (b * h * w))

@@ -31,18 +31,18 @@ def latents() -> Callable[..., torch.Tensor]:
 
 
 @pytest.fixture(scope="session")
-def shell(latents: Callable[..., torch.Tensor]):
-    from shelllcc.anchors.build import fit_shell
-
-    clips = [latents(seed)[0] for seed in range(12)]
-    return fit_shell(clips[:8], clips[8:], components=96, anchors=2)
+def shell(bank):
+    return bank.clean
 
 
 @pytest.fixture(scope="session")
-def bank(shell):
+def bank(latents: Callable[..., torch.Tensor]):
     from shelllcc.anchors.bank import Bank
+    from shelllcc.anchors.build import Recipe, fit_shell
 
-    return Bank(shell, "synthetic", "0" * 16, {"source": "smooth noise"})
+    clips = [latents(seed)[0] for seed in range(12)]
+    shell, quantiles = fit_shell(clips[0:8:2], clips[1:8:2], clips[8:], Recipe(anchors=2))
+    return Bank(shell, "synthetic", "0" * 16, {"source": "smooth noise"}, quantiles)
 
 
 @pytest.fixture(scope="session")
@@ -51,3 +51,12 @@ def pipe():
     from shelllcc.guidance.wan.pipeline import find_model, load_pipeline
 
     return load_pipeline(find_model(None), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Reference values and real Wan2.1 latents, which are not part of the repository."""
+    folder = Path(os.environ.get("SHELLLCC_SHARED", ROOT.parent / "shared"))
+    if not (folder / "golden").is_dir():
+        pytest.skip(f"no reference data at {folder}; SHELLLCC_SHARED names another place")
+    return folder

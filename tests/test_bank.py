@@ -3,13 +3,17 @@
 import json
 import pickle
 
+import faiss
 import pytest
 import torch
 from torch.testing import assert_close
 
-from shelllcc.anchors.bank import TENSORS, Bank, check_bank, fingerprint, load_bank, read_bank, save_bank, shipped_banks
-from shelllcc.anchors.build import fit_shell
+from shelllcc.anchors.bank import Bank, check_bank
+from shelllcc.anchors.bankfile import read_bank, save_bank
+from shelllcc.anchors.build import KINDS, Recipe, fit_shell
 from shelllcc.anchors.calibrate import calibrate_radius
+from shelllcc.anchors.fingerprints import fingerprint
+from shelllcc.anchors.shelf import load_bank, shipped_banks
 from shelllcc.guidance.errors import BankError, OutputError
 
 
@@ -20,23 +24,29 @@ def file(bank, tmp_path):
 
 def test_a_saved_bank_comes_back_whole(bank, file):
     loaded = load_bank(file)
-    for name in TENSORS:
-        assert torch.equal(getattr(loaded.shell, name), getattr(bank.shell, name))
+    for part, names in (("clean", ("mean", "basis", "sigmas", "radius")), ("skeleton", ("anchors", "whitening"))):
+        mine, theirs = (b.clean if part == "clean" else b.clean.skeleton for b in (loaded, bank))
+        assert all(torch.equal(getattr(mine, name), getattr(theirs, name)) for name in names)
+    assert torch.equal(loaded.quantiles, bank.quantiles)
     assert (loaded.model, loaded.vae, loaded.provenance) == (bank.model, bank.vae, bank.provenance)
     assert len(loaded.sha256) == 64
     assert not list(file.parent.glob(".part*"))
 
 
-def test_the_same_latents_make_the_same_bytes(latents, tmp_path):
+@pytest.mark.parametrize(("kind", "patch"), KINDS)
+def test_the_same_latents_make_the_same_bytes_on_one_thread_and_two(latents, tmp_path, kind, patch):
     clips = [latents(seed)[0] for seed in range(12)]
+    recipe = Recipe.usual(kind, patch, anchors=24, components=min(32, 16 * patch**2))
     blobs, before = [], torch.get_num_threads()
     try:
         for threads, name in ((1, "a"), (2, "b")):
             torch.set_num_threads(threads)
-            shell = fit_shell(clips[:8], clips[8:], components=32, anchors=6)
-            blobs.append(save_bank(Bank(shell, "m", "v", {}), tmp_path / name).path.read_bytes())
+            faiss.omp_set_num_threads(threads)
+            shell, quantiles = fit_shell(clips[0:8:2], clips[1:8:2], clips[8:], recipe)
+            blobs.append(save_bank(Bank(shell, "m", "v", {}, quantiles), tmp_path / name).path.read_bytes())
     finally:
         torch.set_num_threads(before)
+        faiss.omp_set_num_threads(before)
     assert blobs[0] == blobs[1]
 
 
@@ -84,9 +94,10 @@ def test_foreign_files_are_refused_and_not_executed(tmp_path):
 def test_nan_is_not_saved(bank, tmp_path):
     from dataclasses import replace
 
-    broken = replace(bank.shell, anchors=bank.shell.anchors * float("nan"))
+    skeleton = bank.clean.skeleton
+    broken = replace(bank.clean, skeleton=replace(skeleton, anchors=skeleton.anchors * float("nan")))
     with pytest.raises(BankError, match="finite"):
-        save_bank(replace(bank, shell=broken), tmp_path / "x.safetensors")
+        save_bank(replace(bank, clean=broken), tmp_path / "x.safetensors")
     assert not list(tmp_path.iterdir())
 
 
@@ -97,7 +108,7 @@ def test_an_unwritable_place_is_said(bank, tmp_path):
 
 
 def test_a_bank_of_another_vae_is_refused(bank):
-    with pytest.raises(BankError, match="use a bank made with this model's VAE"):
+    with pytest.raises(BankError, match="anchors build"):
         check_bank(bank, "1" * 16)
 
 
@@ -111,15 +122,16 @@ def test_the_fingerprint_knows_the_latent_space_alone():
 def test_calibration_finds_the_smoothing_of_the_denoiser(shell, latents):
     clips = torch.cat([latents(seed) for seed in range(40, 46)])
 
-    def perfect(noised, sigma, indices):
-        return (noised - clips[list(indices)]) / sigma
+    def perfect(noised, sigma, index):
+        return (noised - clips[index : index + 1]) / sigma
 
-    def smoothing(noised, sigma, indices):
-        return (noised - (1 - sigma) * clips[list(indices)]) / sigma  # predicts a weaker x0 at higher noise
+    def smoothing(noised, sigma, index):
+        return (noised - (1 - sigma) * clips[index : index + 1]) / sigma  # predicts a weaker x0 at higher noise
 
-    level = calibrate_radius(shell, clips, perfect, sigmas=(0.0, 0.5, 1.0), batch=4)
-    assert_close(level.radius[1], level.radius[1, :1].expand(3), rtol=1e-3, atol=1e-3)
-    falling = calibrate_radius(shell, clips, smoothing, sigmas=(0.0, 0.5, 0.9)).radius[1]
+    sigmas, level = calibrate_radius(shell, list(clips), perfect, sigmas=(0.0, 0.5, 1.0))
+    assert_close(level[1], level[1, :1].expand(3), rtol=1e-3, atol=1e-3)
+    _, (_, falling) = calibrate_radius(shell, list(clips), smoothing, sigmas=(0.0, 0.5, 0.9))
+    assert_close(sigmas, torch.tensor([0.0, 0.5, 1.0]))
     assert falling[0] > falling[1] > falling[2]
 
 
@@ -129,4 +141,5 @@ def test_shipped_banks_are_whole_and_say_where_they_come_from():
         bank = read_bank(path)
         assert json.dumps(bank.provenance)
         assert bank.provenance["source"]
-        assert (bank.shell.sigmas.diff() > 0).all()
+        assert bank.calibrations[0].sigmas.numel() > 8
+        assert 0.3 < float(bank.quantiles[0, 3]) < 2

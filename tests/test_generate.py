@@ -299,7 +299,7 @@ def test_bad_input_gets_one_line_and_leaves_nothing(code, words, said, shelllcc,
 
 
 def test_a_bank_for_another_vae_is_refused(shelllcc, bank, tmp_path):
-    from shelllcc.anchors.bank import save_bank
+    from shelllcc.anchors.bankfile import save_bank
 
     save_bank(bank, tmp_path / "other.safetensors")
     code, _, err = shelllcc("generate", *PROMPT, *SMALL, "--bank", "other.safetensors", "-o", "x.mp4")

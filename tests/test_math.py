@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from shelllcc.guidance import coding, shell
+from shelllcc.guidance import coding, shell, skeletons
 from shelllcc.guidance.flow import shift_velocity, x0_from_velocity
 from shelllcc.guidance.patches import average_tokens, to_tokens
 
@@ -40,7 +40,7 @@ def test_nearest_is_exhaustive_search_whatever_the_chunk(monkeypatch):
     tokens, anchors = randn(500, 8), randn(40, 8, seed=1)
     wanted = torch.cdist(tokens, anchors).argsort(dim=1)[:, :5]
     assert torch.equal(coding.nearest(tokens, anchors, k=5), wanted)
-    monkeypatch.setattr(coding, "CHUNK", 64)
+    monkeypatch.setattr(coding, "ENTRIES", 64 * 40)
     assert torch.equal(coding.nearest(tokens, anchors, k=5), wanted)
 
 
@@ -55,7 +55,7 @@ def test_local_coordinates_sum_to_one_and_rebuild_what_their_neighbours_span():
 
 def test_one_neighbour_is_the_nearest_anchor():
     tokens, anchors = randn(20, 6), randn(9, 6, seed=1)
-    point, index = coding.skeleton(tokens, anchors, k=1)
+    point, index = skeletons.Anchors(anchors, torch.eye(6)[None]).code(tokens)
     assert_close(point, anchors[torch.cdist(tokens, anchors).argmin(1)])
     assert torch.equal(point, anchors[index])
 
@@ -63,18 +63,18 @@ def test_one_neighbour_is_the_nearest_anchor():
 def test_whitened_norm_uses_each_tokens_own_anchor():
     residual, index, whitening = randn(50, 6), torch.arange(50) % 7, randn(7, 6, 6, seed=1)
     wanted = torch.stack([(r @ whitening[i]).norm() for r, i in zip(residual, index, strict=True)])
-    assert_close(shell.whitened_norm(residual, index, whitening), wanted)
+    assert_close(skeletons.whitened_norm(residual, index, whitening), wanted)
 
 
 def test_a_token_on_the_shell_does_not_move_and_full_strength_reaches_it():
     residual, whitening = randn(40, 6), randn(1, 6, 6, seed=1)
     index = torch.zeros(40, dtype=torch.long)
-    distance = shell.whitened_norm(residual, index, whitening)
+    distance = skeletons.whitened_norm(residual, index, whitening)
     still = shell.move_to_radius(residual, distance, distance, strength=1.0, reach=9.0)
     assert_close(still, torch.zeros_like(still))
     radius = torch.full_like(distance, 3.0)
     moved = residual + shell.move_to_radius(residual, distance, radius, strength=1.0, reach=1e9)
-    assert_close(shell.whitened_norm(moved, index, whitening), radius)
+    assert_close(skeletons.whitened_norm(moved, index, whitening), radius)
 
 
 def test_the_move_is_the_preconditioned_gradient_of_the_shell_energy():
@@ -82,7 +82,7 @@ def test_the_move_is_the_preconditioned_gradient_of_the_shell_energy():
     index = torch.zeros(1, dtype=torch.long)
 
     def energy(r):
-        return 0.5 * (shell.whitened_norm(r, index, whitening) - radius).square().sum()
+        return 0.5 * (skeletons.whitened_norm(r, index, whitening) - radius).square().sum()
 
     step, gradient = 1e-6, torch.zeros(1, 5).double()
     for i in range(5):
@@ -91,7 +91,7 @@ def test_the_move_is_the_preconditioned_gradient_of_the_shell_energy():
         gradient[0, i] = (energy(residual + nudge) - energy(residual - nudge)) / (2 * step)
     metric = whitening[0] @ whitening[0].T  # the inverse of the squared scale
     wanted = -0.25 * torch.linalg.solve(metric, gradient[0])
-    distance = shell.whitened_norm(residual, index, whitening)
+    distance = skeletons.whitened_norm(residual, index, whitening)
     move = shell.move_to_radius(residual, distance, torch.full_like(distance, radius), strength=0.25, reach=1e9)
     assert_close(move[0], wanted, rtol=1e-6, atol=1e-8)
 

@@ -7,6 +7,7 @@ each noise level, by the model's own prediction from noised latents with the cli
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -15,9 +16,11 @@ import typer
 from diffusers import WanPipeline
 from torch import Tensor
 
-from shelllcc.anchors.bank import Bank, fingerprint, save_bank
-from shelllcc.anchors.build import fit_shell
+from shelllcc.anchors.bank import Bank, Calibration
+from shelllcc.anchors.bankfile import save_bank
+from shelllcc.anchors.build import Recipe, fit_shell
 from shelllcc.anchors.calibrate import calibrate_radius
+from shelllcc.anchors.fingerprints import fingerprint, model_fingerprint
 from training import photographs, whole_clip
 from training.clips import HELD_OUT, Clip, Studio
 
@@ -39,36 +42,37 @@ def make_bank(
     *,
     clips: int = 192,
     held_out: int = 32,
-    anchors: int = 32,
-    components: int = 96,
-    patch: int = 3,
+    recipe: Recipe | None = None,
 ) -> Bank:
     """The bank of a tiny Wan pipeline, from `clips` rendered clips and `held_out` others."""
     device = pipe.device
     latents = encode(pipe, studio, studio.draw(range(SEED, SEED + clips))).cpu()
     unseen = studio.draw(range(HELD_OUT + SEED, HELD_OUT + SEED + held_out))
     unseen_latents = encode(pipe, studio, unseen)
-    shell = fit_shell(list(latents), list(unseen_latents.cpu()), patch=patch, anchors=anchors, components=components)
+    recipe = recipe or Recipe()
+    shell, quantiles = fit_shell(list(latents[0::2]), list(latents[1::2]), list(unseen_latents.cpu()), recipe)
     states, _ = pipe.encode_prompt(
         [clip.text for clip in unseen], do_classifier_free_guidance=False, max_sequence_length=512
     )
 
-    def denoise(noised: Tensor, sigma: float, indices: Sequence[int]) -> Tensor:
-        timestep = torch.full((len(indices),), 1000 * sigma, device=device)
-        velocity: Tensor = pipe.transformer(noised, timestep, states[list(indices)], return_dict=False)[0]
+    def denoise(noised: Tensor, sigma: float, index: int) -> Tensor:
+        timestep = torch.full((1,), 1000 * sigma, device=device)
+        velocity: Tensor = pipe.transformer(noised, timestep, states[index : index + 1], return_dict=False)[0]
         return velocity
 
-    shell = calibrate_radius(shell.to(device), unseen_latents, denoise).to(torch.device("cpu"))
+    curve = calibrate_radius(shell.to(device), list(unseen_latents), denoise)
     provenance = {
         "source": "rendered camera clips of the photographs in training/photographs.py",
         "clips": clips,
         "held_out_clips": held_out,
         "clip": "17x192x192",
         "seed": SEED,
-        "fit": {"anchors": anchors, "components": components, "patch": patch},
-        "recipe": "python -m training.bank",
+        "recipe": asdict(recipe),
+        "made_by": "python -m training.bank",
     }
-    return Bank(shell, "shelllcc-tiny-wan", fingerprint(pipe.vae.config), provenance)
+    calibration = Calibration("shelllcc-tiny-wan", model_fingerprint(pipe.transformer.config), *curve)
+    vae = fingerprint(pipe.vae.config)
+    return Bank(shell, "shelllcc-tiny-wan", vae, provenance, quantiles, (calibration,))
 
 
 def main(
@@ -76,16 +80,15 @@ def main(
     model: Annotated[Path, typer.Option(help="The tiny Wan's pipeline folder.")] = Path("guidance/wan/tiny"),
     clips: int = 192,
     held_out: int = 32,
-    anchors: int = 32,
-    components: int = 96,
     cache: Annotated[Path | None, typer.Option(help="Photographs, written there if absent.")] = None,
 ) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     pipe = WanPipeline.from_pretrained(model, torch_dtype=torch.float32).to(device)
     studio = Studio(photographs.load(cache), device)
-    bank = make_bank(pipe, studio, clips=clips, held_out=held_out, anchors=anchors, components=components)
+    bank = make_bank(pipe, studio, clips=clips, held_out=held_out)
     save_bank(bank, out)
-    for sigma, first, later in zip(bank.shell.sigmas, *bank.shell.radius, strict=True):
+    curve = bank.calibrations[0]
+    for sigma, first, later in zip(curve.sigmas, *curve.radius, strict=True):
         print(f"sigma {sigma:.2f}  radius of the first latent frame {first:.3f}, of later ones {later:.3f}")
     print(f"{out}: {out.stat().st_size / 1e6:.2f} MB")
 

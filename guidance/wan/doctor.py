@@ -14,7 +14,9 @@ def examine() -> dict[str, Any]:
     """The report; `ok` is False where something that `generate` needs is missing, and `problems` says what."""
     import torch
 
-    from shelllcc.anchors.bank import fingerprint, read_bank, shipped_banks
+    from shelllcc.anchors.bankfile import read_bank
+    from shelllcc.anchors.fingerprints import fingerprint
+    from shelllcc.anchors.shelf import shipped_banks
 
     problems: list[str] = []
     report: dict[str, Any] = {"ok": True, "versions": versions(), "devices": _devices(), "ffmpeg": _ffmpeg(problems)}
@@ -45,7 +47,7 @@ def examine() -> dict[str, Any]:
 
 def _one_step() -> dict[str, Any]:
     """Two steps of the tiny model, five frames of 64x64, the first guided: seconds, distance, size of the move."""
-    from shelllcc.anchors.bank import load_bank
+    from shelllcc.anchors.shelf import load_bank
     from shelllcc.guidance.wan.presets import PRESETS
     from shelllcc.guidance.wan.request import Request
     from shelllcc.guidance.wan.sample import guide_for, sample

@@ -171,26 +171,33 @@ def _check_sizes(request: Request, model: Model) -> None:
 def _bank_for(
     model: Model, bank: str | None, record: Mapping[str, Any], *, wanted: bool
 ) -> tuple[Bank | None, list[str]]:
-    """The bank, or None and a note where guidance was not asked for and no bank fits."""
-    from shelllcc.anchors.bank import check_bank, find_bank, fingerprint, load_bank
+    """The bank, with this model's calibration in force, and notes; None where no bank fits and none was asked for."""
+    from shelllcc.anchors.bank import check_bank
+    from shelllcc.anchors.bankfile import read_bank
+    from shelllcc.anchors.fingerprints import fingerprint, model_fingerprint
+    from shelllcc.anchors.shelf import find_bank, locate
 
     vae = fingerprint(model.vae)
     recorded = record.get("bank") or {}
     if bank is None and recorded:
         path = str(recorded.get("path"))
-        chosen = load_bank(path if Path(path).exists() else str(recorded.get("name")))
+        chosen = read_bank(locate(path if Path(path).exists() else str(recorded.get("name"))))
         if chosen.sha256 != recorded.get("sha256"):
             raise BankError(f"the bank {chosen.path} is not the one that the sidecar names; give --bank to use another")
     elif bank in (None, "auto"):
         try:
-            return find_bank(vae), []
+            chosen = find_bank(vae)
         except BankError as error:
             if wanted:
                 raise
             return None, [f"sampling without guidance: {error}"]
     else:
-        chosen = load_bank(str(bank))
+        chosen = read_bank(locate(str(bank)))
     check_bank(chosen, vae)
+    chosen = chosen.for_model(model_fingerprint(model.transformer))
+    if chosen.chosen is None:
+        hint = f"`shelllcc anchors calibrate {chosen.path} --model {model.name}`"
+        return chosen, [f"bank {chosen.name} is not calibrated for this model and aims at clean latents; see {hint}"]
     return chosen, []
 
 

@@ -1,0 +1,190 @@
+"""The bank file: safetensors with a JSON header and a digest. Data, never code.
+
+docs/banks.md has the format byte by byte.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from shelllcc.anchors.bank import LEVELS, Bank, Calibration
+from shelllcc.anchors.search import nearest
+from shelllcc.guidance.errors import BankError
+from shelllcc.guidance.files import sha256_of, whole_file
+from shelllcc.guidance.shell import Shell
+from shelllcc.guidance.skeletons import Amortized, Anchors, Skeleton
+
+FORMAT = "shelllcc-bank/2"
+MAX_BYTES = 1 << 30
+LAYERS = (
+    *("basis", "global_scale", "global_bias"),
+    *(f"predictor.{i}.{kind}" for i in (0, 1, 3, 5) for kind in ("weight", "bias")),
+    *("predictor.1.running_mean", "predictor.1.running_var"),
+    *(f"surface_head.{i}.{kind}" for i in (0, 2) for kind in ("weight", "bias")),
+)  # of an amortized skeleton
+
+
+def save_bank(bank: Bank, path: Path) -> Bank:
+    """Write the bank so that `path` holds all of it or is untouched; returns it with its path."""
+    from safetensors.torch import save
+
+    tensors = {name: tensor.detach().cpu().float().contiguous() for name, tensor in _tensors(bank).items()}
+    metadata = {
+        "format": FORMAT,
+        "kind": bank.kind,
+        "patch": str(bank.clean.patch),
+        "k": str(bank.clean.skeleton.k if isinstance(bank.clean.skeleton, Anchors) else 0),
+        "model": bank.model,
+        "vae": bank.vae,
+        "calibrations": json.dumps([{"model": c.model, "fingerprint": c.fingerprint} for c in bank.calibrations]),
+        "provenance": json.dumps(bank.provenance, sort_keys=True),
+    }
+    _assemble(tensors, metadata)
+    metadata["digest"] = _digest(tensors, metadata)
+    with whole_file(path) as part:
+        part.write_bytes(_with_sorted_header(save(tensors, metadata)))
+    return replace(bank, path=path, sha256=sha256_of(path))
+
+
+def read_bank(path: Path) -> Bank:
+    """Read and check a bank file; nothing in it is executed. Raises BankError."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise BankError(f"{path} is larger than a bank may be ({MAX_BYTES >> 20} MiB)")
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise BankError(f"{path} is no anchor bank: its format is {metadata.get('format')!r}, not {FORMAT!r}")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except OSError as error:
+        raise BankError(f"cannot read the bank {path}: {error.strerror or error}") from error
+    except SafetensorError as error:
+        raise BankError(f"{path} is not a whole safetensors file: {error}") from error
+    if metadata.get("digest") != _digest(tensors, {k: v for k, v in metadata.items() if k != "digest"}):
+        raise BankError(f"{path} was changed after it was made: its digest does not match")
+    return replace(_assemble(tensors, metadata), path=path, sha256=sha256_of(path))
+
+
+def _tensors(bank: Bank) -> dict[str, Tensor]:
+    """Every tensor of the bank by its name in the file."""
+    shell, skeleton = bank.clean, bank.clean.skeleton
+    found = {"mean": shell.mean, "basis": shell.basis, "sigmas": shell.sigmas, "radius": shell.radius}
+    if isinstance(skeleton, Amortized):
+        found |= {f"manifold.{name}": skeleton.weights[name] for name in LAYERS}
+    else:
+        found |= {"anchors": skeleton.anchors, "whitening": skeleton.whitening}
+    if bank.quantiles is not None:
+        found["quantiles"] = bank.quantiles
+    for i, calibration in enumerate(bank.calibrations):
+        found |= {f"calibration.{i}.sigmas": calibration.sigmas, f"calibration.{i}.radius": calibration.radius}
+    return found
+
+
+def _assemble(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Bank:
+    """The bank of a file's tensors and metadata. Raises BankError unless they are all there, agree and are finite."""
+    try:
+        patch, k = int(metadata["patch"]), int(metadata["k"])
+        kind, model, vae = metadata["kind"], metadata["model"], metadata["vae"]
+        provenance = json.loads(metadata["provenance"])
+        labels = [(str(c["model"]), str(c["fingerprint"])) for c in json.loads(metadata["calibrations"])]
+    except (KeyError, ValueError, TypeError) as error:
+        raise BankError(f"the bank has a broken header: {type(error).__name__} {error}") from error
+    if not isinstance(provenance, dict):
+        raise BankError("the bank has a broken header: its provenance is no object")
+    wanted = {"mean", "basis", "sigmas", "radius"} | ({"quantiles"} & set(tensors))
+    wanted |= {f"manifold.{name}" for name in LAYERS} if kind == "amortized" else {"anchors", "whitening"}
+    wanted |= {f"calibration.{i}.{name}" for i in range(len(labels)) for name in ("sigmas", "radius")}
+    if set(tensors) != wanted:
+        extra, missing = sorted(set(tensors) - wanted), sorted(wanted - set(tensors))
+        raise BankError(f"the bank holds tensors too many ({extra}) or too few ({missing})")
+    for name, tensor in tensors.items():
+        if tensor.dtype != torch.float32 or not tensor.numel() or not torch.isfinite(tensor).all():
+            raise BankError(f"the bank's {name} must be finite float32, at least one number")
+    skeleton = _amortized(tensors) if kind == "amortized" else _anchors(tensors, k)
+    _check_projection(tensors, patch, skeleton.dimensions)
+    _check_curve(tensors["sigmas"], tensors["radius"])
+    calibrations = []
+    for i, (name, mark) in enumerate(labels):
+        curve = tensors[f"calibration.{i}.sigmas"], tensors[f"calibration.{i}.radius"]
+        _check_curve(*curve)
+        calibrations.append(Calibration(name, mark, *curve))
+    quantiles = tensors.get("quantiles")
+    if quantiles is not None and tuple(quantiles.shape) != (2, len(LEVELS)):
+        raise BankError(f"the bank's quantiles have shape {tuple(quantiles.shape)}, expected {(2, len(LEVELS))}")
+    shell = Shell(patch, tensors["mean"], tensors["basis"], skeleton, tensors["sigmas"], tensors["radius"])
+    return Bank(shell, model, vae, provenance, quantiles, tuple(calibrations))
+
+
+def _anchors(tensors: Mapping[str, Tensor], k: int) -> Skeleton:
+    anchors, whitening = tensors["anchors"], tensors["whitening"]
+    m, d = anchors.shape if anchors.ndim == 2 else (0, 0)
+    if tuple(whitening.shape) not in ((m, d, d), (1, d, d)):
+        raise BankError(f"the bank's whitening {tuple(whitening.shape)} does not fit anchors {tuple(anchors.shape)}")
+    if not 1 <= k <= m:
+        raise BankError(f"the bank's k must lie between 1 and its {m} anchors, got {k}")
+    return Anchors(anchors, whitening, k, nearest)
+
+
+def _amortized(tensors: Mapping[str, Tensor]) -> Skeleton:
+    weights = {name: tensors[f"manifold.{name}"] for name in LAYERS}
+    check_layers(weights)
+    return Amortized(weights)
+
+
+def check_layers(weights: Mapping[str, Tensor]) -> None:
+    """Raise BankError unless the layers of an amortized skeleton fit each other."""
+    basis, hidden = weights["basis"], weights["predictor.0.bias"].numel()
+    m, d = basis.shape if basis.ndim == 2 else (0, 0)
+    wide = weights["surface_head.0.bias"].numel()
+    shapes: dict[str, tuple[int, ...]] = {"basis": (m, d), "global_scale": (1,), "global_bias": (1, d)}
+    for name, out, width in (("predictor.0", hidden, d), ("predictor.3", hidden, hidden), ("predictor.5", m, hidden)):
+        shapes |= {f"{name}.weight": (out, width), f"{name}.bias": (out,)}
+    shapes |= {f"predictor.1.{name}": (hidden,) for name in ("weight", "bias", "running_mean", "running_var")}
+    for name, out, width in (("surface_head.0", wide, d), ("surface_head.2", d, wide)):
+        shapes |= {f"{name}.weight": (out, width), f"{name}.bias": (out,)}
+    for name, shape in shapes.items():
+        if tuple(weights[name].shape) != shape or not math.prod(shape):
+            raise BankError(f"the manifold's {name} has shape {tuple(weights[name].shape)}, expected {shape}")
+
+
+def _check_projection(tensors: Mapping[str, Tensor], patch: int, d: int) -> None:
+    mean, basis = tensors["mean"], tensors["basis"]
+    p = mean.numel()
+    if mean.ndim != 1 or tuple(basis.shape) != (p, d):
+        raise BankError(f"the bank's mean {tuple(mean.shape)} and basis {tuple(basis.shape)} do not fit {d} dimensions")
+    if patch < 1 or patch % 2 == 0 or p % patch**2:
+        raise BankError(f"the bank's patch {patch} does not fit {p} numbers a patch")
+
+
+def _check_curve(sigmas: Tensor, radius: Tensor) -> None:
+    if sigmas.ndim != 1 or tuple(radius.shape) != (2, sigmas.numel()):
+        raise BankError(f"the bank's radius {tuple(radius.shape)} does not fit its sigmas {tuple(sigmas.shape)}")
+    if (sigmas.diff() <= 0).any() or (radius <= 0).any():
+        raise BankError("the bank's sigmas must ascend and its radii be positive")
+
+
+def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    digest = hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
+    for name in sorted(tensors):
+        digest.update(f"{name}{tuple(tensors[name].shape)}{tensors[name].dtype}".encode())
+        digest.update(tensors[name].contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _with_sorted_header(blob: bytes) -> bytes:
+    """The same safetensors file with its JSON header's keys sorted: equal banks are equal bytes."""
+    length = int.from_bytes(blob[:8], "little")
+    header = json.loads(blob[8 : 8 + length])
+    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + blob[8 + length :]

@@ -1,0 +1,78 @@
+"""The released manifold of Shell-LCC's authors as a bank, and its reward. Knows nothing of downloads or training.
+
+Their checkpoint (`shell_lcc.pth`) is a torch file {"model": state_dict, "config", "epoch", "optimizer"} whose keys may
+be prefixed `module.`. A patch is one voxel of a normalised Wan2.1 latent (arXiv 2606.30248, section 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from shelllcc.anchors.bank import LEVELS, Bank
+from shelllcc.anchors.bankfile import LAYERS, MAX_BYTES, check_layers
+from shelllcc.anchors.build import held_out_quantiles
+from shelllcc.anchors.torchfile import load_tensors
+from shelllcc.guidance.errors import BankError
+from shelllcc.guidance.files import sha256_of
+from shelllcc.guidance.shell import Shell
+from shelllcc.guidance.skeletons import Amortized
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """The manifold's weights in a checkpoint, float32, with no code in it executed. Raises BankError."""
+    content = load_tensors(path, most=MAX_BYTES)
+    state = content.get("model", content) if isinstance(content, dict) else content
+    if not isinstance(state, dict):
+        raise BankError(f"{path} holds a {type(state).__name__}, expected a checkpoint with a state dict `model`")
+    named = {str(key).removeprefix("module."): value for key, value in state.items()}
+    missing = sorted(set(LAYERS) - set(named))
+    if missing:
+        raise BankError(f"{path} is no Shell-LCC manifold: it lacks {', '.join(missing[:3])}")
+    weights: dict[str, Tensor] = {}
+    for name in LAYERS:
+        value = named[name]
+        if not isinstance(value, Tensor) or not torch.isfinite(value).all():
+            raise BankError(f"{path}: {name} must be a tensor of finite numbers")
+        weights[name] = value.float().contiguous()
+    check_layers(weights)
+    return weights
+
+
+def manifold_bank(
+    weights: Mapping[str, Tensor],
+    *,
+    model: str,
+    vae: str,
+    provenance: Mapping[str, Any],
+    held_out: Sequence[Tensor] = (),
+) -> Bank:
+    """A bank that codes by the manifold. `held_out` real latents (c t h w) set its radius; without, it is 1, the
+    radius that training aims at."""
+    d = weights["basis"].shape[1]
+    radius = torch.ones(2, 1)
+    shell = Shell(1, torch.zeros(d), torch.eye(d), Amortized(weights), torch.zeros(1), radius)
+    if not held_out:
+        return Bank(shell, model, vae, provenance)
+    quantiles = held_out_quantiles(shell, held_out)
+    middle = LEVELS.index(0.5)
+    shell = Shell(1, shell.mean, shell.basis, shell.skeleton, shell.sigmas, quantiles[:, middle : middle + 1].clone())
+    return Bank(shell, model, vae, provenance, quantiles)
+
+
+def import_checkpoint(path: Path, *, model: str, vae: str, held_out: Sequence[Tensor] = (), **origin: str) -> Bank:
+    """The bank of a checkpoint; `origin` joins its provenance."""
+    weights = read_checkpoint(path)
+    provenance = {"source": path.name, "sha256": sha256_of(path), "made_by": "shelllcc anchors import", **origin}
+    return manifold_bank(weights, model=model, vae=vae, provenance=provenance, held_out=held_out)
+
+
+def reward(shell: Shell, latents: Tensor, *, band: float | None = None) -> Tensor:
+    """The authors' reward of (b c t h w) latents, differentiable, to be minimised: the mean distance, or with `band`
+    the absolute difference of that mean from it."""
+    mean = shell.residuals(latents)[1].mean()
+    return mean if band is None else (mean - band).abs()

@@ -1,0 +1,24 @@
+"""Exact nearest anchors: faiss on the CPU, chunked torch elsewhere. Knows nothing of shells or files.
+
+Both are exhaustive and in float32, so that they find the same neighbours, ties aside. Nothing is copied between
+devices: tokens on a GPU are searched there.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from shelllcc.guidance import coding
+
+
+def nearest(tokens: Tensor, anchors: Tensor, *, k: int = 1) -> Tensor:
+    """Indices (n, k) of the k nearest anchors (m, d) of every token (n, d), nearest first, on the tokens' device."""
+    if tokens.device.type != "cpu":
+        return coding.nearest(tokens, anchors, k=k)
+    import faiss
+
+    index = faiss.IndexFlatL2(anchors.shape[1])
+    index.add(anchors.numpy())
+    _, found = index.search(tokens.detach().contiguous().numpy(), k)
+    return torch.from_numpy(found)

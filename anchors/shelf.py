@@ -1,0 +1,73 @@
+"""Where banks lie: those that ship, and the user's own folder. Knows nothing of how they are made."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from shelllcc.anchors.bank import Bank, check_bank
+from shelllcc.anchors.bankfile import read_bank
+from shelllcc.anchors.fingerprints import WAN21_VAE, fingerprint, model_fingerprint
+from shelllcc.guidance.errors import BankError
+
+SHIPPED = Path(__file__).parent
+
+
+def load_bank(bank: str | Path, pipe: Any = None) -> Bank:
+    """The bank of that path or name; "auto" is the first that fits the pipeline.
+
+    With `pipe`, a diffusers pipeline, a bank for another VAE is refused, and the radius is the one calibrated for its
+    transformer where the bank has it. Raises BankError.
+    """
+    vae = None if pipe is None else fingerprint(pipe.vae.config)
+    loaded = find_bank(vae) if str(bank) == "auto" else read_bank(locate(bank))
+    if pipe is None:
+        return loaded
+    check_bank(loaded, fingerprint(pipe.vae.config))
+    return loaded.for_model(model_fingerprint(pipe.transformer.config))
+
+
+def find_bank(vae: str | None) -> Bank:
+    """The first bank for the VAE of that fingerprint: shipped ones, then the user's, by name."""
+    for path in all_banks():
+        found = read_bank(path)
+        if vae is None or found.vae == vae:
+            return found
+    raise BankError(f"no bank fits this model's VAE ({vae}): {how_to_get(vae)}, or sample without by `--strength 0`")
+
+
+def how_to_get(vae: str | None) -> str:
+    """The commands that give a bank for the VAE of that fingerprint."""
+    build = "make one from good videos with `shelllcc anchors build VIDEOS --model MODEL --output BANK.safetensors`"
+    if vae != fingerprint(WAN21_VAE):
+        return build
+    return f"fetch the manifold of Shell-LCC's authors with `shelllcc anchors pull shell-lcc`, {build}"
+
+
+def locate(bank: str | Path) -> Path:
+    """The file of a bank given by path or by name."""
+    path = Path(bank).expanduser()
+    if path.exists():
+        return path
+    known = {p.stem: p for p in reversed(all_banks())}
+    if str(bank) in known:
+        return known[str(bank)]
+    raise BankError(f"no bank at {bank}; known by name are {', '.join(sorted(known)) or 'none'}")
+
+
+def all_banks() -> list[Path]:
+    """Shipped banks, then the user's, each by name."""
+    return [*shipped_banks(), *sorted(user_folder().glob("*.safetensors"))]
+
+
+def shipped_banks() -> list[Path]:
+    return sorted(SHIPPED.glob("*.safetensors"))
+
+
+def user_folder() -> Path:
+    """Where `anchors pull` keeps banks: SHELLLCC_BANKS, or the platform's data folder."""
+    import platformdirs
+
+    chosen = os.environ.get("SHELLLCC_BANKS")
+    return Path(chosen) if chosen else Path(platformdirs.user_data_dir("shelllcc")) / "banks"

@@ -1,0 +1,32 @@
+"""Torch files of tensors, read without executing what a pickle may hold. Knows nothing of their meaning."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from shelllcc.guidance.errors import BankError
+
+
+def load_tensors(path: Path, *, most: int | None = None) -> Any:
+    """What `torch.save` wrote, on the CPU: tensors and plain containers alone. Raises BankError.
+
+    `most` is the largest size in bytes that is opened.
+    """
+    try:
+        size = path.stat().st_size
+        if most is not None and size > most:
+            raise BankError(f"{path} is larger than {most >> 20} MiB")
+        with warnings.catch_warnings():  # foreign pickles are refused, not remarked on
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise BankError(f"cannot read {path}: {error.strerror or error}") from error
+    except pickle.UnpicklingError as error:
+        raise BankError(f"{path} holds more than tensors, or is torn; nothing in it was executed") from error
+    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
+        raise BankError(f"{path} is not a whole torch file") from error

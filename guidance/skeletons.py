@@ -1,0 +1,109 @@
+"""Skeletons: the point under each token, and how far from it the token lies. Knows nothing of patches, video or files.
+
+Two kinds. `Anchors` codes a token by its nearest anchors and scales the residual by covariances. `Amortized` is the
+manifold of Shell-LCC's authors (arXiv 2606.30248, section 3), in which small networks give the code and the scale.
+Tokens are float32 (n, d).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from shelllcc.guidance import coding
+
+Search = Callable[..., Tensor]
+"""nearest(tokens (n, d), anchors (m, d), *, k) -> indices (n, k)."""
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """Anchors (m, d), of which the k nearest code a token; k = 1 takes the nearest itself.
+
+    whitening (m, d, d): residuals of anchor i times whitening[i] have unit scale on the shell; or (1, d, d) for all.
+    """
+
+    anchors: Tensor
+    whitening: Tensor
+    k: int = 1
+    search: Search = coding.nearest
+
+    @property
+    def dimensions(self) -> int:
+        return self.anchors.shape[1]
+
+    def to(self, device: torch.device) -> Anchors:
+        return replace(self, anchors=self.anchors.to(device), whitening=self.whitening.to(device))
+
+    def code(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """The skeleton's point (n, d) under each token, and the index (n,) of its nearest anchor."""
+        indices = self.search(tokens, self.anchors, k=self.k)
+        if self.k == 1:
+            return self.anchors[indices[:, 0]], indices[:, 0]
+        neighbours = self.anchors[indices]
+        weights = coding.local_coordinates(tokens, neighbours)
+        return (weights[:, None] @ neighbours)[:, 0], indices[:, 0]
+
+    def residuals(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Residuals (n, d) from the skeleton, and distances (n,)."""
+        points, index = self.code(tokens)
+        residual = tokens - points
+        return residual, whitened_norm(residual, index, self.whitening)
+
+
+@dataclass(frozen=True)
+class Amortized:
+    """The authors' manifold; `weights` has the names and shapes of their checkpoint.
+
+    z_hat = softmax(predictor(z)) @ basis * global_scale + global_bias; the scale exp(surface_head(z_hat)) is a standard
+    deviation, and the distance |(z - z_hat) / (scale + 1e-6)|. Batch normalisation runs on its stored statistics.
+    """
+
+    weights: Mapping[str, Tensor]
+
+    @property
+    def dimensions(self) -> int:
+        return self.weights["basis"].shape[1]
+
+    def to(self, device: torch.device) -> Amortized:
+        return Amortized({name: tensor.to(device) for name, tensor in self.weights.items()})
+
+    def code(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """The skeleton's point (n, d) under each token, and the weights (n, m) of the bases in it."""
+        w = self.weights
+        hidden = F.linear(tokens, w["predictor.0.weight"], w["predictor.0.bias"])
+        moments = w["predictor.1.running_mean"], w["predictor.1.running_var"]
+        hidden = F.batch_norm(hidden, *moments, w["predictor.1.weight"], w["predictor.1.bias"]).relu()
+        hidden = F.linear(hidden, w["predictor.3.weight"], w["predictor.3.bias"]).relu()
+        weights = F.linear(hidden, w["predictor.5.weight"], w["predictor.5.bias"]).softmax(-1)
+        return weights @ w["basis"] * w["global_scale"] + w["global_bias"], weights
+
+    def scale(self, points: Tensor) -> Tensor:
+        """The scale (n, d) of residuals from points of the skeleton."""
+        w = self.weights
+        hidden = F.linear(points, w["surface_head.0.weight"], w["surface_head.0.bias"]).relu()
+        return F.linear(hidden, w["surface_head.2.weight"], w["surface_head.2.bias"]).exp()
+
+    def residuals(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Residuals (n, d) from the skeleton, and distances (n,)."""
+        points, _ = self.code(tokens)
+        residual = tokens - points
+        return residual, (residual / (self.scale(points) + 1e-6)).norm(dim=-1)
+
+
+Skeleton = Anchors | Amortized
+
+
+def whitened_norm(residual: Tensor, index: Tensor, whitening: Tensor) -> Tensor:
+    """Distances (n,): the norm of each residual (n, d) times the whitening of its anchor, index (n,)."""
+    if whitening.shape[0] == 1:
+        return (residual @ whitening[0]).norm(dim=-1)
+    order = index.argsort(stable=True)  # one product an anchor, instead of a (d, d) matrix a token
+    counts = torch.bincount(index, minlength=whitening.shape[0]).tolist()
+    parts = torch.split(residual[order], counts)
+    sorted_norms = torch.cat([(part @ w).norm(dim=-1) for part, w in zip(parts, whitening, strict=True)])
+    return torch.empty_like(sorted_norms).index_copy_(0, order, sorted_norms)
