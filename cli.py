@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from shelllcc import cli_anchors
 from shelllcc.guidance.errors import ShellLCCError, UsageError
 
 app = typer.Typer(
@@ -19,6 +20,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     help="Shell-LCC guidance for Wan text-to-video: sharper, truer videos at sampling time, with no weight update.",
 )
+app.add_typer(cli_anchors.app, name="anchors")
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 
 
@@ -117,6 +119,9 @@ def generate(
             print(f"{label:<9} {path}")
 
 
+app.command()(cli_anchors.score)
+
+
 @app.command()
 def doctor(as_json: Json = False) -> None:
     """Check this installation: versions, devices, ffmpeg, the embedded model, the banks, one guided step."""
@@ -189,11 +194,18 @@ def _defaults(ctx: typer.Context, config: Path | None) -> dict[str, Any]:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"cannot read {path}: {error}") from error
-    commands: dict[str, Any] = getattr(ctx.command, "commands", {})
+    return _by_command(path, tables, getattr(ctx.command, "commands", {}))
+
+
+def _by_command(path: Path, tables: dict[str, Any], commands: dict[str, Any]) -> dict[str, Any]:
+    """Defaults by command, and by command of a group, with parameters' names for flags."""
     defaults: dict[str, Any] = {}
     for command, table in tables.items():
         if command not in commands or not isinstance(table, dict):
             raise UsageError(f"{path}: {command} is no table of a command; there are {', '.join(commands)}")
+        if group := getattr(commands[command], "commands", None):
+            defaults[command] = _by_command(path, table, group)
+            continue
         names = {flag.lstrip("-"): p.name for p in commands[command].params for flag in p.opts}
         for key, value in table.items():
             if key not in names:

@@ -8,8 +8,7 @@ result does not depend on the number of threads.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +22,7 @@ from shelllcc.guidance.errors import UsageError
 from shelllcc.guidance.patches import to_tokens
 from shelllcc.guidance.shell import Shell
 from shelllcc.guidance.skeletons import Anchors
+from shelllcc.guidance.threads import one_thread
 
 KINDS: dict[tuple[str, int], tuple[int, int, int]] = {
     ("covariance", 1): (64, 16, 1),
@@ -105,7 +105,7 @@ def fit_shell(
     """
     recipe = recipe or Recipe()
     generator = torch.Generator().manual_seed(recipe.seed)
-    with _one_thread():
+    with one_thread():
         tokens = _sample(placing, recipe, generator)
         mean = tokens.mean(0)
         tokens -= mean
@@ -206,14 +206,3 @@ def _whiten(residual: Tensor, common: Tensor, shrinkage: float) -> Tensor:
     lower = torch.linalg.cholesky(covariance)
     factor = torch.linalg.solve_triangular(lower, torch.eye(len(common), dtype=torch.float64), upper=False).T
     return (factor / len(common) ** 0.5).float()
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """torch on one thread: sums come out in the same order everywhere. faiss keeps its own, which do not matter."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

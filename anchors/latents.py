@@ -49,10 +49,10 @@ class LatentFile:
 
 
 class Clips(Sequence[Tensor]):
-    """The clips of latent files, loaded when they are asked for: memory holds one at a time."""
+    """The clips of latent files, loaded onto a device when they are asked for: memory holds one at a time."""
 
-    def __init__(self, files: Iterable[LatentFile], channels: int) -> None:
-        self.channels = channels
+    def __init__(self, files: Iterable[LatentFile], channels: int, device: torch.device | str = "cpu") -> None:
+        self.channels, self.device = channels, device
         self.entries = [(file, index) for file in files for index in range(file.clips)]
 
     def __len__(self) -> int:
@@ -60,11 +60,11 @@ class Clips(Sequence[Tensor]):
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            part = Clips((), self.channels)
+            part = Clips((), self.channels, self.device)
             part.entries = self.entries[index]
             return part
         file, number = self.entries[index]
-        return file.load(number, self.channels)
+        return file.load(number, self.channels).to(self.device)
 
     def __iter__(self) -> Iterator[Tensor]:
         return (self[i] for i in range(len(self)))

@@ -64,10 +64,13 @@ def manifold_bank(
     return Bank(shell, model, vae, provenance, quantiles)
 
 
-def import_checkpoint(path: Path, *, model: str, vae: str, held_out: Sequence[Tensor] = (), **origin: str) -> Bank:
+def import_checkpoint(
+    path: Path, *, model: str, vae: str, held_out: Sequence[Tensor] = (), origin: Mapping[str, str] | None = None
+) -> Bank:
     """The bank of a checkpoint; `origin` joins its provenance."""
     weights = read_checkpoint(path)
-    provenance = {"source": path.name, "sha256": sha256_of(path), "made_by": "shelllcc anchors import", **origin}
+    provenance = {"source": path.name, "sha256": sha256_of(path), "made_by": "shelllcc anchors import"}
+    provenance |= dict(origin or {})
     return manifold_bank(weights, model=model, vae=vae, provenance=provenance, held_out=held_out)
 
 

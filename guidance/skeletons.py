@@ -16,6 +16,7 @@ from torch import Tensor
 
 from shelllcc.guidance import coding
 
+BLOCK = 64  # residuals that are whitened together
 Search = Callable[..., Tensor]
 """nearest(tokens (n, d), anchors (m, d), *, k) -> indices (n, k)."""
 
@@ -99,11 +100,22 @@ Skeleton = Anchors | Amortized
 
 
 def whitened_norm(residual: Tensor, index: Tensor, whitening: Tensor) -> Tensor:
-    """Distances (n,): the norm of each residual (n, d) times the whitening of its anchor, index (n,)."""
-    if whitening.shape[0] == 1:
+    """Distances (n,): the norm of each residual (n, d) times the whitening of its anchor, index (n,).
+
+    Residuals are sorted by anchor into blocks that one anchor has to itself, with room to spare in its last, so that
+    one batched product does them all and nothing waits for a count.
+    """
+    m, d = whitening.shape[:2]
+    if m == 1:
         return (residual @ whitening[0]).norm(dim=-1)
-    order = index.argsort(stable=True)  # one product an anchor, instead of a (d, d) matrix a token
-    counts = torch.bincount(index, minlength=whitening.shape[0]).tolist()
-    parts = torch.split(residual[order], counts)
-    sorted_norms = torch.cat([(part @ w).norm(dim=-1) for part, w in zip(parts, whitening, strict=True)])
-    return torch.empty_like(sorted_norms).index_copy_(0, order, sorted_norms)
+    order = index.argsort(stable=True)
+    owned = index[order]
+    counts = torch.zeros(m, dtype=index.dtype, device=index.device).scatter_add_(0, index, torch.ones_like(index))
+    ends = ((counts + BLOCK - 1) // BLOCK).cumsum(0)  # of each anchor's blocks
+    shift = torch.cat([ends.new_zeros(1), ends[:-1]]) * BLOCK - (counts.cumsum(0) - counts)
+    slot = torch.arange(len(index), device=index.device) + shift[owned]
+    blocks = len(index) // BLOCK + m  # as many as there can be
+    table = residual.new_zeros(blocks * BLOCK, d).index_copy_(0, slot, residual[order])
+    owner = torch.searchsorted(ends, torch.arange(blocks, device=index.device), right=True).clamp_max(m - 1)
+    norms = torch.bmm(table.view(blocks, BLOCK, d), whitening[owner]).norm(dim=-1).flatten()[slot]
+    return torch.empty_like(norms).index_copy_(0, order, norms)

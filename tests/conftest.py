@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,6 +52,31 @@ def pipe():
     from shelllcc.guidance.wan.pipeline import find_model, load_pipeline
 
     return load_pipeline(find_model(None), device="cpu")
+
+
+@pytest.fixture
+def shelllcc(monkeypatch, capsys, tmp_path, pipe):
+    """Run the command line in this process, with the loaded embedded model; returns (exit code, stdout, stderr)."""
+    from shelllcc import cli
+    from shelllcc.guidance.wan import pipeline
+
+    real = pipeline.load_pipeline
+
+    def load(model, **options):
+        pipeline.pick_device(options.get("device"))
+        return pipe if model.is_tiny else real(model, **options)
+
+    monkeypatch.setattr(pipeline, "load_pipeline", load)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["shelllcc", *map(str, words)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        out, err = capsys.readouterr()
+        return stop.value.code, out, err
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shelllcc.anchors.fingerprints import WAN21_VAE
 from shelllcc.guidance.errors import ModelError
 
 if TYPE_CHECKING:
     import torch
-    from diffusers import WanPipeline
+    from diffusers import AutoencoderKLWan, WanPipeline
 
 TINY = Path(__file__).parent / "tiny"
+LATENTS_ALONE = "wan2.1-vae"
 
 
 @dataclass(frozen=True)
@@ -55,32 +57,53 @@ def find_model(model: str | None) -> Model:
     return _find_on_hub(str(model))
 
 
+def find_latent_space(model: str | None) -> Model:
+    """As `find_model`, and `wan2.1-vae` for ready latents of Wan2.1's VAE: a model that has no weights."""
+    if model != LATENTS_ALONE:
+        return find_model(model)
+    return Model(LATENTS_ALONE, "none", {}, dict(WAN21_VAE), False)
+
+
 def load_pipeline(model: Model, *, device: str | None = None, dtype: str | None = None) -> WanPipeline:
     """The pipeline with its weights, on `device` (CUDA if there is one), its VAE always in float32.
 
     `dtype` is that of the transformer and the text encoder: float32 on the CPU, bfloat16 elsewhere, unless given.
     """
     import torch
-    from diffusers import AutoencoderKLWan, WanPipeline
+    from diffusers import WanPipeline
     from safetensors import SafetensorError
 
     quieten()
     target = pick_device(device)
     usual = torch.float32 if torch.device(target).type == "cpu" else torch.bfloat16
     number: torch.dtype = getattr(torch, dtype) if dtype else usual
-    revision = model.revision if _is_hub_id(model.source) and not Path(model.source).is_dir() else None
+    vae = load_vae(model.source, model.revision, device="cpu")
     try:
-        vae = AutoencoderKLWan.from_pretrained(model.source, subfolder="vae", revision=revision, dtype=torch.float32)
-        pipe: WanPipeline = WanPipeline.from_pretrained(model.source, revision=revision, vae=vae, dtype=number)
+        pipe: WanPipeline = WanPipeline.from_pretrained(
+            model.source, revision=_hub_revision(model.source, model.revision), vae=vae, dtype=number
+        )
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"cannot load {model.source}: {_first_line(error)}") from error
     pipe.set_progress_bar_config(disable=True)
+    return _move(pipe, model.source, target)
+
+
+def load_vae(source: str, revision: str, *, device: str) -> AutoencoderKLWan:
+    """The VAE of a pipeline folder or hub id alone, in float32. Raises ModelError."""
+    import torch
+    from diffusers import AutoencoderKLWan
+    from safetensors import SafetensorError
+
+    quieten()
+    if source == LATENTS_ALONE:
+        raise ModelError(f"{source} stands for ready latents; to read videos give --model with a VAE's weights")
     try:
-        return pipe.to(target)
-    except torch.OutOfMemoryError as error:
-        raise ModelError(f"{model.source} does not fit on {target}; use a larger GPU or --device cpu") from error
-    except (NotImplementedError, RuntimeError) as error:
-        raise ModelError(f"cannot put {model.source} on {target}: {_first_line(error)}") from error
+        vae = AutoencoderKLWan.from_pretrained(
+            source, subfolder="vae", revision=_hub_revision(source, revision), dtype=torch.float32
+        )
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"cannot load the VAE of {source}: {_first_line(error)}") from error
+    return _move(vae, source, device)
 
 
 def pick_device(device: str | None) -> str:
@@ -147,6 +170,21 @@ def _find_on_hub(model: str) -> Model:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(f"no model {model}: not a folder here, and the hub says: {_first_line(error)}") from error
     return _describe(model, files[0].parent.name, files[0].parent)
+
+
+def _move(part: Any, source: str, device: str) -> Any:
+    import torch
+
+    try:
+        return part.to(device)
+    except torch.OutOfMemoryError as error:
+        raise ModelError(f"{source} does not fit on {device}; use a larger GPU or --device cpu") from error
+    except (NotImplementedError, RuntimeError) as error:
+        raise ModelError(f"cannot put {source} on {device}: {_first_line(error)}") from error
+
+
+def _hub_revision(source: str, revision: str) -> str | None:
+    return revision if _is_hub_id(source) and not Path(source).is_dir() else None
 
 
 def _is_hub_id(model: str) -> bool:

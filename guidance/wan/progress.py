@@ -50,6 +50,15 @@ class TerminalReporter:
         """A line that stays."""
         self.console.print(f"shelllcc: note: {text}", markup=False, highlight=False, soft_wrap=True)
 
+    def count(self, done: int, total: int, state: str = "") -> None:
+        """How many of a stage's things are done."""
+        self.progress.update(self.task, completed=done, total=total, state=state or f"{done}/{total}")
+
+    def fetched(self, done: int, total: int | None) -> None:
+        """How many bytes are here."""
+        state = f"{done / 1e6:.1f} MB" + (f" of {total / 1e6:.1f}" if total else "")
+        self.progress.update(self.task, completed=done, total=total, state=state)
+
     def step(self, moment: Moment) -> None:
         state = f"step {moment.step}/{moment.steps}  sigma {moment.sigma:.3f}"
         if moment.distance is not None:

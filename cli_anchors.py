@@ -1,0 +1,490 @@
+"""The commands `shelllcc anchors ...`: parse, one call, print. Heavy libraries are imported inside commands."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from shelllcc.guidance.errors import UsageError
+
+if TYPE_CHECKING:
+    from shelllcc.anchors.bank import Bank
+    from shelllcc.guidance.wan.banks import Gathered
+    from shelllcc.guidance.wan.encode import Encoding
+
+app = typer.Typer(no_args_is_help=True, help="Make, fetch, check and study anchor banks.")
+
+Sources = Annotated[
+    list[str], typer.Argument(help="Videos, or latents (.safetensors, .pt): files, folders, globs, text lists.")
+]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        help="Whose VAE: a diffusers folder or hub id; `wan2.1-vae` for ready latents of Wan2.1's. [the tiny Wan]",
+        envvar="SHELLLCC_MODEL",
+    ),
+]
+Size = Annotated[str | None, typer.Option("--size", help="272p, 480p, 720p, 1080p or WIDTHxHEIGHT. [the model's]")]
+Fps = Annotated[float | None, typer.Option("--fps", help="Frame rate; 0 keeps the file's own. [the model's]")]
+Frames = Annotated[int | None, typer.Option("--frames", help="Of a clip, 4n+1. [the model's]")]
+ClipsOption = Annotated[int, typer.Option("--clips", help="Most clips taken from one video.")]
+Folder = Annotated[Path | None, typer.Option("--latents", help="Where encoded videos are kept. [OUTPUT.latents]")]
+Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Processes. [the cores; 1 on a GPU]")]
+Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1.", envvar="SHELLLCC_DEVICE")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="The bank to write, a .safetensors file.")]
+BankArgument = Annotated[str, typer.Argument(metavar="BANK", help="A bank: a file or a name.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+
+
+@app.command()
+def build(
+    sources: Sources,
+    output: Output,
+    model: ModelOption = None,
+    kind: Annotated[str, typer.Option(help="covariance, or local for local coordinate coding.")] = "covariance",
+    patch: Annotated[int, typer.Option(help="Side of a patch in latent voxels: 1 (the paper's) or 3.")] = 3,
+    anchors: Annotated[int | None, typer.Option(help="Number of anchors. [by kind]")] = None,
+    components: Annotated[int | None, typer.Option(help="Principal directions of patches. [by patch]")] = None,
+    neighbours: Annotated[int | None, typer.Option(help="Anchors in a local code. [8]")] = None,
+    held_out: Annotated[float | None, typer.Option(help="Share of the videos that sets the distances. [0.15]")] = None,
+    sample: Annotated[int | None, typer.Option(help="Most patches that a set contributes. [200000]")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the sample and of k-means. [0]")] = None,
+    size: Size = None,
+    fps: Fps = None,
+    frames: Frames = None,
+    clips: ClipsOption = 1,
+    latents: Folder = None,
+    workers: Workers = None,
+    shard: Annotated[str | None, typer.Option(help="i/n: encode that share of the videos and stop. [all]")] = None,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Make a bank from good videos or their latents; an interrupted build goes on where it was."""
+    from shelllcc.anchors.build import Recipe
+    from shelllcc.guidance.wan.banks import build_bank
+
+    _check_output(output)
+    recipe = Recipe.usual(
+        kind, patch, anchors=anchors, components=components, neighbours=neighbours, held_out=held_out, sample=sample,
+        seed=seed,
+    )  # fmt: skip
+    encoding = _encoding(model, size, fps, frames, clips, latents or output.with_suffix(".latents"), device)
+    part = _shard(shard)
+    gathered = _gather(sources, encoding, workers, part)
+    if part != (0, 1):
+        report = {"latents": str(encoding.folder), "files": len(gathered.files), "skipped": gathered.skipped}
+        _print(report | {"next": "when all shards are done, the same command without --shard"}, as_json)
+        return
+    bank = build_bank(gathered, encoding, recipe, output)
+    _print(_describe(bank) | {"skipped": gathered.skipped}, as_json)
+
+
+@app.command()
+def calibrate(
+    bank: BankArgument,
+    sources: Annotated[
+        list[str] | None, typer.Argument(help="Videos or latents; those held out by the bank are used. [BANK.latents]")
+    ] = None,
+    model: ModelOption = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Another file. [BANK itself]")] = None,
+    most: Annotated[int, typer.Option("--most", min=1, help="Clips to use at most.")] = 16,
+    size: Size = None,
+    fps: Fps = None,
+    frames: Frames = None,
+    clips: ClipsOption = 1,
+    latents: Folder = None,
+    workers: Workers = None,
+    device: Device = None,
+    dtype: Annotated[str | None, typer.Option(help="Of the transformer: float32, bfloat16 or float16.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure the radius over sigma for a model, from held-out real clips noised and denoised once."""
+    from shelllcc.anchors.bankfile import read_bank, save_bank
+    from shelllcc.anchors.shelf import locate
+    from shelllcc.guidance.wan.banks import calibrate_bank, held_out_files
+    from shelllcc.guidance.wan.pipeline import load_pipeline
+    from shelllcc.guidance.wan.progress import TerminalReporter
+
+    path = locate(bank)
+    found, target = read_bank(path), output or path
+    _check_output(target)
+    folder = latents or path.with_suffix(".latents")
+    if not sources and not folder.is_dir():
+        raise UsageError(f"give held-out videos or latents: there is no {folder}")
+    encoding = _encoding(model, size, fps, frames, clips, folder, device)
+    files, note = held_out_files(found, _gather(sources or [str(folder)], encoding, workers).files)
+    if note:
+        _say(f"note: {note}")
+    pipe = load_pipeline(encoding.model, device=device, dtype=dtype)
+    with TerminalReporter() as reporter:
+        reporter.stage("calibrating")
+        done = calibrate_bank(found, files, pipe, model=encoding.model.name, most=most, on_clip=reporter.count)
+    saved = save_bank(done, target)
+    _print(_describe(saved), as_json)
+
+
+@app.command("import")
+def import_(
+    checkpoint: Annotated[Path, typer.Argument(help="A manifold in the form of the authors' shell_lcc.pth.")],
+    output: Output,
+    model: ModelOption = "wan2.1-vae",
+    held_out: Annotated[list[str] | None, typer.Option(help="Real videos or latents that set the radius. [1]")] = None,
+    size: Size = None,
+    fps: Fps = None,
+    frames: Frames = None,
+    latents: Folder = None,
+    workers: Workers = None,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Make a bank of the manifold that Shell-LCC's authors released."""
+    from shelllcc.anchors.bankfile import save_bank
+    from shelllcc.anchors.fingerprints import fingerprint
+    from shelllcc.anchors.latents import Clips
+    from shelllcc.anchors.manifold import import_checkpoint
+
+    _check_output(output)
+    encoding = _encoding(model, size, fps, frames, 1, latents or output.with_suffix(".latents"), device)
+    real = Clips(_gather(held_out, encoding, workers).files if held_out else [], int(encoding.model.vae["z_dim"]))
+    vae = fingerprint(encoding.model.vae)
+    bank = import_checkpoint(checkpoint, model=encoding.model.name, vae=vae, held_out=real)
+    _print(_describe(save_bank(bank, output)), as_json)
+
+
+@app.command()
+def train(
+    sources: Sources,
+    output: Output,
+    model: ModelOption = None,
+    export: Annotated[Path | None, typer.Option(help="Also write the form of the authors' shell_lcc.pth.")] = None,
+    run: Annotated[Path | None, typer.Option(help="Checkpoints; a run found there goes on. [OUTPUT.training]")] = None,
+    bases: Annotated[int | None, typer.Option(help="Anchors. [4096]")] = None,
+    hidden: Annotated[int | None, typer.Option(help="Width of the networks. [512]")] = None,
+    epochs_skeleton: Annotated[int | None, typer.Option(help="Of the first stage. [500]")] = None,
+    epochs_shell: Annotated[int | None, typer.Option(help="Of the second stage. [100]")] = None,
+    clips_per_step: Annotated[int | None, typer.Option(help="In each process. [2]")] = None,
+    tokens: Annotated[int | None, typer.Option(help="Most voxels of a clip a step; less memory. [all]")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate. [0.001]")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the networks, the order and the draws. [0]")] = None,
+    held_out: Annotated[float, typer.Option(help="Share of the videos that sets the radius.")] = 0.15,
+    size: Size = None,
+    fps: Fps = None,
+    frames: Frames = None,
+    clips: ClipsOption = 1,
+    latents: Folder = None,
+    workers: Workers = None,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Train the paper's manifold, a skeleton and then its shell, as its authors do.
+
+    Several GPUs: `accelerate launch -m shelllcc anchors train ...` or torchrun.
+    """
+    from shelllcc.anchors.train import TrainConfig
+    from shelllcc.guidance.wan.banks import train_bank
+    from shelllcc.guidance.wan.progress import TerminalReporter
+
+    _check_output(output)
+    given: dict[str, Any] = {
+        "bases": bases, "hidden": hidden, "epochs_skeleton": epochs_skeleton, "epochs_shell": epochs_shell,
+        "clips_per_step": clips_per_step, "tokens": tokens, "lr": lr, "seed": seed,
+    }  # fmt: skip
+    config = TrainConfig(**{key: value for key, value in given.items() if value is not None})
+    encoding = _encoding(model, size, fps, frames, clips, latents or output.with_suffix(".latents"), device)
+    gathered = _gather(sources, encoding, workers)
+    folder = run or output.with_suffix(".training")
+    with TerminalReporter() as reporter:
+
+        def on_epoch(stage: str, epoch: int, terms: dict[str, float]) -> None:
+            last = config.epochs_skeleton if stage == "skeleton" else config.epochs_shell
+            if epoch == 1:
+                reporter.stage(f"training the {stage}")
+            state = "  ".join(f"{name} {value:.4f}" for name, value in terms.items())
+            reporter.count(epoch, last, f"epoch {epoch}/{last}  {state}")
+
+        bank = train_bank(gathered, encoding, config, held_out, folder, output, export=export, on_epoch=on_epoch)
+    if bank is not None:
+        _print(_describe(bank), as_json)
+
+
+@app.command()
+def pull(
+    name: Annotated[str, typer.Argument(help="A published name (see `anchors list`) or an http(s) URL.")],
+    sha256: Annotated[str | None, typer.Option(help="Refuse a file of any other hash.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Where to. [the user's folder of banks]")] = None,
+    as_json: Json = False,
+) -> None:
+    """Fetch a published bank or manifold; `generate` finds it from then on."""
+    from shelllcc.anchors.pull import pull as fetch
+    from shelllcc.anchors.shelf import user_folder
+    from shelllcc.guidance.wan.progress import TerminalReporter
+
+    with TerminalReporter() as reporter:
+        reporter.stage(f"fetching {name}")
+        bank = fetch(name, folder or user_folder(), sha256=sha256, on_progress=reporter.fetched)
+    _print(_describe(bank), as_json)
+
+
+@app.command()
+def analyze(
+    bank: BankArgument,
+    real: Annotated[list[str], typer.Argument(help="Real videos or latents; those held out by the bank are judged.")],
+    generated: Annotated[
+        list[str] | None, typer.Option(help="Generated videos or latents to tell from them; may be repeated.")
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="A folder.")] = Path("analysis"),
+    model: ModelOption = None,
+    most: Annotated[int, typer.Option(min=1, help="Clips of each kind at most.")] = 64,
+    size: Size = None,
+    fps: Fps = None,
+    frames: Frames = None,
+    clips: ClipsOption = 1,
+    latents: Folder = None,
+    workers: Workers = None,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Study a bank: what it tells from real clips, which kind and how many videos do, what its shell looks like."""
+    from shelllcc.anchors.bank import check_bank
+    from shelllcc.anchors.bankfile import read_bank
+    from shelllcc.anchors.fingerprints import fingerprint
+    from shelllcc.anchors.shelf import locate
+    from shelllcc.guidance.evaluation.study import study
+    from shelllcc.guidance.wan.progress import TerminalReporter
+
+    found = read_bank(locate(bank))
+    encoding = _encoding(model, size, fps, frames, clips, latents or output / "latents", device)
+    check_bank(found, fingerprint(encoding.model.vae))
+    truth = _gather(real, encoding, workers).files
+    made = _gather(generated, encoding, workers).files if generated else []
+    with TerminalReporter() as reporter:
+        table, notes = study(found, truth, made, encoding, output, most=most, on_stage=reporter.stage)
+    for note in notes:
+        _say(f"note: {note}")
+    if as_json:
+        print(json.dumps(table, ensure_ascii=False))
+        return
+    print(f"{'share of pairs with the real clip nearer':<52}{'noise .1':>9}{'noise .2':>9}{'blur':>7}{'generated':>11}")
+    for name, row in table["distinguishability"].items():
+        _print_shares(name, row)
+    for row in table.get("data_efficiency", ()):
+        _print_shares(f"fitted to {row['videos']} videos", row)
+    print(f"{'anchors in effective use':<52}{table['usage']['real']['effective']:>9.2f}")
+    for path in table["files"]:
+        print(path)
+
+
+@app.command()
+def info(bank: BankArgument, as_json: Json = False) -> None:
+    """What a bank holds, what it fits and where it came from."""
+    from shelllcc.anchors.bankfile import read_bank
+    from shelllcc.anchors.shelf import locate
+
+    _print(_describe(read_bank(locate(bank)), whole=True), as_json)
+
+
+@app.command("list")
+def list_(as_json: Json = False) -> None:
+    """The banks that are known by name, and those that can be fetched."""
+    from shelllcc.anchors.bankfile import read_bank
+    from shelllcc.anchors.pull import PUBLISHED
+    from shelllcc.anchors.shelf import all_banks
+    from shelllcc.guidance.errors import BankError
+
+    banks: list[dict[str, Any]] = []
+    for path in all_banks():
+        try:
+            banks.append(_describe(read_bank(path)))
+        except BankError as error:
+            banks.append({"bank": str(path), "broken": str(error)})
+    published = {name: entry.about for name, entry in PUBLISHED.items()}
+    if as_json:
+        print(json.dumps({"banks": banks, "published": published}, ensure_ascii=False))
+        return
+    for entry in banks:
+        print(f"{Path(entry['bank']).stem:<16} {entry.get('broken') or entry['shape']}  {entry['bank']}")
+    for name, about in published.items():
+        print(f"{name:<16} {about}; `shelllcc anchors pull {name}`")
+
+
+@app.command()
+def verify(
+    bank: BankArgument,
+    sha256: Annotated[str | None, typer.Option(help="The hash that the file must have.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Check that a bank is whole and unchanged; exit 1 where it is not."""
+    from shelllcc.anchors.bankfile import read_bank
+    from shelllcc.anchors.shelf import locate
+    from shelllcc.guidance.errors import BankError
+
+    found = read_bank(locate(bank))
+    if sha256 is not None and sha256.lower() != found.sha256:
+        raise BankError(f"{found.path} has the sha256 {found.sha256}, not {sha256}")
+    _print({"bank": str(found.path), "whole": True, "sha256": found.sha256}, as_json)
+
+
+def score(
+    files: Sources,
+    bank: Annotated[str | None, typer.Option(help="A bank: a file or a name. [auto]", envvar="SHELLLCC_BANK")] = None,
+    model: ModelOption = None,
+    size: Size = None,
+    fps: Fps = None,
+    frames: Frames = None,
+    clips: ClipsOption = 1,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """How far videos, or normalised latents, lie from a bank's shell.
+
+    Latents are safetensors with a key `latents`, (b c t h w), or the .pt (t c h w) of Shell-LCC's authors.
+    """
+    from shelllcc.anchors.bank import check_bank
+    from shelllcc.anchors.bankfile import read_bank
+    from shelllcc.anchors.fingerprints import WAN21_VAE, fingerprint
+    from shelllcc.anchors.shelf import find_bank, locate
+    from shelllcc.anchors.sources import expand
+    from shelllcc.guidance.evaluation.score import score_files
+
+    found = expand(files)
+    chosen = read_bank(locate(bank)) if bank not in (None, "auto") else None
+    if model is None and not found.videos and chosen is not None and chosen.vae == fingerprint(WAN21_VAE):
+        model = "wan2.1-vae"
+    encoding = _encoding(model, size, fps, frames, clips, Path(), device)
+    chosen = chosen or find_bank(fingerprint(encoding.model.vae))
+    check_bank(chosen, fingerprint(encoding.model.vae))
+    scores = list(score_files(found, chosen, encoding, on_problem=lambda line: _say(f"note: skipped: {line}")))
+    if not scores:
+        raise UsageError("none of the files could be scored")
+    if as_json:
+        rows = [{"file": str(s.path), "clip": s.clip} | asdict(s.score) | {"outside": s.score.outside} for s in scores]
+        print(json.dumps({"bank": str(chosen.path), "sha256": chosen.sha256, "scores": rows}, ensure_ascii=False))
+        return
+    print(f"{'mean':>8}{'median':>8}{'5%':>8}{'95%':>8}{'nearer':>8}{'farther':>8}  per latent frame")
+    for scored in scores:
+        row = scored.score
+        ends = row.quantiles["0.05"], row.quantiles["0.95"]
+        shares = "".join(f"{share:>8.3f}" if share is not None else f"{'-':>8}" for share in (row.below, row.above))
+        curve = " ".join(f"{value:.2f}" for value in row.per_frame)
+        name = f"{scored.path}[{scored.clip}]" if scored.clip else str(scored.path)
+        print(f"{row.mean:>8.3f}{row.median:>8.3f}{ends[0]:>8.3f}{ends[1]:>8.3f}{shares}  {curve}  {name}")
+
+
+def _describe(bank: Bank, *, whole: bool = False) -> dict[str, Any]:
+    """What to say of a bank; `whole` adds its provenance and distances."""
+    from shelllcc.anchors.bank import LEVELS
+    from shelllcc.guidance.skeletons import Anchors
+
+    skeleton = bank.clean.skeleton
+    if isinstance(skeleton, Anchors):
+        scale = "covariance each" if len(skeleton.whitening) > 1 else "one covariance"
+        shape = (
+            f"{len(skeleton.anchors)} anchors of {bank.clean.patch}x{bank.clean.patch} patches, k {skeleton.k}, {scale}"
+        )
+    else:
+        shape = f"amortized manifold of {len(skeleton.weights['basis'])} bases, single voxels"
+    said: dict[str, Any] = {
+        "bank": str(bank.path),
+        "shape": shape,
+        "model": bank.model,
+        "vae": bank.vae,
+        "calibrated_for": [c.model for c in bank.calibrations],
+        "sha256": bank.sha256,
+    }
+    if whole:
+        if bank.quantiles is not None:
+            names = ("first_frame", "later_frames")
+            rows = (dict(zip(map(str, LEVELS), row, strict=True)) for row in bank.quantiles.tolist())
+            said["held_out_distance"] = dict(zip(names, rows, strict=True))
+        said["calibrations"] = [
+            {"model": c.model, "fingerprint": c.fingerprint, "sigmas": c.sigmas.tolist(), "radius": c.radius.tolist()}
+            for c in bank.calibrations
+        ]
+        said["provenance"] = bank.provenance
+    return said
+
+
+def _print_shares(name: str, row: dict[str, float]) -> None:
+    made = f"{row['generated']:>11.3f}" if "generated" in row else ""
+    print(f"{name:<52}{row['noise 0.1']:>9.3f}{row['noise 0.2']:>9.3f}{row['blur']:>7.3f}{made}")
+
+
+def _encoding(
+    model: str | None,
+    size: str | None,
+    fps: float | None,
+    frames: int | None,
+    clips: int,
+    folder: Path,
+    device: str | None,
+) -> Encoding:
+    """How to encode videos: what was asked for, or else what suits the model."""
+    from shelllcc.guidance.wan.encode import Encoding
+    from shelllcc.guidance.wan.footage import Framing
+    from shelllcc.guidance.wan.pipeline import find_latent_space, pick_device
+    from shelllcc.guidance.wan.presets import preset_for
+
+    found = find_latent_space(model)
+    preset = preset_for(found.transformer) if found.transformer else None
+    usual = f"{preset.width}x{preset.height}" if preset and preset.name == "tiny" else "480p"
+    rate = fps if fps is not None else float(preset.fps if preset else 16)
+    length = frames or (preset.frames if preset else 81)
+    framing = Framing(size=size or usual, fps=rate or None, frames=length, clips=clips)
+    return Encoding(found, framing, folder, pick_device(device))
+
+
+def _gather(sources: list[str], encoding: Encoding, workers: int | None, shard: tuple[int, int] = (0, 1)) -> Gathered:
+    from shelllcc.guidance.wan.banks import gather
+    from shelllcc.guidance.wan.progress import TerminalReporter
+
+    usual = (os.cpu_count() or 1) if encoding.device == "cpu" else 1
+    with TerminalReporter() as reporter:
+        reporter.stage("encoding")
+        gathered = gather(sources, encoding, workers=workers or usual, shard=shard, on_file=reporter.count)
+    for note in (*(f"skipped: {reason}" for reason in gathered.skipped), *gathered.notes):
+        _say(f"note: {note}")
+    if not gathered.files:
+        raise UsageError("none of the sources could be used")
+    return gathered
+
+
+def _shard(text: str | None) -> tuple[int, int]:
+    """(i, n) of i/n, i from 0 or as Slurm counts, below n."""
+    if text is None:
+        return 0, 1
+    index, _, count = text.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+        raise UsageError(f"a shard is i/n with i from 0 to n-1, e.g. 0/4, got {text}")
+    return int(index), int(count)
+
+
+def _check_output(path: Path) -> None:
+    from shelllcc.guidance.errors import OutputError
+
+    if path.suffix != ".safetensors":
+        raise UsageError(f"a bank is a .safetensors file, got {path}")
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder; give a file in it")
+    existing = next(p for p in path.absolute().parents if p.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise OutputError(f"cannot write to {path.parent}")
+
+
+def _print(report: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(report, ensure_ascii=False))
+        return
+    for key, value in report.items():
+        if value not in ([], None):
+            print(f"{key:<18} {json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else value}")
+
+
+def _say(line: str) -> None:
+    print(f"shelllcc: {line}".encode(errors="replace").decode(), file=sys.stderr)

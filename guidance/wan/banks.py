@@ -1,0 +1,203 @@
+"""Banks of a Wan model: gather latents from videos and files, build, calibrate. Knows nothing of terminals.
+
+Memory is bounded: videos and latents are taken one at a time, and the fit keeps a sample of patches.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from shelllcc.anchors.bank import Bank, Calibration, check_bank
+from shelllcc.anchors.bankfile import LAYERS, save_bank
+from shelllcc.anchors.build import Recipe, fit_shell, split_sources
+from shelllcc.anchors.calibrate import calibrate_radius
+from shelllcc.anchors.fingerprints import fingerprint, model_fingerprint
+from shelllcc.anchors.latents import Clips, LatentFile, open_latents
+from shelllcc.anchors.manifold import manifold_bank
+from shelllcc.anchors.sources import expand
+from shelllcc.anchors.train import Report, TrainConfig, save_checkpoint, train_manifold
+from shelllcc.guidance.errors import BankError, ModelError, UsageError
+from shelllcc.guidance.wan.encode import Encoding, encode_videos
+
+if TYPE_CHECKING:
+    from diffusers import WanPipeline
+
+NAMED = 256  # held-out videos that a bank's provenance names
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """Files of latents, each once, in an order that is theirs alone; what was passed over; and remarks."""
+
+    files: list[LatentFile]
+    skipped: list[str]
+    notes: list[str]
+
+
+def gather(
+    sources: Sequence[str | Path],
+    encoding: Encoding,
+    *,
+    workers: int = 1,
+    shard: tuple[int, int] = (0, 1),
+    on_file: Callable[[int, int], None] = lambda done, total: None,
+) -> Gathered:
+    """The latents of the sources, videos encoded where they are not yet.
+
+    `shard` (i, n) takes every n-th video from the i-th, and all files of latents. Unreadable ones are passed over.
+    """
+    found = expand(sources)
+    videos = found.videos[shard[0] :: shard[1]]
+    paths, skipped = list(found.latents), []
+    for done, result in enumerate(encode_videos(videos, encoding, workers=workers), 1):
+        if result.latents is None:
+            skipped.append(result.reason)
+        else:
+            paths.append(result.latents)
+        on_file(done, len(videos))
+    files: dict[tuple[str, int], LatentFile] = {}
+    vae, channels = fingerprint(encoding.model.vae), int(encoding.model.vae["z_dim"])
+    spread = []
+    for path in sorted(set(paths)):
+        try:
+            file = open_latents(path)
+            if file.vae not in (None, vae):
+                raise BankError(f"{path} holds latents of another VAE ({file.vae}, this model's is {vae})")
+            spread += [float(file.load(i, channels).std()) for i in range(file.clips)]
+        except BankError as error:
+            skipped.append(str(error))
+            continue
+        files.setdefault((file.source, file.clips), file)
+    notes = []
+    if spread and not 0.4 < (typical := sorted(spread)[len(spread) // 2]) < 1.6:
+        notes.append(f"the latents' deviation is {typical:.2f}, normalised ones have about 1: were they normalised?")
+    return Gathered([files[key] for key in sorted(files)], sorted(skipped), notes)
+
+
+def build_bank(gathered: Gathered, encoding: Encoding, recipe: Recipe, output: Path) -> Bank:
+    """Fit, save and return the bank of the gathered latents. The bytes depend on the latents and the recipe alone."""
+    channels = int(encoding.model.vae["z_dim"])
+    sets = split_sources((file.source for file in gathered.files), recipe.held_out)
+    parts = {
+        name: Clips((f for f in gathered.files if sets[f.source] == name), channels)
+        for name in ("placing", "scaling", "held out")
+    }
+    shell, quantiles = fit_shell(parts["placing"], parts["scaling"], parts["held out"], recipe)
+    held = [file for file in gathered.files if sets[file.source] == "held out"]
+    counts = {name: len(clips) for name, clips in parts.items()}
+    provenance = _provenance("build", encoding, sets, counts, held) | {"recipe": asdict(recipe)}
+    return save_bank(Bank(shell, encoding.model.name, fingerprint(encoding.model.vae), provenance, quantiles), output)
+
+
+def train_bank(
+    gathered: Gathered,
+    encoding: Encoding,
+    config: TrainConfig,
+    held_out: float,
+    folder: Path,
+    output: Path,
+    *,
+    export: Path | None = None,
+    on_epoch: Report = lambda stage, epoch, terms: None,
+) -> Bank | None:
+    """Train a manifold on all but the held-out videos, save it as a bank, and with `export` as a checkpoint.
+
+    Checkpoints go to `folder`, and a run found there goes on. Under `accelerate launch` or torchrun only the main
+    process writes the bank; the others return None.
+    """
+    from accelerate import PartialState  # type: ignore[import-untyped]
+
+    process = PartialState(cpu=encoding.device == "cpu")
+    channels = int(encoding.model.vae["z_dim"])
+    sets = split_sources((file.source for file in gathered.files), held_out)
+    held = [file for file in gathered.files if sets[file.source] == "held out"]
+    clips = Clips((file for file in gathered.files if sets[file.source] != "held out"), channels)
+    try:
+        state = train_manifold(clips, config, folder, on_epoch=on_epoch)
+        if not process.is_main_process:
+            return None
+    finally:
+        process.destroy_process_group()
+    if export is not None:
+        save_checkpoint(state, export, {"config": asdict(config), "epoch": config.epochs_shell})
+    provenance = _provenance("train", encoding, sets, {"training": len(clips), "held out": len(held)}, held)
+    bank = manifold_bank(
+        {name: state[name] for name in LAYERS},
+        model=encoding.model.name,
+        vae=fingerprint(encoding.model.vae),
+        provenance=provenance | {"recipe": asdict(config)},
+        held_out=Clips(held, channels),
+    )
+    return save_bank(bank, output)
+
+
+def held_out_files(bank: Bank, files: Sequence[LatentFile]) -> tuple[list[LatentFile], str]:
+    """Those files that the bank held out, and a remark; all of them where it names none of these."""
+    named = {entry["sha256"] for entry in bank.provenance.get("held_out", ())}
+    held = [file for file in files if file.source in named]
+    if held:
+        return held, ""
+    return list(files), "none of these videos is known to be held out by the bank; make sure that none made its anchors"
+
+
+@torch.no_grad()
+def calibrate_bank(
+    bank: Bank,
+    files: Sequence[LatentFile],
+    pipe: WanPipeline,
+    *,
+    model: str,
+    most: int = 16,
+    on_clip: Callable[[int, int], None] = lambda done, total: None,
+) -> Bank:
+    """The bank with the radius over sigma of the pipeline's transformer, from at most `most` held-out clips.
+
+    Captions are those of the videos; a clip without one is denoised without a prompt, and no cfg is used. Raises
+    BankError where the bank does not fit, ModelError where the model gives NaN.
+    """
+    check_bank(bank, fingerprint(pipe.vae.config))
+    device = pipe._execution_device
+    clips = Clips(files, bank.clean.channels, device)
+    if not len(clips):
+        raise UsageError("no clip to calibrate with; give videos or latents that did not make the anchors")
+    clips = clips[:: -(-len(clips) // most)]
+    captions = [file.caption for file, _ in clips.entries]
+    states = [
+        pipe.encode_prompt(text, do_classifier_free_guidance=False, max_sequence_length=512, device=device)[0]
+        for text in captions
+    ]
+    boundary = pipe.config.get("boundary_ratio")
+
+    def denoise(noised: Tensor, sigma: float, index: int) -> Tensor:
+        second = boundary is not None and sigma < boundary and pipe.transformer_2 is not None
+        transformer = pipe.transformer_2 if second else pipe.transformer
+        timestep = torch.full((1,), 1000 * sigma, device=device)
+        inputs = noised.to(transformer.dtype), timestep, states[index].to(transformer.dtype)
+        velocity: Tensor = transformer(*inputs, return_dict=False)[0]
+        if not torch.isfinite(velocity).all():
+            raise ModelError(f"the model gave NaN or infinity at sigma {sigma:g}; check its weights or --dtype")
+        return velocity
+
+    curve = calibrate_radius(bank.clean.to(device), clips, denoise, on_clip=lambda done: on_clip(done, len(clips)))
+    return bank.with_calibration(Calibration(model, model_fingerprint(pipe.transformer.config), *curve))
+
+
+def _provenance(
+    command: str, encoding: Encoding, sets: Mapping[str, str], clips: Mapping[str, int], held: Sequence[LatentFile]
+) -> dict[str, Any]:
+    return {
+        "source": f"videos or latents given to `shelllcc anchors {command}`",
+        "made_by": f"shelllcc anchors {command}",
+        "videos": len(sets),
+        "clips": dict(clips),
+        "sources_sha256": hashlib.sha256("\n".join(sorted(sets)).encode()).hexdigest(),
+        "held_out": [{"name": file.name, "sha256": file.source} for file in held[:NAMED]],
+        "framing": asdict(encoding.framing),
+    }

@@ -1,0 +1,147 @@
+"""Videos to files of normalised latents, resumable and in several processes. Knows nothing of shells or banks.
+
+A file of latents is named by the hash of the video's bytes, the VAE and the framing. It is written whole or not at
+all, so that whatever is there is finished. On the CPU every process computes on one thread: the latents do not depend
+on the number of cores or processes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from shelllcc.anchors.fingerprints import fingerprint
+from shelllcc.anchors.latents import save_latents
+from shelllcc.anchors.sources import caption_of
+from shelllcc.guidance.errors import ModelError, VideoError
+from shelllcc.guidance.files import sha256_of
+from shelllcc.guidance.threads import one_thread
+from shelllcc.guidance.wan.footage import Framing, read_clips
+from shelllcc.guidance.wan.pipeline import Model, load_vae
+
+if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
+
+    from diffusers import AutoencoderKLWan
+    from numpy.typing import NDArray
+
+FORM = 1  # changes when the same video would give other latents
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How videos become latents: the model's VAE, the framing, where it runs and where the files go."""
+
+    model: Model
+    framing: Framing
+    folder: Path
+    device: str
+
+    def path(self, source: str) -> Path:
+        """The file of latents of a video with that sha256."""
+        facts = [FORM, source, fingerprint(self.model.vae), self.model.revision, asdict(self.framing)]
+        return self.folder / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]}.safetensors"
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What became of a video: its file of latents, or the reason why there is none."""
+
+    video: Path
+    latents: Path | None
+    reason: str = ""
+
+
+def encode_videos(videos: Sequence[Path], encoding: Encoding, *, workers: int = 1) -> Iterator[Encoded]:
+    """Encode those videos that have no file of latents yet; yields each as it is done, in any order.
+
+    Raises ModelError where the VAE cannot be loaded or runs out of memory.
+    """
+    if workers == 1 or len(videos) < 2:
+        with one_thread():
+            yield from (_encode(video, encoding) for video in videos)
+        return
+    from multiprocessing import get_context
+
+    pool = ProcessPoolExecutor(min(workers, len(videos)), get_context("spawn"), _start_worker)
+    try:
+        futures = [pool.submit(_encode, video, encoding) for video in videos]
+        for future in as_completed(futures):
+            yield future.result()
+    except BrokenProcessPool as error:
+        raise ModelError("a worker process died, perhaps for want of memory; try fewer --workers") from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+@torch.no_grad()
+def encode_frames(vae: AutoencoderKLWan, frames: NDArray[Any]) -> Tensor:
+    """Normalised latents (c t h w), float32, of uint8 frames (T, H, W, 3)."""
+    video = torch.from_numpy(frames).to(vae.device).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+    try:
+        latents = vae.encode(video).latent_dist.mode()[0]
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise ModelError(
+            "the VAE ran out of memory; use a smaller --size, fewer --frames or fewer --workers"
+        ) from error
+    mean, std = (torch.tensor(vae.config[f"latents_{name}"]).view(-1, 1, 1, 1) for name in ("mean", "std"))
+    return (latents - mean.to(latents)) / std.to(latents)
+
+
+def _encode(video: Path, encoding: Encoding) -> Encoded:
+    try:
+        source = sha256_of(video)
+    except OSError as error:
+        return Encoded(video, None, f"cannot read {video}: {error.strerror or error}")
+    path = encoding.path(source)
+    if path.exists():
+        return Encoded(video, path)
+    try:
+        vae = _vae(encoding.model.source, encoding.model.revision, encoding.device)
+        clips = [encode_frames(vae, frames) for frames in read_clips(video, encoding.framing)]
+        metadata = {
+            "source": source,
+            "name": video.name,
+            "vae": fingerprint(encoding.model.vae),
+            "model": encoding.model.name,
+            "framing": json.dumps(asdict(encoding.framing)),
+            "caption": caption_of(video),
+        }
+    except VideoError as error:
+        return Encoded(video, None, str(error))
+    save_latents(path, torch.stack(clips), metadata)
+    return Encoded(video, path)
+
+
+@cache
+def _vae(source: str, revision: str, device: str) -> AutoencoderKLWan:
+    return load_vae(source, revision, device=device)
+
+
+def _start_worker() -> None:
+    """One thread, no part in Ctrl-C, and no life after the parent's."""
+    import signal
+    from multiprocessing import parent_process
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    parent = parent_process()
+    if parent is not None:
+        threading.Thread(target=_exit_after, args=(parent,), daemon=True).start()
+
+
+def _exit_after(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
