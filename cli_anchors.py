@@ -15,6 +15,7 @@ from shelllcc.guidance.errors import UsageError
 
 if TYPE_CHECKING:
     from shelllcc.anchors.bank import Bank
+    from shelllcc.guidance.shell import Curve
     from shelllcc.guidance.wan.banks import Gathered
     from shelllcc.guidance.wan.encode import Encoding
 
@@ -382,11 +383,11 @@ def _describe(bank: Bank, *, whole: bool = False) -> dict[str, Any]:
     from shelllcc.anchors.bank import LEVELS
     from shelllcc.guidance.skeletons import Anchors
 
-    skeleton = bank.clean.skeleton
+    skeleton = bank.shell.skeleton
     if isinstance(skeleton, Anchors):
         scale = "covariance each" if len(skeleton.whitening) > 1 else "one covariance"
         shape = (
-            f"{len(skeleton.anchors)} anchors of {bank.clean.patch}x{bank.clean.patch} patches, k {skeleton.k}, {scale}"
+            f"{len(skeleton.anchors)} anchors of {bank.shell.patch}x{bank.shell.patch} patches, k {skeleton.k}, {scale}"
         )
     else:
         shape = f"amortized manifold of {len(skeleton.weights['basis'])} bases, single voxels"
@@ -404,8 +405,7 @@ def _describe(bank: Bank, *, whole: bool = False) -> dict[str, Any]:
             rows = (dict(zip(map(str, LEVELS), row, strict=True)) for row in bank.quantiles.tolist())
             said["held_out_distance"] = dict(zip(names, rows, strict=True))
         said["calibrations"] = [
-            {"model": c.model, "fingerprint": c.fingerprint, "sigmas": c.sigmas.tolist(), "radius": c.radius.tolist()}
-            for c in bank.calibrations
+            {"model": c.model, "fingerprint": c.fingerprint, **_table(c.curve)} for c in bank.calibrations
         ]
         said["provenance"] = bank.provenance
     return said
@@ -414,6 +414,10 @@ def _describe(bank: Bank, *, whole: bool = False) -> dict[str, Any]:
 def _print_shares(name: str, row: dict[str, float]) -> None:
     made = f"{row['generated']:>11.3f}" if "generated" in row else ""
     print(f"{name:<52}{row['noise 0.1']:>9.3f}{row['noise 0.2']:>9.3f}{row['blur']:>7.3f}{made}")
+
+
+def _table(curve: Curve) -> dict[str, Any]:
+    return {"sigmas": curve.sigmas.tolist(), "radius": curve.radius.tolist()}
 
 
 def _encoding(

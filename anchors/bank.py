@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from shelllcc.guidance.errors import BankError
-from shelllcc.guidance.shell import Shell
+from shelllcc.guidance.shell import Curve, Shell
 from shelllcc.guidance.skeletons import Amortized
 
 LEVELS = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)  # of the quantiles
@@ -18,19 +18,20 @@ LEVELS = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)  # of the quantiles
 
 @dataclass(frozen=True)
 class Calibration:
-    """The radius over sigma for one model: sigmas (s,) ascending, radius (2, s) of the first latent frame and later."""
+    """The radius over sigma for one model, in the guided components."""
 
     model: str
     fingerprint: str
-    sigmas: Tensor
-    radius: Tensor
+    curve: Curve
 
 
 @dataclass(frozen=True)
 class Bank:
     """A shell, the VAE and the models that it fits, and its provenance.
 
-    clean        the shell whose radius is that of clean latents at every sigma
+    shell        what scores latents, in all its components
+    guided       leading components in which the guide moves; the others serve the score alone
+    clean        radius of clean latents in the guided components, at every sigma
     model        the model whose VAE made the latents, for people to read
     vae          fingerprint of that VAE's config: latents of another VAE live in another space
     quantiles    (2, 7) distances of held-out real patches at LEVELS, the first latent frame's and the later ones'
@@ -39,7 +40,9 @@ class Bank:
     sha256       of the file as it was read or saved; what `sha256sum` prints
     """
 
-    clean: Shell
+    shell: Shell
+    guided: int
+    clean: Curve
     model: str
     vae: str
     provenance: Mapping[str, Any]
@@ -50,11 +53,9 @@ class Bank:
     sha256: str = ""
 
     @property
-    def shell(self) -> Shell:
-        """The shell with the radius of the calibration in force, or else that of clean latents."""
-        if self.chosen is None:
-            return self.clean
-        return replace(self.clean, sigmas=self.chosen.sigmas, radius=self.chosen.radius)
+    def curve(self) -> Curve:
+        """The radius over sigma that the guide follows: the calibration in force, or that of clean latents."""
+        return self.chosen.curve if self.chosen else self.clean
 
     @property
     def name(self) -> str:
@@ -62,7 +63,7 @@ class Bank:
 
     @property
     def kind(self) -> str:
-        return "amortized" if isinstance(self.clean.skeleton, Amortized) else "anchors"
+        return "amortized" if isinstance(self.shell.skeleton, Amortized) else "anchors"
 
     def for_model(self, fingerprint: str) -> Bank:
         """The bank with the calibration for the model of that fingerprint in force, or none."""

@@ -19,7 +19,7 @@ from shelllcc.anchors.bank import LEVELS, Bank, Calibration
 from shelllcc.anchors.search import nearest
 from shelllcc.guidance.errors import BankError
 from shelllcc.guidance.files import sha256_of, whole_file
-from shelllcc.guidance.shell import Shell
+from shelllcc.guidance.shell import Curve, Shell
 from shelllcc.guidance.skeletons import Amortized, Anchors, Skeleton
 
 FORMAT = "shelllcc-bank/2"
@@ -40,8 +40,9 @@ def save_bank(bank: Bank, path: Path) -> Bank:
     metadata = {
         "format": FORMAT,
         "kind": bank.kind,
-        "patch": str(bank.clean.patch),
-        "k": str(bank.clean.skeleton.k if isinstance(bank.clean.skeleton, Anchors) else 0),
+        "patch": str(bank.shell.patch),
+        "k": str(bank.shell.skeleton.k if isinstance(bank.shell.skeleton, Anchors) else 0),
+        "guided": str(bank.guided),
         "model": bank.model,
         "vae": bank.vae,
         "calibrations": json.dumps([{"model": c.model, "fingerprint": c.fingerprint} for c in bank.calibrations]),
@@ -77,8 +78,9 @@ def read_bank(path: Path) -> Bank:
 
 def _tensors(bank: Bank) -> dict[str, Tensor]:
     """Every tensor of the bank by its name in the file."""
-    shell, skeleton = bank.clean, bank.clean.skeleton
-    found = {"mean": shell.mean, "basis": shell.basis, "sigmas": shell.sigmas, "radius": shell.radius}
+    skeleton = bank.shell.skeleton
+    found = {"mean": bank.shell.mean, "basis": bank.shell.basis}
+    found |= {"sigmas": bank.clean.sigmas, "radius": bank.clean.radius}
     if isinstance(skeleton, Amortized):
         found |= {f"manifold.{name}": skeleton.weights[name] for name in LAYERS}
     else:
@@ -86,14 +88,15 @@ def _tensors(bank: Bank) -> dict[str, Tensor]:
     if bank.quantiles is not None:
         found["quantiles"] = bank.quantiles
     for i, calibration in enumerate(bank.calibrations):
-        found |= {f"calibration.{i}.sigmas": calibration.sigmas, f"calibration.{i}.radius": calibration.radius}
+        curve = calibration.curve
+        found |= {f"calibration.{i}.sigmas": curve.sigmas, f"calibration.{i}.radius": curve.radius}
     return found
 
 
 def _assemble(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Bank:
     """The bank of a file's tensors and metadata. Raises BankError unless they are all there, agree and are finite."""
     try:
-        patch, k = int(metadata["patch"]), int(metadata["k"])
+        patch, k, guided = (int(metadata[name]) for name in ("patch", "k", "guided"))
         kind, model, vae = metadata["kind"], metadata["model"], metadata["vae"]
         provenance = json.loads(metadata["provenance"])
         labels = [(str(c["model"]), str(c["fingerprint"])) for c in json.loads(metadata["calibrations"])]
@@ -112,17 +115,14 @@ def _assemble(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Ban
             raise BankError(f"the bank's {name} must be finite float32, at least one number")
     skeleton = _amortized(tensors) if kind == "amortized" else _anchors(tensors, k)
     _check_projection(tensors, patch, skeleton.dimensions)
-    _check_curve(tensors["sigmas"], tensors["radius"])
-    calibrations = []
-    for i, (name, mark) in enumerate(labels):
-        curve = tensors[f"calibration.{i}.sigmas"], tensors[f"calibration.{i}.radius"]
-        _check_curve(*curve)
-        calibrations.append(Calibration(name, mark, *curve))
+    if not 1 <= guided <= skeleton.dimensions or (kind == "amortized" and guided != skeleton.dimensions):
+        raise BankError(f"the bank's guided components, {guided}, do not fit its {skeleton.dimensions} dimensions")
+    calibrations = [Calibration(*label, _curve(tensors, f"calibration.{i}.")) for i, label in enumerate(labels)]
     quantiles = tensors.get("quantiles")
     if quantiles is not None and tuple(quantiles.shape) != (2, len(LEVELS)):
         raise BankError(f"the bank's quantiles have shape {tuple(quantiles.shape)}, expected {(2, len(LEVELS))}")
-    shell = Shell(patch, tensors["mean"], tensors["basis"], skeleton, tensors["sigmas"], tensors["radius"])
-    return Bank(shell, model, vae, provenance, quantiles, tuple(calibrations))
+    shell = Shell(patch, tensors["mean"], tensors["basis"], skeleton)
+    return Bank(shell, guided, _curve(tensors), model, vae, provenance, quantiles, tuple(calibrations))
 
 
 def _anchors(tensors: Mapping[str, Tensor], k: int) -> Skeleton:
@@ -130,6 +130,8 @@ def _anchors(tensors: Mapping[str, Tensor], k: int) -> Skeleton:
     m, d = anchors.shape if anchors.ndim == 2 else (0, 0)
     if tuple(whitening.shape) not in ((m, d, d), (1, d, d)):
         raise BankError(f"the bank's whitening {tuple(whitening.shape)} does not fit anchors {tuple(anchors.shape)}")
+    if whitening.tril(-1).any():
+        raise BankError("the bank's whitening must be upper triangular")
     if not 1 <= k <= m:
         raise BankError(f"the bank's k must lie between 1 and its {m} anchors, got {k}")
     return Anchors(anchors, whitening, k, nearest)
@@ -166,11 +168,13 @@ def _check_projection(tensors: Mapping[str, Tensor], patch: int, d: int) -> None
         raise BankError(f"the bank's patch {patch} does not fit {p} numbers a patch")
 
 
-def _check_curve(sigmas: Tensor, radius: Tensor) -> None:
+def _curve(tensors: Mapping[str, Tensor], prefix: str = "") -> Curve:
+    sigmas, radius = tensors[f"{prefix}sigmas"], tensors[f"{prefix}radius"]
     if sigmas.ndim != 1 or tuple(radius.shape) != (2, sigmas.numel()):
         raise BankError(f"the bank's radius {tuple(radius.shape)} does not fit its sigmas {tuple(sigmas.shape)}")
     if (sigmas.diff() <= 0).any() or (radius <= 0).any():
         raise BankError("the bank's sigmas must ascend and its radii be positive")
+    return Curve(sigmas, radius)
 
 
 def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:

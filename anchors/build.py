@@ -20,17 +20,19 @@ from shelllcc.anchors.bank import LEVELS
 from shelllcc.anchors.search import nearest
 from shelllcc.guidance.errors import UsageError
 from shelllcc.guidance.patches import to_tokens
-from shelllcc.guidance.shell import Shell
+from shelllcc.guidance.shell import Curve, Shell
 from shelllcc.guidance.skeletons import Anchors
 from shelllcc.guidance.threads import one_thread
 
-KINDS: dict[tuple[str, int], tuple[int, int, int]] = {
-    ("covariance", 1): (64, 16, 1),
-    ("covariance", 3): (32, 96, 1),
-    ("local", 1): (1024, 16, 8),
-    ("local", 3): (2048, 96, 8),
+KINDS: dict[tuple[str, int], tuple[int, int, int, int]] = {
+    ("covariance", 1): (64, 16, 16, 1),
+    ("covariance", 3): (32, 144, 96, 1),
+    ("local", 1): (1024, 16, 16, 8),
+    ("local", 3): (512, 144, 96, 4),
 }
-"""Anchors, components and neighbours by kind and patch."""
+"""Anchors, components, guided components and neighbours by kind and patch."""
+MEDIAN = LEVELS.index(0.5)
+SIZES = ("anchors", "components", "guided", "neighbours")
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,8 @@ class Recipe:
                 the nearest neighbours code a token (locality-constrained linear coding), with one covariance for all
     patch       side of a patch in latent voxels: 1 (the paper's) or 3
     anchors     number of anchors
-    components  principal directions of patches that are kept
+    components  principal directions of patches that are kept; the last ones tell generated latents best
+    guided      leading ones of them in which the guide moves
     neighbours  anchors in a code
     shrinkage   weight, in tokens, of the common covariance in each anchor's own
     sample      most tokens that each of the three sets contributes, in equal shares of its clips
@@ -51,7 +54,8 @@ class Recipe:
     kind: str = "covariance"
     patch: int = 3
     anchors: int = 32
-    components: int = 96
+    components: int = 144
+    guided: int = 96
     neighbours: int = 1
     shrinkage: float = 256.0
     sample: int = 200_000
@@ -63,16 +67,18 @@ class Recipe:
         """The recipe of that kind and patch; None among `given` stands for the usual value."""
         if (kind, patch) not in KINDS:
             raise UsageError(f"a bank is covariance or local, of patch 1 or 3, got {kind} and {patch}")
-        usual = dict(zip(("anchors", "components", "neighbours"), KINDS[kind, patch], strict=True))
-        return cls(kind, patch, **usual | {key: value for key, value in given.items() if value is not None})
+        sizes = dict(zip(SIZES, KINDS[kind, patch], strict=True)) | {k: v for k, v in given.items() if v is not None}
+        return cls(kind, patch, **sizes | {"guided": min(sizes["guided"], sizes["components"])})
 
     def __post_init__(self) -> None:
-        for name in ("anchors", "components", "neighbours", "sample"):
+        for name in (*SIZES, "sample"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be positive, got {getattr(self, name)}")
         if self.kind == "covariance" and self.neighbours != 1:
             raise UsageError("a covariance bank codes by the one nearest anchor; neighbours are for the local kind")
-        most = min(self.components // 2, self.anchors)
+        if self.guided > self.components:
+            raise UsageError(f"there are {self.components} components, {self.guided} cannot be guided")
+        most = min(self.guided // 2, self.anchors)
         if self.kind == "local" and not 2 <= self.neighbours <= most:
             raise UsageError(
                 f"a local code takes 2 to {most} neighbours, got {self.neighbours}: more rebuild all tokens"
@@ -94,15 +100,25 @@ def split_sources(sources: Iterable[str], held_out: float) -> dict[str, str]:
     return dict.fromkeys(ordered[:held], "held out") | rest
 
 
+@dataclass(frozen=True)
+class Fit:
+    """A fitted shell, whose median held-out distance is 1 in later latent frames.
+
+    clean      radius of clean latents in the guided components, at every sigma (see anchors.calibrate)
+    quantiles  (2, 7) distances of held-out patches at LEVELS
+    Row 0 of both is the first latent frame's, which a causal VAE gives statistics of its own.
+    """
+
+    shell: Shell
+    guided: int
+    clean: Curve
+    quantiles: Tensor
+
+
 def fit_shell(
     placing: Sequence[Tensor], scaling: Sequence[Tensor], held_out: Sequence[Tensor], recipe: Recipe | None = None
-) -> tuple[Shell, Tensor]:
-    """A shell whose median held-out distance is 1 in later latent frames, and quantiles (2, 7) of held-out distances.
-
-    The three sets must share no video. The radius is that of clean latents at every sigma (see anchors.calibrate); row
-    0 of radius and quantiles is the first latent frame's, which a causal VAE gives statistics of its own. Raises
-    UsageError for too few patches.
-    """
+) -> Fit:
+    """Fit a shell to three sets of clips that share no video. Raises UsageError for too few patches."""
     recipe = recipe or Recipe()
     generator = torch.Generator().manual_seed(recipe.seed)
     with one_thread():
@@ -117,12 +133,17 @@ def fit_shell(
         whitening = _whitening(projected, centres, recipe)
         del projected
         skeleton = Anchors(centres, whitening, recipe.neighbours, nearest)
-        shell = Shell(recipe.patch, mean, basis, skeleton, sigmas=torch.zeros(1), radius=torch.ones(2, 1))
+        shell = Shell(recipe.patch, mean, basis, skeleton)
         quantiles = held_out_quantiles(shell, held_out, sample=recipe.sample)
-        unit = quantiles[1, LEVELS.index(0.5)].clone()
-        quantiles /= unit
-        radius = quantiles[:, LEVELS.index(0.5)].unsqueeze(1).clone()
-        return replace(shell, skeleton=replace(skeleton, whitening=whitening / unit), radius=radius), quantiles
+        unit = quantiles[1, MEDIAN].clone()
+        shell = replace(shell, skeleton=replace(skeleton, whitening=whitening / unit))
+        guided = held_out_quantiles(shell.leading(recipe.guided), held_out, sample=recipe.sample)
+        return Fit(shell, recipe.guided, clean_curve(guided), quantiles / unit)
+
+
+def clean_curve(quantiles: Tensor) -> Curve:
+    """The median of clean latents as the radius at every sigma."""
+    return Curve(torch.zeros(1), quantiles[:, MEDIAN : MEDIAN + 1].clone())
 
 
 def held_out_quantiles(shell: Shell, clips: Sequence[Tensor], *, sample: int = 200_000) -> Tensor:

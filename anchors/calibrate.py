@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from shelllcc.guidance.flow import x0_from_velocity
-from shelllcc.guidance.shell import Shell
+from shelllcc.guidance.shell import Curve, Shell
 
 Denoiser = Callable[[Tensor, float, int], Tensor]
 """(noised latents (1 c t h w), sigma, index of the clip) -> velocity."""
@@ -29,8 +29,8 @@ def calibrate_radius(
     most: int = 8192,
     seed: int = 0,
     on_clip: Callable[[int], None] = lambda done: None,
-) -> tuple[Tensor, Tensor]:
-    """Sigmas (s,) and radius (2, s): the median distance of x0 predicted once from held-out real clips at each sigma.
+) -> Curve:
+    """The median distance of x0 predicted once from held-out real clips at each sigma.
 
     `clips` are normalised latents (c t h w), on the device to work on; each is noised from its own generator and gives
     at most `most` distances a level and row. Row 0 is the first latent frame.
@@ -48,4 +48,4 @@ def calibrate_radius(
                 seen[row][column].append(part[:: max(1, -(-len(part) // most))])
         on_clip(number + 1)
     radius = torch.tensor([[float(torch.cat(parts).median()) for parts in row] for row in seen])
-    return torch.tensor(levels), radius
+    return Curve(torch.tensor(levels), radius)

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shelllcc.anchors.bank import LEVELS, Bank
+from shelllcc.anchors.bank import Bank
 from shelllcc.anchors.bankfile import LAYERS, MAX_BYTES, check_layers
-from shelllcc.anchors.build import held_out_quantiles
+from shelllcc.anchors.build import clean_curve, held_out_quantiles
 from shelllcc.anchors.torchfile import load_tensors
 from shelllcc.guidance.errors import BankError
 from shelllcc.guidance.files import sha256_of
-from shelllcc.guidance.shell import Shell
+from shelllcc.guidance.shell import Curve, Shell
 from shelllcc.guidance.skeletons import Amortized
 
 
@@ -54,14 +54,10 @@ def manifold_bank(
     """A bank that codes by the manifold. `held_out` real latents (c t h w) set its radius; without, it is 1, the
     radius that training aims at."""
     d = weights["basis"].shape[1]
-    radius = torch.ones(2, 1)
-    shell = Shell(1, torch.zeros(d), torch.eye(d), Amortized(weights), torch.zeros(1), radius)
-    if not held_out:
-        return Bank(shell, model, vae, provenance)
-    quantiles = held_out_quantiles(shell, held_out)
-    middle = LEVELS.index(0.5)
-    shell = Shell(1, shell.mean, shell.basis, shell.skeleton, shell.sigmas, quantiles[:, middle : middle + 1].clone())
-    return Bank(shell, model, vae, provenance, quantiles)
+    shell = Shell(1, torch.zeros(d), torch.eye(d), Amortized(weights))
+    quantiles = held_out_quantiles(shell, held_out) if held_out else None
+    clean = Curve(torch.zeros(1), torch.ones(2, 1)) if quantiles is None else clean_curve(quantiles)
+    return Bank(shell, d, clean, model, vae, provenance, quantiles)
 
 
 def import_checkpoint(

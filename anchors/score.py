@@ -37,11 +37,11 @@ class Score:
 @torch.no_grad()
 def score_latents(bank: Bank, latents: Tensor) -> Score:
     """The score of one clip of normalised latents (c t h w). For an imported manifold `mean` is its authors' reward."""
-    if latents.shape[0] != bank.clean.channels:
-        raise BankError(f"the bank holds {bank.clean.channels}-channel latents, these have {latents.shape[0]}")
-    if min(latents.shape[-2:]) <= bank.clean.patch // 2:
-        raise BankError(f"latents of {tuple(latents.shape[-2:])} are too small for patches of {bank.clean.patch}")
-    distance = bank.clean.residuals(latents[None].float())[1].view(latents.shape[1], -1)
+    if latents.shape[0] != bank.shell.channels:
+        raise BankError(f"the bank holds {bank.shell.channels}-channel latents, these have {latents.shape[0]}")
+    if min(latents.shape[-2:]) <= bank.shell.patch // 2:
+        raise BankError(f"latents of {tuple(latents.shape[-2:])} are too small for patches of {bank.shell.patch}")
+    distance = bank.shell.residuals(latents[None].float())[1].view(latents.shape[1], -1)
     flat = distance.flatten()
     marks = flat.sort().values[[round(level * (len(flat) - 1)) for level in LEVELS]]
     below = above = None

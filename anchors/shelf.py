@@ -67,7 +67,8 @@ def shipped_banks() -> list[Path]:
 
 def user_folder() -> Path:
     """Where `anchors pull` keeps banks: SHELLLCC_BANKS, or the platform's data folder."""
+    if chosen := os.environ.get("SHELLLCC_BANKS"):
+        return Path(chosen).expanduser()
     import platformdirs
 
-    chosen = os.environ.get("SHELLLCC_BANKS")
-    return Path(chosen) if chosen else Path(platformdirs.user_data_dir("shelllcc")) / "banks"
+    return Path(platformdirs.user_data_dir("shelllcc")) / "banks"

@@ -26,7 +26,7 @@ from shelllcc.anchors.manifold import manifold_bank, reward
 from shelllcc.guidance.config import GuideConfig
 from shelllcc.guidance.guide import ShellGuide
 from shelllcc.guidance.patches import to_tokens
-from shelllcc.guidance.shell import Shell
+from shelllcc.guidance.shell import Curve, Shell
 from shelllcc.guidance.skeletons import Anchors
 
 SHAPES = {"480p": (1, 16, 21, 60, 104), "720p": (1, 16, 21, 90, 160)}
@@ -41,14 +41,14 @@ def smooth_noise(shape: tuple[int, ...], *, seed: int = 0) -> Tensor:
 
 def bank_of(kind: str, patch: int) -> Bank:
     """A bank in the shape of that kind's defaults, of patches of smooth noise; for timing alone."""
-    anchors, components, neighbours = KINDS[kind, patch]
+    anchors, components, guided, neighbours = KINDS[kind, patch]
     tokens = to_tokens(smooth_noise((1, 16, 4, 60, 104)), size=patch)[0]
     basis = torch.linalg.qr(torch.randn(tokens.shape[1], components, generator=torch.Generator().manual_seed(0)))[0]
     chosen = torch.randperm(len(tokens), generator=torch.Generator().manual_seed(1))[:anchors]
     whitening = torch.eye(components).expand(anchors if kind == "covariance" else 1, -1, -1) / components**0.5
     skeleton = Anchors(tokens[chosen] @ basis, whitening.contiguous(), neighbours)
-    shell = Shell(patch, tokens.mean(0), basis, skeleton, torch.zeros(1), torch.ones(2, 1))
-    return Bank(shell, "random", "0" * 16, {})
+    shell = Shell(patch, tokens.mean(0), basis, skeleton)
+    return Bank(shell, guided, Curve(torch.zeros(1), torch.ones(2, 1)), "random", "0" * 16, {})
 
 
 def authors_bank(bases: int = 4096, hidden: int = 512) -> Bank:
@@ -86,7 +86,7 @@ def gpu() -> None:
     authors = authors_bank()
     guide = ShellGuide(authors, GuideConfig(window=(0.0, 1.0)))
     rows["guide, the authors' manifold"] = lambda x, g=guide: lambda: (g.begin(), g.move(x, 0.4))  # type: ignore[misc]
-    shell = authors.clean.to(torch.device("cuda"))
+    shell = authors.shell.to(torch.device("cuda"))
 
     def differentiate(x: Tensor) -> object:
         leaf = x.clone().requires_grad_()

@@ -103,8 +103,8 @@ def smooth_noise_bank(vae: dict[str, Any]) -> Bank:
     noise = torch.randn(12, 16, 3, 28, 28, generator=generator)
     clips = torch.nn.functional.avg_pool3d(noise, (1, 5, 5), stride=1)
     clips = clips / clips.std()
-    shell, _ = fit_shell(list(clips[:4]), list(clips[4:8]), list(clips[8:]), Recipe(anchors=16))
-    return Bank(shell, "random weights", fingerprint(vae), {"source": "smooth noise"})
+    fit = fit_shell(list(clips[:4]), list(clips[4:8]), list(clips[8:]), Recipe(anchors=16))
+    return Bank(fit.shell, fit.guided, fit.clean, "random weights", fingerprint(vae), {"source": "smooth noise"})
 
 
 def main(

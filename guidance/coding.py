@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 ENTRIES = 1 << 25  # token-anchor distances held at once: 128 MiB
-GROUP = 32  # anchors that compete among themselves first
+GROUP = 16  # anchors that compete among themselves first
 
 
 def nearest(tokens: Tensor, anchors: Tensor, *, k: int = 1) -> Tensor:
@@ -53,13 +53,13 @@ def _smallest(scores: Tensor, k: int) -> Tensor:
     m = scores.shape[1]
     if k == 1:
         return scores.argmin(-1, keepdim=True)
-    if m % GROUP or m <= 2 * k * GROUP:
+    if m % GROUP or m < 2 * k * GROUP:
         return scores.topk(k, largest=False).indices
-    groups = scores.unflatten(-1, (-1, GROUP))
-    best = groups.amin(-1).topk(k, largest=False).indices
-    inside = groups.gather(1, best[..., None].expand(-1, -1, GROUP)).flatten(1)
+    groups = scores.unflatten(-1, (GROUP, -1))  # one in every column, so that minima are taken along memory
+    best = groups.amin(1).topk(k, largest=False).indices
+    inside = groups.gather(2, best[:, None].expand(-1, GROUP, -1)).flatten(1)
     chosen = inside.topk(k, largest=False).indices
-    return best.gather(1, chosen // GROUP) * GROUP + chosen % GROUP
+    return best.gather(1, chosen % k) + chosen // k * groups.shape[2]
 
 
 def _solve_ones(gram: Tensor) -> Tensor:

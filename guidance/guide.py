@@ -54,7 +54,7 @@ class ShellGuide:
         self.config = config or (GuideConfig() if strength is None else GuideConfig(strength=strength))
         self.trace: list[Step] = []
         self._gain: Tensor | None = None
-        self._shell = bank.shell
+        self._shell = bank.shell.leading(bank.guided)
 
     def begin(self) -> None:
         """Forget the sampling before; the scheduler hook calls it before the first step of each."""
@@ -84,7 +84,7 @@ class ShellGuide:
         later = distance[:, first:] if n > first else distance
         median = later.sort(dim=1).values[:, (later.shape[1] - 1) // 2]  # torch.median is not deterministic on CUDA
 
-        radius_first, radius_later = shell.radius_at(sigma)
+        radius_first, radius_later = self.bank.curve.at(sigma)
         target = config.radius * (radius_later if n > first else radius_first)
         if self._gain is None or self._gain.shape[0] != b:
             self._gain = torch.zeros_like(median)

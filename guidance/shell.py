@@ -14,54 +14,21 @@ from torch import Tensor
 from shelllcc.guidance.patches import average_tokens, to_tokens
 from shelllcc.guidance.skeletons import Skeleton
 
-TOKENS = 32_768  # patches worked on at once, in whole latent frames
+NUMBERS = 3 << 22  # held at once for the patches of some whole latent frames: 48 MiB
 
 
 @dataclass(frozen=True)
-class Shell:
-    """A skeleton in the space of projected patches, and the radius of real latents. Tensors are float32.
+class Curve:
+    """The radius of real latents over the noise level, read as numbers on the CPU.
 
-    patch    side of a patch in latent voxels
-    mean     (p,) mean patch, p = channels * patch * patch
-    basis    (p, d) orthonormal principal directions of patches
-    skeleton of d dimensions
-    sigmas   (s,) ascending noise levels of the calibration
-    radius   (2, s) median distance of x0 predicted from real latents at those levels; row 0 is the first latent frame
+    sigmas (s,) ascending noise levels
+    radius (2, s) median distance of x0 predicted from real latents at those levels; row 0 is the first latent frame
     """
 
-    patch: int
-    mean: Tensor
-    basis: Tensor
-    skeleton: Skeleton
     sigmas: Tensor
     radius: Tensor
 
-    @property
-    def channels(self) -> int:
-        return self.mean.numel() // self.patch**2
-
-    def to(self, device: torch.device) -> Shell:
-        """The same shell on another device; the calibration, which is read as numbers, stays on the CPU."""
-        if self.mean.device == device:
-            return self
-        return replace(self, mean=self.mean.to(device), basis=self.basis.to(device), skeleton=self.skeleton.to(device))
-
-    def project(self, latents: Tensor) -> Tensor:
-        """Tokens (b, n, d), frames first, of (b c t h w) latents."""
-        return (to_tokens(latents, size=self.patch) - self.mean) @ self.basis
-
-    def residuals(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """Residuals (b, n, d) from the skeleton and distances (b, n) of the patches of (b c t h w) latents."""
-        parts = []
-        for frames in torch.split(latents, _frames_at_once(latents.shape), dim=2):
-            tokens = self.project(frames)
-            residual, distance = self.skeleton.residuals(tokens.flatten(0, 1))
-            parts.append((residual.view(tokens.shape), distance.view(tokens.shape[:2])))
-        if len(parts) == 1:
-            return parts[0]
-        return torch.cat([r for r, _ in parts], dim=1), torch.cat([d for _, d in parts], dim=1)
-
-    def radius_at(self, sigma: float) -> tuple[float, float]:
+    def at(self, sigma: float) -> tuple[float, float]:
         """Radius of the first latent frame and of the later ones at a noise level, linear between calibrated ones."""
         levels = self.sigmas
         sigma = min(max(sigma, float(levels[0])), float(levels[-1]))
@@ -72,13 +39,59 @@ class Shell:
         first, later = (self.radius[:, left] + share * (self.radius[:, right] - self.radius[:, left])).tolist()
         return first, later
 
+
+@dataclass(frozen=True)
+class Shell:
+    """A skeleton in the space of projected patches. Tensors are float32.
+
+    patch    side of a patch in latent voxels
+    mean     (p,) mean patch, p = channels * patch * patch
+    basis    (p, d) orthonormal principal directions of patches, those of most variance first
+    skeleton of d dimensions
+    """
+
+    patch: int
+    mean: Tensor
+    basis: Tensor
+    skeleton: Skeleton
+
+    @property
+    def channels(self) -> int:
+        return self.mean.numel() // self.patch**2
+
+    def to(self, device: torch.device) -> Shell:
+        if self.mean.device == device:
+            return self
+        return replace(self, mean=self.mean.to(device), basis=self.basis.to(device), skeleton=self.skeleton.to(device))
+
+    def leading(self, components: int) -> Shell:
+        """The shell of the leading principal directions alone."""
+        if components == self.basis.shape[1]:
+            return self
+        return replace(self, basis=self.basis[:, :components], skeleton=self.skeleton.leading(components))
+
+    def project(self, latents: Tensor) -> Tensor:
+        """Tokens (b, n, d), frames first, of (b c t h w) latents."""
+        return (to_tokens(latents, size=self.patch) - self.mean) @ self.basis
+
+    def residuals(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Residuals (b, n, d) from the skeleton and distances (b, n) of the patches of (b c t h w) latents."""
+        parts = []
+        for frames in torch.split(latents, self._frames_at_once(latents.shape), dim=2):
+            tokens = self.project(frames)
+            residual, distance = self.skeleton.residuals(tokens.flatten(0, 1))
+            parts.append((residual.view(tokens.shape), distance.view(tokens.shape[:2])))
+        if len(parts) == 1:
+            return parts[0]
+        return torch.cat([r for r, _ in parts], dim=1), torch.cat([d for _, d in parts], dim=1)
+
     def lift(self, moves: Tensor, shape: torch.Size) -> Tensor:
         """Moves (b, n, d) of the projected patches as one move of the latents of `shape` (b c t h w).
 
         A patch of more than one voxel keeps its mean in every channel, its brightness and colour: texture alone moves.
         """
         b, c, t, h, w = shape
-        frames = _frames_at_once(shape)
+        frames = self._frames_at_once(shape)
         parts = []
         for start, part in zip(range(0, t, frames), torch.split(moves, frames * h * w, dim=1), strict=True):
             patches = part @ self.basis.T
@@ -88,6 +101,10 @@ class Shell:
             span = torch.Size((b, c, min(frames, t - start), h, w))
             parts.append(average_tokens(patches, span, size=self.patch))
         return torch.cat(parts, dim=2)
+
+    def _frames_at_once(self, shape: torch.Size) -> int:
+        b, _, _, h, w = shape
+        return max(1, NUMBERS // (b * h * w * max(self.mean.numel(), self.skeleton.width)))
 
 
 def move_to_radius(residual: Tensor, distance: Tensor, radius: Tensor, *, strength: float, reach: float) -> Tensor:
@@ -99,8 +116,3 @@ def move_to_radius(residual: Tensor, distance: Tensor, radius: Tensor, *, streng
     """
     ratio = (radius / distance.clamp_min(1e-6)).clamp_max(reach)
     return strength * (ratio - 1)[..., None] * residual
-
-
-def _frames_at_once(shape: torch.Size) -> int:
-    b, _, _, h, w = shape
-    return max(1, TOKENS // (b * h * w))

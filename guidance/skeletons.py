@@ -25,7 +25,8 @@ Search = Callable[..., Tensor]
 class Anchors:
     """Anchors (m, d), of which the k nearest code a token; k = 1 takes the nearest itself.
 
-    whitening (m, d, d): residuals of anchor i times whitening[i] have unit scale on the shell; or (1, d, d) for all.
+    whitening (m, d, d) upper triangular: residuals of anchor i times whitening[i] have unit scale on the shell; or
+    (1, d, d) for all.
     """
 
     anchors: Tensor
@@ -37,15 +38,25 @@ class Anchors:
     def dimensions(self) -> int:
         return self.anchors.shape[1]
 
+    @property
+    def width(self) -> int:
+        """Numbers that are held for a token while it is coded."""
+        return (self.k if self.k > 1 else 2) * (self.dimensions + self.k)
+
     def to(self, device: torch.device) -> Anchors:
         return replace(self, anchors=self.anchors.to(device), whitening=self.whitening.to(device))
+
+    def leading(self, components: int) -> Anchors:
+        """The skeleton of the leading dimensions. A triangular whitening of all whitens the leading ones, too."""
+        anchors, whitening = self.anchors[:, :components], self.whitening[:, :components, :components]
+        return replace(self, anchors=anchors.contiguous(), whitening=whitening.contiguous())
 
     def code(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """The skeleton's point (n, d) under each token, and the index (n,) of its nearest anchor."""
         indices = self.search(tokens, self.anchors, k=self.k)
         if self.k == 1:
             return self.anchors[indices[:, 0]], indices[:, 0]
-        neighbours = self.anchors[indices]
+        neighbours = self.anchors.index_select(0, indices.flatten()).view(*indices.shape, -1)
         weights = coding.local_coordinates(tokens, neighbours)
         return (weights[:, None] @ neighbours)[:, 0], indices[:, 0]
 
@@ -70,8 +81,16 @@ class Amortized:
     def dimensions(self) -> int:
         return self.weights["basis"].shape[1]
 
+    @property
+    def width(self) -> int:
+        """Numbers that are held for a token while it is coded."""
+        return 2 * len(self.weights["basis"])
+
     def to(self, device: torch.device) -> Amortized:
         return Amortized({name: tensor.to(device) for name, tensor in self.weights.items()})
+
+    def leading(self, components: int) -> Amortized:
+        raise ValueError(f"an amortized skeleton has {self.dimensions} dimensions, all of which its networks need")
 
     def code(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """The skeleton's point (n, d) under each token, and the weights (n, m) of the bases in it."""
@@ -108,7 +127,7 @@ def whitened_norm(residual: Tensor, index: Tensor, whitening: Tensor) -> Tensor:
     m, d = whitening.shape[:2]
     if m == 1:
         return (residual @ whitening[0]).norm(dim=-1)
-    order = index.argsort(stable=True)
+    order = (index.short() if m < 1 << 15 else index).argsort(stable=True)  # short keys sort sooner
     owned = index[order]
     counts = torch.zeros(m, dtype=index.dtype, device=index.device).scatter_add_(0, index, torch.ones_like(index))
     ends = ((counts + BLOCK - 1) // BLOCK).cumsum(0)  # of each anchor's blocks

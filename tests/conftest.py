@@ -33,7 +33,7 @@ def latents() -> Callable[..., torch.Tensor]:
 
 @pytest.fixture(scope="session")
 def shell(bank):
-    return bank.clean
+    return bank.shell
 
 
 @pytest.fixture(scope="session")
@@ -42,8 +42,9 @@ def bank(latents: Callable[..., torch.Tensor]):
     from shelllcc.anchors.build import Recipe, fit_shell
 
     clips = [latents(seed)[0] for seed in range(12)]
-    shell, quantiles = fit_shell(clips[0:8:2], clips[1:8:2], clips[8:], Recipe(anchors=2))
-    return Bank(shell, "synthetic", "0" * 16, {"source": "smooth noise"}, quantiles)
+    fit = fit_shell(clips[0:8:2], clips[1:8:2], clips[8:], Recipe(anchors=2))
+    provenance = {"source": "smooth noise"}
+    return Bank(fit.shell, fit.guided, fit.clean, "synthetic", "0" * 16, provenance, fit.quantiles)
 
 
 @pytest.fixture(scope="session")

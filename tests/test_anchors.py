@@ -86,8 +86,8 @@ def test_a_folder_of_videos_becomes_a_bank_that_guides_the_model(shelllcc, films
     code, out, err = shelllcc("anchors", "calibrate", "mine.safetensors", "--json", *TINY, "--most", "2")
     assert code == 0, err
     assert json.loads(out)["calibrated_for"] == ["tiny"]
-    curve = read_bank(tmp_path / "mine.safetensors").calibrations[0]
-    assert curve.radius[1, 0] == pytest.approx(1, abs=0.15)
+    curve = read_bank(tmp_path / "mine.safetensors").calibrations[0].curve
+    assert 0.5 < curve.radius[1, 0] < 2
     assert (curve.sigmas.diff() > 0).all()
     clip = ["--prompt", "a cat", "--size", "64x64", "--frames", "5", "--steps", "3", "--window", "0:1"]
     code, out, err = shelllcc("generate", *clip, "--bank", "mine.safetensors", "-o", "x.mp4", "--json")

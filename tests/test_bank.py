@@ -24,9 +24,11 @@ def file(bank, tmp_path):
 
 def test_a_saved_bank_comes_back_whole(bank, file):
     loaded = load_bank(file)
-    for part, names in (("clean", ("mean", "basis", "sigmas", "radius")), ("skeleton", ("anchors", "whitening"))):
-        mine, theirs = (b.clean if part == "clean" else b.clean.skeleton for b in (loaded, bank))
-        assert all(torch.equal(getattr(mine, name), getattr(theirs, name)) for name in names)
+    for name in ("mean", "basis"):
+        assert torch.equal(getattr(loaded.shell, name), getattr(bank.shell, name))
+    for name in ("anchors", "whitening"):
+        assert torch.equal(getattr(loaded.shell.skeleton, name), getattr(bank.shell.skeleton, name))
+    assert torch.equal(loaded.clean.radius, bank.clean.radius)
     assert torch.equal(loaded.quantiles, bank.quantiles)
     assert (loaded.model, loaded.vae, loaded.provenance) == (bank.model, bank.vae, bank.provenance)
     assert len(loaded.sha256) == 64
@@ -42,8 +44,9 @@ def test_the_same_latents_make_the_same_bytes_on_one_thread_and_two(latents, tmp
         for threads, name in ((1, "a"), (2, "b")):
             torch.set_num_threads(threads)
             faiss.omp_set_num_threads(threads)
-            shell, quantiles = fit_shell(clips[0:8:2], clips[1:8:2], clips[8:], recipe)
-            blobs.append(save_bank(Bank(shell, "m", "v", {}, quantiles), tmp_path / name).path.read_bytes())
+            fit = fit_shell(clips[0:8:2], clips[1:8:2], clips[8:], recipe)
+            bank = Bank(fit.shell, fit.guided, fit.clean, "m", "v", {}, fit.quantiles)
+            blobs.append(save_bank(bank, tmp_path / name).path.read_bytes())
     finally:
         torch.set_num_threads(before)
         faiss.omp_set_num_threads(before)
@@ -94,10 +97,10 @@ def test_foreign_files_are_refused_and_not_executed(tmp_path):
 def test_nan_is_not_saved(bank, tmp_path):
     from dataclasses import replace
 
-    skeleton = bank.clean.skeleton
-    broken = replace(bank.clean, skeleton=replace(skeleton, anchors=skeleton.anchors * float("nan")))
+    skeleton = bank.shell.skeleton
+    broken = replace(bank.shell, skeleton=replace(skeleton, anchors=skeleton.anchors * float("nan")))
     with pytest.raises(BankError, match="finite"):
-        save_bank(replace(bank, clean=broken), tmp_path / "x.safetensors")
+        save_bank(replace(bank, shell=broken), tmp_path / "x.safetensors")
     assert not list(tmp_path.iterdir())
 
 
@@ -128,10 +131,10 @@ def test_calibration_finds_the_smoothing_of_the_denoiser(shell, latents):
     def smoothing(noised, sigma, index):
         return (noised - (1 - sigma) * clips[index : index + 1]) / sigma  # predicts a weaker x0 at higher noise
 
-    sigmas, level = calibrate_radius(shell, list(clips), perfect, sigmas=(0.0, 0.5, 1.0))
-    assert_close(level[1], level[1, :1].expand(3), rtol=1e-3, atol=1e-3)
-    _, (_, falling) = calibrate_radius(shell, list(clips), smoothing, sigmas=(0.0, 0.5, 0.9))
-    assert_close(sigmas, torch.tensor([0.0, 0.5, 1.0]))
+    level = calibrate_radius(shell, list(clips), perfect, sigmas=(0.0, 0.5, 1.0))
+    assert_close(level.sigmas, torch.tensor([0.0, 0.5, 1.0]))
+    assert_close(level.radius[1], level.radius[1, :1].expand(3), rtol=1e-3, atol=1e-3)
+    _, falling = calibrate_radius(shell, list(clips), smoothing, sigmas=(0.0, 0.5, 0.9)).radius
     assert falling[0] > falling[1] > falling[2]
 
 
@@ -141,5 +144,5 @@ def test_shipped_banks_are_whole_and_say_where_they_come_from():
         bank = read_bank(path)
         assert json.dumps(bank.provenance)
         assert bank.provenance["source"]
-        assert bank.calibrations[0].sigmas.numel() > 8
+        assert bank.calibrations[0].curve.sigmas.numel() > 8
         assert 0.3 < float(bank.quantiles[0, 3]) < 2

@@ -121,9 +121,19 @@ def test_the_lifted_move_leaves_every_patch_its_mean(shell, latents):
     assert whole.lift(tokens, x.shape).abs().max() > 0.1
 
 
-def test_radius_is_linear_between_calibrated_levels(shell):
-    table = replace(
-        shell, sigmas=torch.tensor([0.0, 0.5, 1.0]), radius=torch.tensor([[1.0, 2.0, 4.0], [2.0, 2.0, 6.0]])
-    )
+def test_radius_is_linear_between_calibrated_levels():
+    curve = shell.Curve(torch.tensor([0.0, 0.5, 1.0]), torch.tensor([[1.0, 2.0, 4.0], [2.0, 2.0, 6.0]]))
     for sigma, wanted in ((0.0, (1.0, 2.0)), (0.25, (1.5, 2.0)), (0.75, (3.0, 4.0)), (1.0, (4.0, 6.0))):
-        assert_close(torch.tensor(table.radius_at(sigma)), torch.tensor(wanted))
+        assert_close(torch.tensor(curve.at(sigma)), torch.tensor(wanted))
+
+
+def test_the_leading_components_of_a_bank_are_a_bank_of_their_own(bank, latents):
+    """A triangular whitening of all components whitens the leading ones, too."""
+    x = latents(31)
+    some = bank.shell.leading(40)
+    residual, distance = some.residuals(x)
+    covariance = torch.linalg.inv((bank.shell.skeleton.whitening @ bank.shell.skeleton.whitening.mT).double())
+    _, index = some.skeleton.code(some.project(x)[0])
+    inner = torch.linalg.inv(covariance[:, :40, :40])[index]
+    wanted = (residual[0].double()[:, None] @ inner @ residual[0].double()[..., None]).flatten().sqrt()
+    assert_close(distance[0].double(), wanted, rtol=1e-4, atol=1e-4)

@@ -50,7 +50,7 @@ def make_bank(
     unseen = studio.draw(range(HELD_OUT + SEED, HELD_OUT + SEED + held_out))
     unseen_latents = encode(pipe, studio, unseen)
     recipe = recipe or Recipe()
-    shell, quantiles = fit_shell(list(latents[0::2]), list(latents[1::2]), list(unseen_latents.cpu()), recipe)
+    fit = fit_shell(list(latents[0::2]), list(latents[1::2]), list(unseen_latents.cpu()), recipe)
     states, _ = pipe.encode_prompt(
         [clip.text for clip in unseen], do_classifier_free_guidance=False, max_sequence_length=512
     )
@@ -60,7 +60,7 @@ def make_bank(
         velocity: Tensor = pipe.transformer(noised, timestep, states[index : index + 1], return_dict=False)[0]
         return velocity
 
-    curve = calibrate_radius(shell.to(device), list(unseen_latents), denoise)
+    curve = calibrate_radius(fit.shell.leading(fit.guided).to(device), list(unseen_latents), denoise)
     provenance = {
         "source": "rendered camera clips of the photographs in training/photographs.py",
         "clips": clips,
@@ -70,9 +70,9 @@ def make_bank(
         "recipe": asdict(recipe),
         "made_by": "python -m training.bank",
     }
-    calibration = Calibration("shelllcc-tiny-wan", model_fingerprint(pipe.transformer.config), *curve)
-    vae = fingerprint(pipe.vae.config)
-    return Bank(shell, "shelllcc-tiny-wan", vae, provenance, quantiles, (calibration,))
+    calibration = Calibration("shelllcc-tiny-wan", model_fingerprint(pipe.transformer.config), curve)
+    space = "shelllcc-tiny-wan", fingerprint(pipe.vae.config)
+    return Bank(fit.shell, fit.guided, fit.clean, *space, provenance, fit.quantiles, (calibration,))
 
 
 def main(
@@ -87,7 +87,7 @@ def main(
     studio = Studio(photographs.load(cache), device)
     bank = make_bank(pipe, studio, clips=clips, held_out=held_out)
     save_bank(bank, out)
-    curve = bank.calibrations[0]
+    curve = bank.calibrations[0].curve
     for sigma, first, later in zip(curve.sigmas, *curve.radius, strict=True):
         print(f"sigma {sigma:.2f}  radius of the first latent frame {first:.3f}, of later ones {later:.3f}")
     print(f"{out}: {out.stat().st_size / 1e6:.2f} MB")

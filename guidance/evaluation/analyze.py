@@ -61,20 +61,20 @@ def analyze(
     on_stage("distances")
     table: dict[str, Any] = {
         "clips": {"real": len(real), "generated": len(generated), "videos_to_fit": len(fit)},
-        "distance": _distances(bank.clean, real, generated),
-        "usage": {"real": usage(bank.clean, real)} | ({"generated": usage(bank.clean, generated)} if generated else {}),
-        "distinguishability": {"this bank": distinguish(mean_distance(bank.clean), real, generated)},
+        "distance": _distances(bank.shell, real, generated),
+        "usage": {"real": usage(bank.shell, real)} | ({"generated": usage(bank.shell, generated)} if generated else {}),
+        "distinguishability": {"this bank": distinguish(mean_distance(bank.shell), real, generated)},
     }
     if len(fit) < 3:
         return table
     on_stage("kinds of banks")
-    for name, measure in _variants(fit, real, bank.clean.skeleton):
+    for name, measure in _variants(fit, real, bank.shell.skeleton):
         table["distinguishability"][name] = distinguish(measure, real, generated)
     on_stage("data efficiency")
     table["data_efficiency"] = []
     for n in (*(size for size in SIZES if size < len(fit)), len(fit)):
         try:
-            shell, _ = fit_shell(*_halves(fit[:n]), real, _small(bank))
+            shell = fit_shell(*_halves(fit[:n]), real, _small(bank)).shell
         except UsageError:
             continue  # too few patches
         table["data_efficiency"].append({"videos": n} | distinguish(mean_distance(shell), real, generated))
@@ -152,8 +152,8 @@ def _variants(
     halves = _halves(fit)
     for patch, label in ((1, "voxel"), (3, "3x3")):
         try:
-            local, _ = fit_shell(*halves, real, _affordable("local", patch, fit))
-            covariance, _ = fit_shell(*halves, real, _affordable("covariance", patch, fit))
+            local = fit_shell(*halves, real, _affordable("local", patch, fit)).shell
+            covariance = fit_shell(*halves, real, _affordable("covariance", patch, fit)).shell
         except UsageError:
             continue
         yield f"{label}, local code, reconstruction and locality", _coding_cost(local, locality=True)
@@ -192,9 +192,9 @@ def _affordable(kind: str, patch: int, fit: Sequence[Sequence[Tensor]]) -> Recip
 
 def _small(bank: Bank) -> Recipe:
     """The recipe of the bank, or the usual one for its patch."""
-    skeleton = bank.clean.skeleton
+    skeleton = bank.shell.skeleton
     if not isinstance(skeleton, Anchors):
-        return Recipe.usual("covariance", bank.clean.patch)
+        return Recipe.usual("covariance", bank.shell.patch)
     kind = "covariance" if len(skeleton.whitening) > 1 else "local"
     sizes = {"anchors": len(skeleton.anchors), "components": skeleton.dimensions, "neighbours": skeleton.k}
-    return Recipe.usual(kind, bank.clean.patch, **sizes)
+    return Recipe.usual(kind, bank.shell.patch, **sizes)

@@ -56,4 +56,4 @@ def _latents(path: Path, bank: Bank) -> Iterator[Tensor]:
     if file.vae not in (None, bank.vae):
         raise BankError(f"{path} holds latents of another VAE ({file.vae}, the bank's is {bank.vae})")
     for index in range(file.clips):
-        yield file.load(index, bank.clean.channels)
+        yield file.load(index, bank.shell.channels)

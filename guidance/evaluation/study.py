@@ -53,7 +53,7 @@ def study(
             "the bank held none of these videos out; half of them are judged, and none may have made its anchors"
         )
         sets = split_sources(sets, 0.5) if len(sets) >= 3 else dict.fromkeys(sets, "held out")
-    channels = bank.clean.channels
+    channels = bank.shell.channels
     held = Clips((file for file in real if sets[file.source] == "held out"), channels)
     others = sorted((file for file in real if sets[file.source] != "held out"), key=lambda file: file.source)
     fit = [Clips(files, channels) for _, files in groupby(others, key=lambda file: file.source)]
@@ -97,7 +97,7 @@ def _radial_tiles(bank: Bank, latents: Tensor, encoding: Encoding) -> list[Frame
     mean, std = (torch.tensor(vae.config[f"latents_{name}"]).view(1, -1, 1, 1, 1) for name in ("mean", "std"))
     tiles = []
     for radius in RADII:
-        stretched = radial(bank.clean, latents, radius)[None] * std + mean
+        stretched = radial(bank.shell, latents, radius)[None] * std + mean
         video = vae.decode(stretched.to(vae.device)).sample[0].clamp(-1, 1).cpu()
         frames = ((video + 1) * 127.5).round().byte().permute(1, 2, 3, 0).numpy()
         tiles.append(np.stack([_labelled(frame, f"r = {radius:g}") for frame in frames]))

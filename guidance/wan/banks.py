@@ -89,11 +89,12 @@ def build_bank(gathered: Gathered, encoding: Encoding, recipe: Recipe, output: P
         name: Clips((f for f in gathered.files if sets[f.source] == name), channels)
         for name in ("placing", "scaling", "held out")
     }
-    shell, quantiles = fit_shell(parts["placing"], parts["scaling"], parts["held out"], recipe)
+    fit = fit_shell(parts["placing"], parts["scaling"], parts["held out"], recipe)
     held = [file for file in gathered.files if sets[file.source] == "held out"]
     counts = {name: len(clips) for name, clips in parts.items()}
     provenance = _provenance("build", encoding, sets, counts, held) | {"recipe": asdict(recipe)}
-    return save_bank(Bank(shell, encoding.model.name, fingerprint(encoding.model.vae), provenance, quantiles), output)
+    space = encoding.model.name, fingerprint(encoding.model.vae)
+    return save_bank(Bank(fit.shell, fit.guided, fit.clean, *space, provenance, fit.quantiles), output)
 
 
 def train_bank(
@@ -164,7 +165,7 @@ def calibrate_bank(
     """
     check_bank(bank, fingerprint(pipe.vae.config))
     device = pipe._execution_device
-    clips = Clips(files, bank.clean.channels, device)
+    clips = Clips(files, bank.shell.channels, device)
     if not len(clips):
         raise UsageError("no clip to calibrate with; give videos or latents that did not make the anchors")
     clips = clips[:: -(-len(clips) // most)]
@@ -185,8 +186,9 @@ def calibrate_bank(
             raise ModelError(f"the model gave NaN or infinity at sigma {sigma:g}; check its weights or --dtype")
         return velocity
 
-    curve = calibrate_radius(bank.clean.to(device), clips, denoise, on_clip=lambda done: on_clip(done, len(clips)))
-    return bank.with_calibration(Calibration(model, model_fingerprint(pipe.transformer.config), *curve))
+    shell = bank.shell.leading(bank.guided).to(device)
+    curve = calibrate_radius(shell, clips, denoise, on_clip=lambda done: on_clip(done, len(clips)))
+    return bank.with_calibration(Calibration(model, model_fingerprint(pipe.transformer.config), curve))
 
 
 def _provenance(

@@ -1,0 +1,84 @@
+"""Does the default bank tell generated latents from real ones? `python -m benchmarks.distinguishability`
+
+Real clips of the 64 captions, never seen by the bank or the model, against clips that the tiny Wan samples for the same
+captions, unguided. A clip's distance is the mean over its patches; "same caption" is the share of captions whose real
+clip lies nearer than the generated one, "any pair" the share of all real-generated pairs. Two rows for each cfg: all
+components of the bank, which `score` uses, and the leading ones, in which the guide moves.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import torch
+import typer
+from torch import Tensor
+
+from benchmarks.captions import prompts, real_clips
+from shelllcc.anchors.shelf import load_bank
+from shelllcc.guidance.evaluation.analyze import degraded, share_of_pairs
+from shelllcc.guidance.shell import Shell
+from shelllcc.guidance.wan.pipeline import find_model, load_pipeline
+from training.bank import encode
+from training.clips import Studio
+from training.photographs import load
+
+
+@torch.no_grad()
+def generated(pipe: Any, *, cfg: float, count: int, batch: int) -> Tensor:
+    """Latents (count c t h w) sampled for the captions with seeds 0, 1, ..."""
+    parts = []
+    for first in range(0, count, batch):
+        seeds = list(range(first, min(first + batch, count)))
+        call = dict(
+            prompt=[prompts(count)[seed] for seed in seeds],
+            negative_prompt=[""] * len(seeds),
+            height=192,
+            width=192,
+            num_frames=17,
+            num_inference_steps=25,
+            guidance_scale=cfg,
+            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+            output_type="latent",
+        )
+        parts.append(pipe(**call).frames)
+    return torch.cat(parts)
+
+
+def distances(shell: Shell, clips: Tensor) -> list[float]:
+    """Mean distance of each clip (n c t h w)."""
+    return [float(shell.residuals(clip[None])[1].mean()) for clip in clips]
+
+
+def show(name: str, real: list[float], other: list[float]) -> None:
+    same = sum(a < b for a, b in zip(real, other, strict=True)) / len(real)
+    mean, spread = torch.tensor(other).mean(), torch.tensor(other).std()
+    print(f"{name:<30}{mean:>8.3f}{spread:>8.3f}{same:>14.3f}{share_of_pairs(real, other):>10.3f}", flush=True)
+
+
+def main(
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    batch: Annotated[int, typer.Option(help="Clips sampled at once.")] = 1,
+    count: Annotated[int, typer.Option(help="Captions, 64 at most.")] = 64,
+    cfgs: Annotated[str, typer.Option(help="cfg values to sample at.")] = "1,2,3,5",
+) -> None:
+    pipe = load_pipeline(find_model(None), device=device, dtype="float32")
+    bank = load_bank("auto", pipe)
+    shells = {"all": bank.shell.to(pipe.device), "guided": bank.shell.leading(bank.guided).to(pipe.device)}
+    studio = Studio(load(), pipe.device)
+    real, another = (encode(pipe, studio, real_clips(studio, count, draw_number=draw)) for draw in (0, 1))
+    spoilt = [degraded(clip.cpu(), seed=i) for i, clip in enumerate(real)]
+    print(f"{'':<30}{'mean':>8}{'spread':>8}{'same caption':>14}{'any pair':>10}")
+    sets = {"real": real, "real, another draw": another}
+    sets |= {name: torch.stack([clip[name] for clip in spoilt]).to(real) for name in spoilt[0]}
+    sets |= {
+        f"generated, cfg {cfg}": generated(pipe, cfg=float(cfg), count=count, batch=batch) for cfg in cfgs.split(",")
+    }
+    for label, shell in shells.items():
+        reference = distances(shell, real)
+        for name, clips in sets.items():
+            show(f"{name} ({label})", reference, distances(shell, clips))
+
+
+if __name__ == "__main__":
+    typer.run(main)
