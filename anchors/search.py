@@ -21,4 +21,4 @@ def nearest(tokens: Tensor, anchors: Tensor, *, k: int = 1) -> Tensor:
     index = faiss.IndexFlatL2(anchors.shape[1])
     index.add(anchors.numpy())
     _, found = index.search(tokens.detach().contiguous().numpy(), k)
-    return torch.from_numpy(found)
+    return torch.from_numpy(found).clamp_min_(0)  # a token of NaN has no neighbour; any index leaves its distance NaN

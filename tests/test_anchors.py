@@ -205,6 +205,7 @@ def test_the_two_stage_manifold_is_trained_resumed_and_exported(shelllcc, real, 
     assert 0.5 < scores[0] < 3
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # imageio's reader leaves its pipes
 def test_analyze_gives_numbers_pictures_and_the_radial_video(shelllcc, films, tmp_path):
     build(shelllcc, films, "-o", "b.safetensors", *TINY, *SMALL)
     (tmp_path / "made").mkdir()

@@ -8,12 +8,14 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from shelllcc.anchors import search
 from shelllcc.anchors.bank import Bank, check_bank
 from shelllcc.anchors.bankfile import read_bank, save_bank
 from shelllcc.anchors.build import KINDS, Recipe, fit_shell
 from shelllcc.anchors.calibrate import calibrate_radius
 from shelllcc.anchors.fingerprints import fingerprint
 from shelllcc.anchors.shelf import load_bank, shipped_banks
+from shelllcc.guidance import coding
 from shelllcc.guidance.errors import BankError, OutputError
 
 
@@ -146,3 +148,18 @@ def test_shipped_banks_are_whole_and_say_where_they_come_from():
         assert bank.provenance["source"]
         assert bank.calibrations[0].curve.sigmas.numel() > 8
         assert 0.3 < float(bank.quantiles[0, 3]) < 2
+
+
+@pytest.mark.parametrize(("m", "d", "k"), [(32, 96, 1), (1024, 16, 8), (512, 24, 4), (100, 16, 8)])
+def test_both_searches_find_the_same_neighbours(m, d, k):
+    generator = torch.Generator().manual_seed(m)
+    tokens, anchors = torch.randn(3000, d, generator=generator), torch.randn(m, d, generator=generator)
+    wanted = torch.cdist(tokens.double(), anchors.double()).topk(k, largest=False).indices
+    for found in (search.nearest(tokens, anchors, k=k), coding.nearest(tokens, anchors, k=k)):
+        assert float((found == wanted).float().mean()) > 0.9999  # float32 may swap two that are as near
+
+
+def test_a_token_of_nan_has_an_index_and_no_distance(shell):
+    tokens = torch.full((3, shell.skeleton.dimensions), float("nan"))
+    _, distance = shell.skeleton.residuals(tokens)
+    assert distance.isnan().all()

@@ -94,7 +94,7 @@ def test_the_recipe_runs_resumes_and_loads_as_a_stock_pipeline(root, tmp_path):
         tmp_path / "transformer",
     )
     step("training.bank", tmp_path / "bank.safetensors", "--model", tmp_path / "tiny", "--clips", 4, "--held-out", 2,
-         "--anchors", 4, "--components", 16)  # fmt: skip
+         "--anchors", 4)  # fmt: skip
 
     from diffusers import WanPipeline
 

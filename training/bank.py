@@ -80,12 +80,13 @@ def main(
     model: Annotated[Path, typer.Option(help="The tiny Wan's pipeline folder.")] = Path("guidance/wan/tiny"),
     clips: int = 192,
     held_out: int = 32,
+    anchors: Annotated[int | None, typer.Option(help="Of the bank; its recipe's own if not given.")] = None,
     cache: Annotated[Path | None, typer.Option(help="Photographs, written there if absent.")] = None,
 ) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     pipe = WanPipeline.from_pretrained(model, torch_dtype=torch.float32).to(device)
     studio = Studio(photographs.load(cache), device)
-    bank = make_bank(pipe, studio, clips=clips, held_out=held_out)
+    bank = make_bank(pipe, studio, clips=clips, held_out=held_out, recipe=Recipe.usual(anchors=anchors))
     save_bank(bank, out)
     curve = bank.calibrations[0].curve
     for sigma, first, later in zip(curve.sigmas, *curve.radius, strict=True):
