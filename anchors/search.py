@@ -1,4 +1,4 @@
-"""Exact nearest anchors: faiss on the CPU, chunked torch elsewhere. Knows nothing of shells or files.
+"""Exact nearest anchors: faiss for many of them on the CPU, else chunked torch. Knows nothing of shells or files.
 
 Both are exhaustive and in float32, so that they find the same neighbours, ties aside. Nothing is copied between
 devices: tokens on a GPU are searched there.
@@ -11,10 +11,12 @@ from torch import Tensor
 
 from shelllcc.guidance import coding
 
+FEW = 128  # anchors up to which one product is faster than an index
+
 
 def nearest(tokens: Tensor, anchors: Tensor, *, k: int = 1) -> Tensor:
     """Indices (n, k) of the k nearest anchors (m, d) of every token (n, d), nearest first, on the tokens' device."""
-    if tokens.device.type != "cpu":
+    if tokens.device.type != "cpu" or len(anchors) <= FEW:
         return coding.nearest(tokens, anchors, k=k)
     import faiss
 

@@ -4,10 +4,14 @@ Real clips of the 64 captions, never seen by the bank or the model, against clip
 captions, unguided. A clip's distance is the mean over its patches; "same caption" is the share of captions whose real
 clip lies nearer than the generated one, "any pair" the share of all real-generated pairs. Two rows for each cfg: all
 components of the bank, which `score` uses, and the leading ones, in which the guide moves.
+
+`--latents DIR` also writes DIR/real and DIR/generated (the last cfg), for `shelllcc anchors analyze tiny-wan DIR/real
+--generated DIR/generated`.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -15,6 +19,7 @@ import typer
 from torch import Tensor
 
 from benchmarks.captions import prompts, real_clips
+from shelllcc.anchors.latents import save_latents
 from shelllcc.anchors.shelf import load_bank
 from shelllcc.guidance.evaluation.analyze import degraded, share_of_pairs
 from shelllcc.guidance.shell import Shell
@@ -60,7 +65,8 @@ def main(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     batch: Annotated[int, typer.Option(help="Clips sampled at once.")] = 1,
     count: Annotated[int, typer.Option(help="Captions, 64 at most.")] = 64,
-    cfgs: Annotated[str, typer.Option(help="cfg values to sample at.")] = "1,2,3,5",
+    cfgs: Annotated[str, typer.Option(help="cfg values to sample at.")] = "1,2,5,3",
+    latents: Annotated[Path | None, typer.Option(help="A folder for the clips' latents.")] = None,
 ) -> None:
     pipe = load_pipeline(find_model(None), device=device, dtype="float32")
     bank = load_bank("auto", pipe)
@@ -74,6 +80,11 @@ def main(
     sets |= {
         f"generated, cfg {cfg}": generated(pipe, cfg=float(cfg), count=count, batch=batch) for cfg in cfgs.split(",")
     }
+    if latents is not None:
+        files = {"real": torch.cat([real, another]), "generated": list(sets.values())[-1]}
+        for name, clips in files.items():
+            for number, clip in enumerate(clips):
+                save_latents(latents / name / f"{number:03d}.safetensors", clip[None], {})
     for label, shell in shells.items():
         reference = distances(shell, real)
         for name, clips in sets.items():

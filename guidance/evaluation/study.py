@@ -132,7 +132,9 @@ def _draw(table: dict[str, Any], path: Path) -> None:
     edges = table["distance"]["edges"]
     for name, row in table["distance"]["sets"].items():
         top.stairs(row["histogram"], edges, label=f"{name}, mean {row['mean']:.2f}")
-    top.set(title="Distance of patches", xlabel="shell distance", ylabel="share of patches")
+    top.set(
+        title="Distance of patches", xlabel="shell distance; the last bin holds all beyond", ylabel="share of patches"
+    )
     top.legend()
 
     names = list(table["distinguishability"])
@@ -145,7 +147,7 @@ def _draw(table: dict[str, Any], path: Path) -> None:
     kinds.invert_yaxis()
     kinds.axvline(0.5, color="grey", linewidth=0.8)
     kinds.set(title="Share of pairs with the real clip nearer", xlim=(0, 1))
-    kinds.legend(fontsize=8, loc="lower left")
+    figure.legend(*kinds.get_legend_handles_labels(), loc="outside lower right", ncols=len(conditions))
 
     rows = table.get("data_efficiency", [])
     for condition in conditions if rows else ():
@@ -155,7 +157,6 @@ def _draw(table: dict[str, Any], path: Path) -> None:
         efficiency.set_xscale("log")
         efficiency.set_xticks([row["videos"] for row in rows], [str(row["videos"]) for row in rows])
         efficiency.minorticks_off()
-        efficiency.legend(fontsize=8)
 
     for name, row in table["usage"].items():
         label = f"{name}, {row['effective']:.0%} in effective use"
