@@ -400,6 +400,7 @@ def _describe(bank: Bank, *, whole: bool = False) -> dict[str, Any]:
         "sha256": bank.sha256,
     }
     if whole:
+        said["coverage"] = bank.provenance.get("coverage")
         if bank.quantiles is not None:
             names = ("first_frame", "later_frames")
             rows = (dict(zip(map(str, LEVELS), row, strict=True)) for row in bank.quantiles.tolist())

@@ -31,6 +31,7 @@ KINDS: dict[tuple[str, int], tuple[int, int, int, int]] = {
     ("local", 3): (512, 144, 96, 4),
 }
 """Anchors, components, guided components and neighbours by kind and patch."""
+CHUNK = 32_768  # patches whose distances are measured at once
 MEDIAN = LEVELS.index(0.5)
 SIZES = ("anchors", "components", "guided", "neighbours")
 
@@ -106,6 +107,7 @@ class Fit:
 
     clean      radius of clean latents in the guided components, at every sigma (see anchors.calibrate)
     quantiles  (2, 7) distances of held-out patches at LEVELS
+    coverage   share of held-out patches no farther than 99% of the patches that measured the scales
     Row 0 of both is the first latent frame's, which a causal VAE gives statistics of its own.
     """
 
@@ -113,6 +115,7 @@ class Fit:
     guided: int
     clean: Curve
     quantiles: Tensor
+    coverage: float
 
 
 def fit_shell(
@@ -131,14 +134,17 @@ def fit_shell(
         del tokens
         projected = (_sample(scaling, recipe, generator) - mean) @ basis
         whitening = _whitening(projected, centres, recipe)
-        del projected
         skeleton = Anchors(centres, whitening, recipe.neighbours, nearest)
+        known = torch.cat([skeleton.residuals(part)[1] for part in projected.split(CHUNK)])
+        del projected
         shell = Shell(recipe.patch, mean, basis, skeleton)
-        quantiles = held_out_quantiles(shell, held_out, sample=recipe.sample)
+        distances = held_out_distances(shell, held_out, sample=recipe.sample)
+        coverage = float((torch.cat(distances) <= known.quantile(0.99)).float().mean())
+        quantiles = _quantiles(distances)
         unit = quantiles[1, MEDIAN].clone()
         shell = replace(shell, skeleton=replace(skeleton, whitening=whitening / unit))
         guided = held_out_quantiles(shell.leading(recipe.guided), held_out, sample=recipe.sample)
-        return Fit(shell, recipe.guided, clean_curve(guided), quantiles / unit)
+        return Fit(shell, recipe.guided, clean_curve(guided), quantiles / unit, coverage)
 
 
 def clean_curve(quantiles: Tensor) -> Curve:
@@ -147,7 +153,12 @@ def clean_curve(quantiles: Tensor) -> Curve:
 
 
 def held_out_quantiles(shell: Shell, clips: Sequence[Tensor], *, sample: int = 200_000) -> Tensor:
-    """Quantiles (2, 7) of the distances at LEVELS: of the first latent frames' patches, and of the later ones'.
+    """Quantiles (2, 7) of the distances at LEVELS: of the first latent frames' patches, and of the later ones'."""
+    return _quantiles(held_out_distances(shell, clips, sample=sample))
+
+
+def held_out_distances(shell: Shell, clips: Sequence[Tensor], *, sample: int) -> tuple[Tensor, Tensor]:
+    """Distances of the first latent frames' patches, and of the later ones'.
 
     Every clip gives an equal share, evenly spaced, of at most `sample` distances.
     """
@@ -157,8 +168,11 @@ def held_out_quantiles(shell: Shell, clips: Sequence[Tensor], *, sample: int = 2
         per_frame = distance.view(clip.shape[1], -1)
         firsts.append(_thinned(per_frame[0], sample // len(clips)))
         laters.append(_thinned((per_frame[1:] if len(per_frame) > 1 else per_frame).flatten(), sample // len(clips)))
-    levels = torch.tensor(LEVELS)
-    return torch.stack([torch.cat(part).quantile(levels) for part in (firsts, laters)])
+    return torch.cat(firsts), torch.cat(laters)
+
+
+def _quantiles(distances: Sequence[Tensor]) -> Tensor:
+    return torch.stack([part.quantile(torch.tensor(LEVELS)) for part in distances])
 
 
 def _sample(clips: Sequence[Tensor], recipe: Recipe, generator: torch.Generator) -> Tensor:
@@ -189,8 +203,7 @@ def _check_enough(tokens: Tensor, recipe: Recipe) -> None:
 
 
 def _principal_directions(centred: Tensor, components: int) -> Tensor:
-    covariance = (centred.T @ centred).double() / len(centred)
-    _, vectors = torch.linalg.eigh(covariance)
+    _, vectors = torch.linalg.eigh(_gram(centred))
     leading = vectors.flip(1)[:, :components]
     signs = leading.gather(0, leading.abs().argmax(0, keepdim=True)).sign()  # eigenvectors have no sign of their own
     return (leading * signs).float()
@@ -213,16 +226,24 @@ def _whitening(tokens: Tensor, centres: Tensor, recipe: Recipe) -> Tensor:
     d = centres.shape[1]
     points, index = Anchors(centres, torch.eye(d)[None], recipe.neighbours, nearest).code(tokens)
     residual = tokens - points
-    common = residual.T @ residual / len(residual)
+    common = _gram(residual) / len(residual)
     if recipe.kind == "local":
         return _whiten(residual[:0], common, 1.0)[None]
     return torch.stack([_whiten(residual[index == i], common, recipe.shrinkage) for i in range(len(centres))])
 
 
+def _gram(tokens: Tensor) -> Tensor:
+    """tokens.T @ tokens (d, d) in float64: directions of little variance count."""
+    total = torch.zeros(tokens.shape[1], tokens.shape[1], dtype=torch.float64)
+    for part in tokens.split(CHUNK):
+        total += part.double().T @ part.double()
+    return total
+
+
 def _whiten(residual: Tensor, common: Tensor, shrinkage: float) -> Tensor:
     """Inverse Cholesky factor of the shrunk covariance: residual @ factor has about unit covariance."""
     n = len(residual)
-    covariance = (residual.T @ residual + shrinkage * common).double() / (n + shrinkage)
+    covariance = (_gram(residual) + shrinkage * common) / (n + shrinkage)
     covariance += 1e-5 * covariance.diagonal().mean() * torch.eye(len(common), dtype=torch.float64)
     lower = torch.linalg.cholesky(covariance)
     factor = torch.linalg.solve_triangular(lower, torch.eye(len(common), dtype=torch.float64), upper=False).T

@@ -29,12 +29,21 @@ def load_bank(bank: str | Path, pipe: Any = None) -> Bank:
 
 
 def find_bank(vae: str | None) -> Bank:
-    """The first bank for the VAE of that fingerprint: shipped ones, then the user's, by name."""
+    """The first bank for the VAE of that fingerprint: shipped ones, then the user's, by name.
+
+    A broken file is passed over, and named if no other fits.
+    """
+    broken = ""
     for path in all_banks():
-        found = read_bank(path)
+        try:
+            found = read_bank(path)
+        except BankError as error:
+            broken += f"; {error}"
+            continue
         if vae is None or found.vae == vae:
             return found
-    raise BankError(f"no bank fits this model's VAE ({vae}): {how_to_get(vae)}, or sample without by `--strength 0`")
+    hint = f"{how_to_get(vae)}, or sample without by `--strength 0`"
+    raise BankError(f"no bank fits this model's VAE ({vae}): {hint}{broken}")
 
 
 def how_to_get(vae: str | None) -> str:

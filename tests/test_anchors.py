@@ -80,6 +80,7 @@ def test_a_folder_of_videos_becomes_a_bank_that_guides_the_model(shelllcc, films
     assert bank.provenance["videos"] == 20
     assert bank.provenance["clips"] == {"placing": 9, "scaling": 8, "held out": 3}
     assert float(bank.quantiles[1, 3]) == pytest.approx(1)
+    assert 0.5 < bank.provenance["coverage"] <= 1
     captions = {open_latents(path).caption for path in (tmp_path / "mine.latents").iterdir()}
     assert captions == {"", "a tabby cat, zoom in, daylight"}
 

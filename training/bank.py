@@ -68,6 +68,7 @@ def make_bank(
         "clip": "17x192x192",
         "seed": SEED,
         "recipe": asdict(recipe),
+        "coverage": round(fit.coverage, 4),
         "made_by": "python -m training.bank",
     }
     calibration = Calibration("shelllcc-tiny-wan", model_fingerprint(pipe.transformer.config), curve)

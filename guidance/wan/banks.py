@@ -92,7 +92,8 @@ def build_bank(gathered: Gathered, encoding: Encoding, recipe: Recipe, output: P
     fit = fit_shell(parts["placing"], parts["scaling"], parts["held out"], recipe)
     held = [file for file in gathered.files if sets[file.source] == "held out"]
     counts = {name: len(clips) for name, clips in parts.items()}
-    provenance = _provenance("build", encoding, sets, counts, held) | {"recipe": asdict(recipe)}
+    provenance = _provenance("build", encoding, sets, counts, held)
+    provenance |= {"recipe": asdict(recipe), "coverage": round(fit.coverage, 4)}
     space = encoding.model.name, fingerprint(encoding.model.vae)
     return save_bank(Bank(fit.shell, fit.guided, fit.clean, *space, provenance, fit.quantiles), output)
 
