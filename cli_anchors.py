@@ -53,7 +53,7 @@ def build(
     patch: Annotated[int, typer.Option(help="Side of a patch in latent voxels: 1 (the paper's) or 3.")] = 3,
     anchors: Annotated[int | None, typer.Option(help="Number of anchors. [by kind]")] = None,
     components: Annotated[int | None, typer.Option(help="Principal directions of patches. [by patch]")] = None,
-    neighbours: Annotated[int | None, typer.Option(help="Anchors in a local code. [8]")] = None,
+    neighbours: Annotated[int | None, typer.Option(help="Anchors in a local code. [by patch]")] = None,
     held_out: Annotated[float | None, typer.Option(help="Share of the videos that sets the distances. [0.15]")] = None,
     sample: Annotated[int | None, typer.Option(help="Most patches that a set contributes. [200000]")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the sample and of k-means. [0]")] = None,
@@ -119,7 +119,7 @@ def calibrate(
     folder = latents or path.with_suffix(".latents")
     if not sources and not folder.is_dir():
         raise UsageError(f"give held-out videos or latents: there is no {folder}")
-    encoding = _encoding(model, size, fps, frames, clips, folder, device)
+    encoding = _encoding(model, size, fps, frames, clips, folder, device, found)
     files, note = held_out_files(found, _gather(sources or [str(folder)], encoding, workers).files)
     if note:
         _say(f"note: {note}")
@@ -261,7 +261,7 @@ def analyze(
     from shelllcc.guidance.wan.progress import TerminalReporter
 
     found = read_bank(locate(bank))
-    encoding = _encoding(model, size, fps, frames, clips, latents or output / "latents", device)
+    encoding = _encoding(model, size, fps, frames, clips, latents or output / "latents", device, found)
     check_bank(found, fingerprint(encoding.model.vae))
     truth = _gather(real, encoding, workers).files
     made = _gather(generated, encoding, workers).files if generated else []
@@ -358,7 +358,7 @@ def score(
     chosen = read_bank(locate(bank)) if bank not in (None, "auto") else None
     if model is None and not found.videos and chosen is not None and chosen.vae == fingerprint(WAN21_VAE):
         model = "wan2.1-vae"
-    encoding = _encoding(model, size, fps, frames, clips, Path(), device)
+    encoding = _encoding(model, size, fps, frames, clips, Path(), device, chosen)
     chosen = chosen or find_bank(fingerprint(encoding.model.vae))
     check_bank(chosen, fingerprint(encoding.model.vae))
     scores = list(score_files(found, chosen, encoding, on_problem=lambda line: _say(f"note: skipped: {line}")))
@@ -429,20 +429,29 @@ def _encoding(
     clips: int,
     folder: Path,
     device: str | None,
+    bank: Bank | None = None,
 ) -> Encoding:
-    """How to encode videos: what was asked for, or else what suits the model."""
+    """How to encode videos: what was asked for, or else as the bank's own were, or else what suits the model."""
     from shelllcc.guidance.wan.encode import Encoding
     from shelllcc.guidance.wan.footage import Framing
-    from shelllcc.guidance.wan.pipeline import find_latent_space, pick_device
+    from shelllcc.guidance.wan.pipeline import find_latent_space, pick_device, vae_weights
     from shelllcc.guidance.wan.presets import preset_for
 
     found = find_latent_space(model)
     preset = preset_for(found.transformer) if found.transformer else None
-    usual = f"{preset.width}x{preset.height}" if preset and preset.name == "tiny" else "480p"
-    rate = fps if fps is not None else float(preset.fps if preset else 16)
-    length = frames or (preset.frames if preset else 81)
-    framing = Framing(size=size or usual, fps=rate or None, frames=length, clips=clips)
-    return Encoding(found, framing, folder, pick_device(device))
+    usual: dict[str, Any] = {"size": "480p", "fps": 16, "frames": 81, "clips": 1}
+    if preset is not None:
+        usual |= {"fps": preset.fps, "frames": preset.frames}
+        usual |= {"size": f"{preset.width}x{preset.height}"} if preset.name == "tiny" else {}
+    framed = bank.provenance.get("framing") if bank else None
+    usual |= framed if isinstance(framed, dict) else {}
+    given = {"size": size, "fps": fps, "frames": frames}
+    wanted = usual | {key: value for key, value in given.items() if value is not None} | {"clips": clips}
+    framing = Framing(wanted["size"], float(wanted["fps"] or 0) or None, wanted["frames"], wanted["clips"])
+    grid = found.grid if found.transformer else (8, 8)
+    if "x" in framing.size and any(int(s) % g for s, g in zip(framing.size.split("x"), grid[::-1], strict=True)):
+        raise UsageError(f"this model needs a size in multiples of {grid[1]}x{grid[0]}, got {framing.size}")
+    return Encoding(found, framing, folder, pick_device(device), vae_weights(found))
 
 
 def _gather(sources: list[str], encoding: Encoding, workers: int | None, shard: tuple[int, int] = (0, 1)) -> Gathered:
@@ -488,7 +497,8 @@ def _print(report: dict[str, Any], as_json: bool) -> None:
         return
     for key, value in report.items():
         if value not in ([], None):
-            print(f"{key:<18} {json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else value}")
+            text = json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else str(value)
+            print(f"{key:<18} {''.join(c if c.isprintable() else repr(c)[1:-1] for c in text)}")
 
 
 def _say(line: str) -> None:

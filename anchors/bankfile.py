@@ -100,10 +100,13 @@ def _assemble(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Ban
         kind, model, vae = metadata["kind"], metadata["model"], metadata["vae"]
         provenance = json.loads(metadata["provenance"])
         labels = [(str(c["model"]), str(c["fingerprint"])) for c in json.loads(metadata["calibrations"])]
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise BankError(f"the bank has a broken header: {type(error).__name__} {error}") from error
-    if not isinstance(provenance, dict):
-        raise BankError("the bank has a broken header: its provenance is no object")
+    if kind not in ("anchors", "amortized") or not isinstance(provenance, dict):
+        raise BankError(f"the bank has a broken header: its kind is {kind!r}, or its provenance no object")
+    held = provenance.get("held_out", [])
+    if not isinstance(held, list) or not all(isinstance(source, str) for source in held):
+        raise BankError("the bank has a broken header: held_out must list hashes")
     wanted = {"mean", "basis", "sigmas", "radius"} | ({"quantiles"} & set(tensors))
     wanted |= {f"manifold.{name}" for name in LAYERS} if kind == "amortized" else {"anchors", "whitening"}
     wanted |= {f"calibration.{i}.{name}" for i in range(len(labels)) for name in ("sigmas", "radius")}
@@ -164,6 +167,8 @@ def _check_projection(tensors: Mapping[str, Tensor], patch: int, d: int) -> None
     p = mean.numel()
     if mean.ndim != 1 or tuple(basis.shape) != (p, d):
         raise BankError(f"the bank's mean {tuple(mean.shape)} and basis {tuple(basis.shape)} do not fit {d} dimensions")
+    if (basis.T @ basis - torch.eye(d)).abs().max() > 1e-3:
+        raise BankError("the bank's basis must be orthonormal")
     if patch < 1 or patch % 2 == 0 or p % patch**2:
         raise BankError(f"the bank's patch {patch} does not fit {p} numbers a patch")
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from shelllcc.anchors.bank import LEVELS
+from shelllcc.anchors.draws import draw
 from shelllcc.anchors.search import nearest
 from shelllcc.guidance.errors import UsageError
 from shelllcc.guidance.patches import to_tokens
@@ -31,6 +32,7 @@ KINDS: dict[tuple[str, int], tuple[int, int, int, int]] = {
     ("local", 3): (512, 144, 96, 4),
 }
 """Anchors, components, guided components and neighbours by kind and patch."""
+MOST = 4_000_000  # patches in a sample
 CHUNK = 32_768  # patches whose distances are measured at once
 MEDIAN = LEVELS.index(0.5)
 SIZES = ("anchors", "components", "guided", "neighbours")
@@ -84,6 +86,8 @@ class Recipe:
             raise UsageError(
                 f"a local code takes 2 to {most} neighbours, got {self.neighbours}: more rebuild all tokens"
             )
+        if self.sample > MOST:
+            raise UsageError(f"the sample is at most {MOST} patches, got {self.sample}")
         if not 0 < self.held_out < 1 or self.shrinkage < 0:
             raise UsageError("held-out is a share between 0 and 1, and the shrinkage not negative")
 
@@ -123,16 +127,15 @@ def fit_shell(
 ) -> Fit:
     """Fit a shell to three sets of clips that share no video. Raises UsageError for too few patches."""
     recipe = recipe or Recipe()
-    generator = torch.Generator().manual_seed(recipe.seed)
     with one_thread():
-        tokens = _sample(placing, recipe, generator)
+        tokens = _sample(placing, recipe)
         mean = tokens.mean(0)
         tokens -= mean
         _check_enough(tokens, recipe)
         basis = _principal_directions(tokens, recipe.components)
         centres = _kmeans(tokens @ basis, recipe.anchors, recipe.seed)
         del tokens
-        projected = (_sample(scaling, recipe, generator) - mean) @ basis
+        projected = (_sample(scaling, recipe) - mean) @ basis
         whitening = _whitening(projected, centres, recipe)
         skeleton = Anchors(centres, whitening, recipe.neighbours, nearest)
         known = torch.cat([skeleton.residuals(part)[1] for part in projected.split(CHUNK)])
@@ -160,14 +163,15 @@ def held_out_quantiles(shell: Shell, clips: Sequence[Tensor], *, sample: int = 2
 def held_out_distances(shell: Shell, clips: Sequence[Tensor], *, sample: int) -> tuple[Tensor, Tensor]:
     """Distances of the first latent frames' patches, and of the later ones'.
 
-    Every clip gives an equal share, evenly spaced, of at most `sample` distances.
+    Every clip gives an equal share of at most `sample` distances, drawn at random.
     """
     firsts, laters = [], []
-    for clip in clips:
+    share = max(1, sample // max(1, len(clips)))
+    for number, clip in enumerate(clips):
         _, distance = shell.residuals(clip[None])
         per_frame = distance.view(clip.shape[1], -1)
-        firsts.append(_thinned(per_frame[0], sample // len(clips)))
-        laters.append(_thinned((per_frame[1:] if len(per_frame) > 1 else per_frame).flatten(), sample // len(clips)))
+        firsts.append(draw(per_frame[0], share, seed=number))
+        laters.append(draw((per_frame[1:] if len(per_frame) > 1 else per_frame).flatten(), share, seed=number))
     return torch.cat(firsts), torch.cat(laters)
 
 
@@ -175,21 +179,15 @@ def _quantiles(distances: Sequence[Tensor]) -> Tensor:
     return torch.stack([part.quantile(torch.tensor(LEVELS)) for part in distances])
 
 
-def _sample(clips: Sequence[Tensor], recipe: Recipe, generator: torch.Generator) -> Tensor:
+def _sample(clips: Sequence[Tensor], recipe: Recipe) -> Tensor:
     """An equal share of patch tokens (n, p) from every clip, at most `recipe.sample` in all."""
     share = max(1, recipe.sample // max(1, len(clips)))
     kept = []
-    for clip in clips:
-        tokens = to_tokens(clip[None].float(), size=recipe.patch)[0]
-        chosen = torch.randperm(len(tokens), generator=generator)[:share].sort().values
-        kept.append(tokens[chosen])
+    for number, clip in enumerate(clips):
+        kept.append(draw(to_tokens(clip[None].float(), size=recipe.patch)[0], share, seed=recipe.seed + number))
         if len(kept) * share >= recipe.sample:
             break
     return torch.cat(kept)
-
-
-def _thinned(values: Tensor, most: int) -> Tensor:
-    return values[:: max(1, -(-len(values) // max(1, most)))]
 
 
 def _check_enough(tokens: Tensor, recipe: Recipe) -> None:
@@ -210,14 +208,19 @@ def _principal_directions(centred: Tensor, components: int) -> Tensor:
 
 
 def _kmeans(tokens: Tensor, anchors: int, seed: int) -> Tensor:
-    """faiss k-means centres (m, d); bit-identical for a seed, whatever the number of threads."""
+    """faiss k-means centres (m, d), on one thread: with more, its sums may come out in another order."""
     import faiss
 
     points = np.ascontiguousarray(tokens.numpy())
     kmeans = faiss.Kmeans(
         points.shape[1], anchors, niter=25, seed=seed, max_points_per_centroid=len(points), min_points_per_centroid=1
     )
-    kmeans.train(points)
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        kmeans.train(points)
+    finally:
+        faiss.omp_set_num_threads(threads)
     return torch.from_numpy(np.array(kmeans.centroids))
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from shelllcc.anchors.draws import draw
 from shelllcc.guidance.flow import x0_from_velocity
 from shelllcc.guidance.shell import Curve, Shell
 
@@ -45,7 +46,7 @@ def calibrate_radius(
             predicted = x0 if sigma == 0 else x0_from_velocity(noised, denoise(noised, sigma, number), sigma)
             distance = shell.residuals(predicted)[1].view(x0.shape[2], -1).cpu()
             for row, part in enumerate((distance[0], (distance[1:] if len(distance) > 1 else distance).flatten())):
-                seen[row][column].append(part[:: max(1, -(-len(part) // most))])
+                seen[row][column].append(draw(part, most, seed=seed + number))
         on_clip(number + 1)
     radius = torch.tensor([[float(torch.cat(parts).median()) for parts in row] for row in seen])
     return Curve(torch.tensor(levels), radius)

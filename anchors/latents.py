@@ -15,9 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shelllcc.anchors.torchfile import load_tensors
+from shelllcc.anchors.torchfile import check_plain, load_tensors
 from shelllcc.guidance.errors import BankError
 from shelllcc.guidance.files import sha256_of, whole_file
+
+MAX_BYTES = 8 << 30  # of a .pt file, which is read whole
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class LatentFile:
     """A file of `clips` clips; `source` is the sha256 of the video that they are of, or of the file itself.
 
     vae      fingerprint of the VAE, where the file says it
+    framing  how the video was cut, as JSON, where the file says it
     caption  of the video, where there is one
     """
 
@@ -34,6 +37,7 @@ class LatentFile:
     clips: int
     vae: str | None = None
     caption: str = ""
+    framing: str = ""
 
     def load(self, index: int, channels: int) -> Tensor:
         """Clip `index` as float32 (c t h w). Raises BankError where it is not finite or has other channels."""
@@ -49,10 +53,20 @@ class LatentFile:
 
 
 class Clips(Sequence[Tensor]):
-    """The clips of latent files, loaded onto a device when they are asked for: memory holds one at a time."""
+    """The clips of latent files, loaded onto a device when they are asked for: memory holds one at a time.
 
-    def __init__(self, files: Iterable[LatentFile], channels: int, device: torch.device | str = "cpu") -> None:
-        self.channels, self.device = channels, device
+    Height and width are cropped to multiples of `grid`.
+    """
+
+    def __init__(
+        self,
+        files: Iterable[LatentFile],
+        channels: int,
+        device: torch.device | str = "cpu",
+        *,
+        grid: tuple[int, int] = (1, 1),
+    ) -> None:
+        self.channels, self.device, self.grid = channels, device, grid
         self.entries = [(file, index) for file in files for index in range(file.clips)]
 
     def __len__(self) -> int:
@@ -60,11 +74,13 @@ class Clips(Sequence[Tensor]):
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            part = Clips((), self.channels, self.device)
+            part = Clips((), self.channels, self.device, grid=self.grid)
             part.entries = self.entries[index]
             return part
         file, number = self.entries[index]
-        return file.load(number, self.channels).to(self.device)
+        clip = file.load(number, self.channels)
+        height, width = (side - side % step for side, step in zip(clip.shape[-2:], self.grid, strict=True))
+        return clip[..., :height, :width].to(self.device)
 
     def __iter__(self) -> Iterator[Tensor]:
         return (self[i] for i in range(len(self)))
@@ -77,7 +93,9 @@ def open_latents(path: Path) -> LatentFile:
         raise BankError(f"{path} holds a tensor {tuple(shape)}; expected (b c t h w), or (t c h w) in a .pt")
     source = metadata.get("source") or sha256_of(path)
     name, clips = metadata.get("name") or path.name, shape[0] if len(shape) == 5 else 1
-    return LatentFile(path, source, name, clips, metadata.get("vae"), metadata.get("caption") or "")
+    return LatentFile(
+        path, source, name, clips, metadata.get("vae"), metadata.get("caption") or "", metadata.get("framing") or ""
+    )
 
 
 def save_latents(path: Path, latents: Tensor, metadata: Mapping[str, str]) -> None:
@@ -121,7 +139,4 @@ def _opened(path: Path) -> Any:
 
 
 def _torch_tensor(path: Path) -> Tensor:
-    tensor = load_tensors(path)
-    if not isinstance(tensor, Tensor):
-        raise BankError(f"{path} holds a {type(tensor).__name__}, expected one tensor (t c h w)")
-    return tensor
+    return check_plain(load_tensors(path, most=MAX_BYTES), f"{path}, one tensor (t c h w),")

@@ -16,7 +16,7 @@ from torch import Tensor
 from shelllcc.anchors.bank import Bank
 from shelllcc.anchors.bankfile import LAYERS, MAX_BYTES, check_layers
 from shelllcc.anchors.build import clean_curve, held_out_quantiles
-from shelllcc.anchors.torchfile import load_tensors
+from shelllcc.anchors.torchfile import check_plain, load_tensors
 from shelllcc.guidance.errors import BankError
 from shelllcc.guidance.files import sha256_of
 from shelllcc.guidance.shell import Curve, Shell
@@ -33,13 +33,12 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     missing = sorted(set(LAYERS) - set(named))
     if missing:
         raise BankError(f"{path} is no Shell-LCC manifold: it lacks {', '.join(missing[:3])}")
-    weights: dict[str, Tensor] = {}
-    for name in LAYERS:
-        value = named[name]
-        if not isinstance(value, Tensor) or not torch.isfinite(value).all():
-            raise BankError(f"{path}: {name} must be a tensor of finite numbers")
-        weights[name] = value.float().contiguous()
+    weights = {name: check_plain(named[name], f"{path}: {name}") for name in LAYERS}
     check_layers(weights)
+    weights = {name: tensor.float().contiguous() for name, tensor in weights.items()}
+    for name, tensor in weights.items():
+        if not torch.isfinite(tensor).all() or (name.endswith("running_var") and (tensor < 0).any()):
+            raise BankError(f"{path}: {name} must hold finite numbers, and variances none below 0")
     return weights
 
 
@@ -50,24 +49,31 @@ def manifold_bank(
     vae: str,
     provenance: Mapping[str, Any],
     held_out: Sequence[Tensor] = (),
+    radius: float = 1.0,
 ) -> Bank:
-    """A bank that codes by the manifold. `held_out` real latents (c t h w) set its radius; without, it is 1, the
-    radius that training aims at."""
+    """A bank that codes by the manifold. `held_out` real latents (c t h w) set its radius; without, it is `radius`, by
+    default that which training aims at."""
     d = weights["basis"].shape[1]
     shell = Shell(1, torch.zeros(d), torch.eye(d), Amortized(weights))
     quantiles = held_out_quantiles(shell, held_out) if held_out else None
-    clean = Curve(torch.zeros(1), torch.ones(2, 1)) if quantiles is None else clean_curve(quantiles)
+    clean = Curve(torch.zeros(1), torch.full((2, 1), radius)) if quantiles is None else clean_curve(quantiles)
     return Bank(shell, d, clean, model, vae, provenance, quantiles)
 
 
 def import_checkpoint(
-    path: Path, *, model: str, vae: str, held_out: Sequence[Tensor] = (), origin: Mapping[str, str] | None = None
+    path: Path,
+    *,
+    model: str,
+    vae: str,
+    held_out: Sequence[Tensor] = (),
+    radius: float = 1.0,
+    origin: Mapping[str, str] | None = None,
 ) -> Bank:
-    """The bank of a checkpoint; `origin` joins its provenance."""
+    """The bank of a checkpoint, as `manifold_bank` makes it; `origin` joins its provenance."""
     weights = read_checkpoint(path)
     provenance = {"source": path.name, "sha256": sha256_of(path), "made_by": "shelllcc anchors import"}
     provenance |= dict(origin or {})
-    return manifold_bank(weights, model=model, vae=vae, provenance=provenance, held_out=held_out)
+    return manifold_bank(weights, model=model, vae=vae, provenance=provenance, held_out=held_out, radius=radius)
 
 
 def reward(shell: Shell, latents: Tensor, *, band: float | None = None) -> Tensor:

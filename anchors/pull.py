@@ -15,7 +15,7 @@ from shelllcc.anchors.bankfile import MAX_BYTES, read_bank, save_bank
 from shelllcc.anchors.download import download
 from shelllcc.anchors.fingerprints import WAN21_VAE, fingerprint
 from shelllcc.anchors.manifold import import_checkpoint
-from shelllcc.guidance.errors import UsageError
+from shelllcc.guidance.errors import BankError, UsageError
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Published:
     about: str
     limit: int = MAX_BYTES
     sha256: str | None = None
+    radius: float = 1.0  # of real latents on a manifold
 
 
 PUBLISHED: Mapping[str, Published] = {
@@ -33,6 +34,7 @@ PUBLISHED: Mapping[str, Published] = {
         "https://raw.githubusercontent.com/needylove/Shell-LCC/HEAD/model/shell_lcc.pth",
         "the manifold of Shell-LCC's authors, for every model with the Wan2.1 VAE",
         limit=128 << 20,
+        radius=0.88,  # mean distance of real latents as the paper reports it
     ),
 }
 
@@ -58,8 +60,11 @@ def pull(
         raise UsageError(f"{entry.url} names no .safetensors bank and no .pth manifold")
     stem = name if name in PUBLISHED else Path(parts.path).stem
     wanted, path = sha256 or entry.sha256, folder / f"{stem}.safetensors"
-    if path.exists() and _is_from(read_bank(path), entry.url, wanted):
-        return read_bank(path)
+    there = _bank_at(path)
+    if there is not None and there.provenance.get("url") != entry.url:
+        raise BankError(f"{path} is a bank of another origin; move it away or give another --folder")
+    if there is not None and wanted in (None, there.provenance.get("sha256")):
+        return there
     fetched = folder / f".{stem}{suffix}"
     digest = download(entry.url, fetched, limit=entry.limit, sha256=wanted, on_progress=on_progress)
     try:
@@ -68,11 +73,17 @@ def pull(
             bank = read_bank(fetched)
             bank = replace(bank, provenance={**bank.provenance, **origin, "sha256": digest})
         else:
-            bank = import_checkpoint(fetched, model="Wan2.1 VAE", vae=fingerprint(WAN21_VAE), origin=origin)
+            bank = import_checkpoint(
+                fetched, model="Wan2.1 VAE", vae=fingerprint(WAN21_VAE), radius=entry.radius, origin=origin
+            )
         return save_bank(bank, path)
     finally:
         fetched.unlink(missing_ok=True)
 
 
-def _is_from(bank: Bank, url: str, sha256: str | None) -> bool:
-    return bank.provenance.get("url") == url and sha256 in (None, bank.provenance.get("sha256"))
+def _bank_at(path: Path) -> Bank | None:
+    """The bank there; None where there is none, or a broken one that may be replaced."""
+    try:
+        return read_bank(path) if path.exists() else None
+    except BankError:
+        return None

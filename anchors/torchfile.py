@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from shelllcc.guidance.errors import BankError
 
@@ -30,3 +31,14 @@ def load_tensors(path: Path, *, most: int | None = None) -> Any:
         raise BankError(f"{path} holds more than tensors, or is torn; nothing in it was executed") from error
     except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
         raise BankError(f"{path} is not a whole torch file") from error
+
+
+def check_plain(tensor: Any, name: str) -> Tensor:
+    """The tensor, if it is dense, real, and no larger than what is stored of it. Raises BankError."""
+    if not isinstance(tensor, Tensor):
+        raise BankError(f"{name} is a {type(tensor).__name__}, expected a tensor")
+    if tensor.layout != torch.strided or not tensor.is_floating_point() or tensor.is_quantized or tensor.is_meta:
+        raise BankError(f"{name} must be a dense tensor of real numbers")
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise BankError(f"{name} claims {tuple(tensor.shape)}, more than is stored")
+    return tensor

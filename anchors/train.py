@@ -132,14 +132,20 @@ def shell_loss(manifold: Manifold, tokens: Tensor, config: TrainConfig) -> dict[
 
 
 def train_manifold(
-    clips: Sequence[Tensor], config: TrainConfig, folder: Path, *, on_epoch: Report = lambda stage, epoch, terms: None
+    clips: Sequence[Tensor],
+    config: TrainConfig,
+    folder: Path,
+    *,
+    data: str = "",
+    on_epoch: Report = lambda stage, epoch, terms: None,
 ) -> dict[str, Tensor]:
     """Train on `clips`, latents (d, t, h, w) loaded one at a time; the state dict, on the CPU.
 
-    A later call goes on from `folder/checkpoint.pth`, with more epochs if asked; on the CPU that equals an undisturbed
-    run bit for bit. Under `accelerate launch` or `torchrun` every process takes its own clips of an epoch, and must see
-    `folder`; gradients and BatchNorm's running statistics are averaged over processes at every step, on CPU and GPU
-    alike, so that all stay equal. `on_epoch` is called in the main process.
+    `data` names the clips; a checkpoint of others is refused. A later call goes on from `folder/checkpoint.pth`, with
+    more epochs if asked; on the CPU that equals an undisturbed run bit for bit. Under `accelerate launch` or
+    `torchrun` every process takes its own clips of an epoch, and must see `folder`; gradients and BatchNorm's running
+    statistics are averaged over processes at every step, on CPU and GPU alike, so that all stay equal. `on_epoch` is
+    called in the main process.
     """
     from accelerate import Accelerator  # type: ignore[import-untyped]
 
@@ -147,7 +153,7 @@ def train_manifold(
         raise UsageError("there are no clips to train on")
     accelerator = Accelerator(mixed_precision="no")
     path, channels = folder / "checkpoint.pth", clips[0].shape[0]
-    saved = _read(path, config, channels) or {"model": begin(clips, config).state_dict(), "stage": "skeleton"}
+    saved = _read(path, config, channels, data) or {"model": begin(clips, config).state_dict(), "stage": "skeleton"}
     done = {"skeleton": config.epochs_skeleton, "shell": 0, saved["stage"]: saved.get("epoch", 0)}
     manifold = Manifold(channels, config.bases, config.hidden)
     manifold.load_state_dict(saved["model"])
@@ -167,7 +173,12 @@ def train_manifold(
                 raise BankError(f"NaN in epoch {epoch} of the {stage}; lower lr ({config.lr:g}) or check the latents")
             if accelerator.is_main_process:
                 if epoch % config.save_every == 0 or epoch == last:
-                    entries = dict(config=asdict(config), epoch=epoch, optimizer=optimizer.state_dict(), stage=stage)
+                    entries = dict(
+                        config=asdict(config) | {"data": data},
+                        epoch=epoch,
+                        optimizer=optimizer.state_dict(),
+                        stage=stage,
+                    )
                     save_checkpoint(manifold.state_dict(), path, entries)
                 on_epoch(stage, epoch, terms)
     accelerator.wait_for_everyone()
@@ -242,7 +253,7 @@ def _generator(*key: int | str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:7], "big"))
 
 
-def _read(path: Path, config: TrainConfig, channels: int) -> dict[str, Any] | None:
+def _read(path: Path, config: TrainConfig, channels: int, data: str) -> dict[str, Any] | None:
     """The checkpoint to go on from, if there is one. Raises UsageError where it is another training's."""
     if not path.exists():
         return None
@@ -252,7 +263,7 @@ def _read(path: Path, config: TrainConfig, channels: int) -> dict[str, Any] | No
     except (OSError, EOFError, RuntimeError, KeyError, TypeError, pickle.UnpicklingError) as error:
         raise BankError(f"{path} is no checkpoint of a training; move it away to start anew") from error
     free = {"save_every", "epochs_shell"} | ({"epochs_skeleton"} if stage == "skeleton" else set())
-    for name, ours in (asdict(config) | {"embedding_dim": channels}).items():
+    for name, ours in (asdict(config) | {"embedding_dim": channels, "data": data}).items():
         if name not in free and theirs.get(name) != ours:
             raise UsageError(f"{path} was trained with {name} {theirs.get(name)}, not {ours}; use another folder")
     if epoch > getattr(config, f"epochs_{stage}"):

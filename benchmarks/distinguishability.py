@@ -2,8 +2,9 @@
 
 Real clips of the 64 captions, never seen by the bank or the model, against clips that the tiny Wan samples for the same
 captions, unguided. A clip's distance is the mean over its patches; "same caption" is the share of captions whose real
-clip lies nearer than the generated one, "any pair" the share of all real-generated pairs. Two rows for each cfg: all
-components of the bank, which `score` uses, and the leading ones, in which the guide moves.
+clip lies nearer than the generated one, "any pair" the share of all real-generated pairs. "All" are all components of
+the bank, which `score` uses, "guided" the leading ones, in which the guide moves. "As video" is after decoding to 8
+bits and encoding again, which is all that `score` of a video file can see.
 
 `--latents DIR` also writes DIR/real and DIR/generated (the last cfg), for `shelllcc anchors analyze tiny-wan DIR/real
 --generated DIR/generated`.
@@ -24,6 +25,7 @@ from shelllcc.anchors.shelf import load_bank
 from shelllcc.guidance.evaluation.analyze import degraded, share_of_pairs
 from shelllcc.guidance.shell import Shell
 from shelllcc.guidance.wan.pipeline import find_model, load_pipeline
+from training import whole_clip
 from training.bank import encode
 from training.clips import Studio
 from training.photographs import load
@@ -50,6 +52,19 @@ def generated(pipe: Any, *, cfg: float, count: int, batch: int) -> Tensor:
     return torch.cat(parts)
 
 
+@torch.no_grad()
+def as_video(pipe: Any, latents: Tensor) -> Tensor:
+    """Latents (n c t h w) decoded to 8-bit frames and encoded again."""
+    config = pipe.vae.config
+    mean, std = (torch.tensor(v).view(1, -1, 1, 1, 1).to(latents) for v in (config.latents_mean, config.latents_std))
+    parts = []
+    for clip in latents:
+        video = whole_clip.decode(pipe.vae, clip[None] * std + mean).clamp(-1, 1)
+        frames = ((video + 1) * 127.5).round() / 127.5 - 1
+        parts.append((whole_clip.encode(pipe.vae, frames)[0] - mean) / std)
+    return torch.cat(parts)
+
+
 def distances(shell: Shell, clips: Tensor) -> list[float]:
     """Mean distance of each clip (n c t h w)."""
     return [float(shell.residuals(clip[None])[1].mean()) for clip in clips]
@@ -58,7 +73,7 @@ def distances(shell: Shell, clips: Tensor) -> list[float]:
 def show(name: str, real: list[float], other: list[float]) -> None:
     same = sum(a < b for a, b in zip(real, other, strict=True)) / len(real)
     mean, spread = torch.tensor(other).mean(), torch.tensor(other).std()
-    print(f"{name:<30}{mean:>8.3f}{spread:>8.3f}{same:>14.3f}{share_of_pairs(real, other):>10.3f}", flush=True)
+    print(f"{name:<42}{mean:>8.3f}{spread:>8.3f}{same:>14.3f}{share_of_pairs(real, other):>10.3f}", flush=True)
 
 
 def main(
@@ -74,14 +89,16 @@ def main(
     studio = Studio(load(), pipe.device)
     real, another = (encode(pipe, studio, real_clips(studio, count, draw_number=draw)) for draw in (0, 1))
     spoilt = [degraded(clip.cpu(), seed=i) for i, clip in enumerate(real)]
-    print(f"{'':<30}{'mean':>8}{'spread':>8}{'same caption':>14}{'any pair':>10}")
+    print(f"{'':<42}{'mean':>8}{'spread':>8}{'same caption':>14}{'any pair':>10}")
     sets = {"real": real, "real, another draw": another}
     sets |= {name: torch.stack([clip[name] for clip in spoilt]).to(real) for name in spoilt[0]}
     sets |= {
         f"generated, cfg {cfg}": generated(pipe, cfg=float(cfg), count=count, batch=batch) for cfg in cfgs.split(",")
     }
+    last = list(sets)[-1]
+    sets |= {f"{name}, as video": as_video(pipe, sets[name]) for name in ("real", last)}
     if latents is not None:
-        files = {"real": torch.cat([real, another]), "generated": list(sets.values())[-1]}
+        files = {"real": torch.cat([real, another]), "generated": sets[last]}
         for name, clips in files.items():
             for number, clip in enumerate(clips):
                 save_latents(latents / name / f"{number:03d}.safetensors", clip[None], {})

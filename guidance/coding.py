@@ -5,11 +5,10 @@ Tokens are float32 (n, d), anchors (m, d).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor
+
+from shelllcc.guidance.precision import full_precision
 
 ENTRIES = 1 << 25  # token-anchor distances held at once: 128 MiB
 GROUP = 16  # anchors that compete among themselves first
@@ -22,7 +21,7 @@ def nearest(tokens: Tensor, anchors: Tensor, *, k: int = 1) -> Tensor:
     `ENTRIES`, whatever n.
     """
     norms = anchors.square().sum(-1)
-    with _full_precision():
+    with full_precision():
         found = [
             _smallest(torch.addmm(norms, chunk, anchors.T, alpha=-2), k)
             for chunk in torch.split(tokens, max(1, ENTRIES // len(anchors)))
@@ -70,14 +69,3 @@ def _solve_ones(gram: Tensor) -> Tensor:
         table = table - table[:, :, i : i + 1] * row
         table[:, i] = row[:, 0]
     return table[..., -1]
-
-
-@contextmanager
-def _full_precision() -> Iterator[None]:
-    """float32 products without TF32, whatever the process has chosen."""
-    chosen = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(chosen)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from shelllcc.guidance.patches import average_tokens, to_tokens
+from shelllcc.guidance.precision import full_precision
 from shelllcc.guidance.skeletons import Skeleton
 
 NUMBERS = 3 << 22  # held at once for the patches of some whole latent frames: 48 MiB
@@ -76,6 +77,10 @@ class Shell:
 
     def residuals(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """Residuals (b, n, d) from the skeleton and distances (b, n) of the patches of (b c t h w) latents."""
+        with full_precision():
+            return self._residuals(latents)
+
+    def _residuals(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         parts = []
         for frames in torch.split(latents, self._frames_at_once(latents.shape), dim=2):
             tokens = self.project(frames)
@@ -94,7 +99,8 @@ class Shell:
         frames = self._frames_at_once(shape)
         parts = []
         for start, part in zip(range(0, t, frames), torch.split(moves, frames * h * w, dim=1), strict=True):
-            patches = part @ self.basis.T
+            with full_precision():
+                patches = part @ self.basis.T
             if self.patch > 1:
                 voxels = patches.unflatten(-1, (self.channels, self.patch**2))
                 patches = (voxels - voxels.mean(-1, keepdim=True)).flatten(-2)

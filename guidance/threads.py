@@ -10,7 +10,7 @@ import torch
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Within the block torch computes on one thread; other libraries, faiss among them, keep their own."""
+    """Within the block torch computes on one thread. Libraries that share its OpenMP may follow."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

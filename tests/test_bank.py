@@ -13,10 +13,14 @@ from shelllcc.anchors.bank import Bank, check_bank
 from shelllcc.anchors.bankfile import read_bank, save_bank
 from shelllcc.anchors.build import KINDS, Recipe, fit_shell
 from shelllcc.anchors.calibrate import calibrate_radius
+from shelllcc.anchors.draws import draw
 from shelllcc.anchors.fingerprints import fingerprint
+from shelllcc.anchors.score import score_latents
 from shelllcc.anchors.shelf import load_bank, shipped_banks
 from shelllcc.guidance import coding
 from shelllcc.guidance.errors import BankError, OutputError
+from shelllcc.guidance.evaluation.analyze import radial, share_of_pairs, usage
+from shelllcc.guidance.patches import average_tokens
 
 
 @pytest.fixture
@@ -39,19 +43,21 @@ def test_a_saved_bank_comes_back_whole(bank, file):
 
 @pytest.mark.parametrize(("kind", "patch"), KINDS)
 def test_the_same_latents_make_the_same_bytes_on_one_thread_and_two(latents, tmp_path, kind, patch):
-    clips = [latents(seed)[0] for seed in range(12)]
-    recipe = Recipe.usual(kind, patch, anchors=24, components=min(32, 16 * patch**2))
-    blobs, before = [], torch.get_num_threads()
+    clips = [latents(seed, frames=9, height=60, width=60)[0] for seed in range(6)]
+    recipe = Recipe.usual(kind, patch, anchors=32)
+    blobs, before = [], (torch.get_num_threads(), faiss.omp_get_max_threads())
     try:
         for threads, name in ((1, "a"), (2, "b")):
             torch.set_num_threads(threads)
             faiss.omp_set_num_threads(threads)
-            fit = fit_shell(clips[0:8:2], clips[1:8:2], clips[8:], recipe)
+            fit = fit_shell(clips[0:4:2], clips[1:4:2], clips[4:], recipe)
+            assert faiss.omp_get_max_threads() == threads
+            assert torch.get_num_threads() == threads
             bank = Bank(fit.shell, fit.guided, fit.clean, "m", "v", {}, fit.quantiles)
             blobs.append(save_bank(bank, tmp_path / name).path.read_bytes())
     finally:
-        torch.set_num_threads(before)
-        faiss.omp_set_num_threads(before)
+        torch.set_num_threads(before[0])
+        faiss.omp_set_num_threads(before[1])
     assert blobs[0] == blobs[1]
 
 
@@ -163,3 +169,41 @@ def test_a_token_of_nan_has_an_index_and_no_distance(shell):
     tokens = torch.full((3, shell.skeleton.dimensions), float("nan"))
     _, distance = shell.skeleton.residuals(tokens)
     assert distance.isnan().all()
+
+
+def test_a_draw_is_seeded_ordered_and_takes_every_column():
+    grid = torch.arange(20 * 60 * 104)
+    drawn = draw(grid, 1200, seed=3)
+    assert torch.equal(drawn, draw(grid, 1200, seed=3))
+    assert not torch.equal(drawn, draw(grid, 1200, seed=4))
+    assert (drawn.diff() > 0).all()
+    assert set((drawn % 104).tolist()) == set(range(104))
+    assert torch.equal(draw(grid[:5], 9, seed=0), grid[:5])
+
+
+def test_about_a_tenth_of_held_out_patches_lie_outside_the_shell(bank, latents):
+    scores = [score_latents(bank, latents(seed)[0]) for seed in range(50, 60)]
+    for side in ("below", "above"):
+        assert 0.02 < sum(getattr(score, side) for score in scores) / 10 < 0.1
+
+
+def test_radial_gives_the_latents_at_one_and_the_skeleton_at_zero(bank, latents):
+    x, shell = latents(61)[0], bank.shell
+    assert_close(radial(shell, x, 1.0), x)
+    tokens = shell.project(x[None])[0]
+    points, _ = shell.skeleton.code(tokens)
+    skeleton = average_tokens((points @ shell.basis.T + shell.mean)[None], x[None].shape, size=shell.patch)[0]
+    assert_close(radial(shell, x, 0.0), skeleton, atol=1e-4, rtol=1e-4)
+
+
+def test_usage_counts_every_patch_once(bank, latents):
+    clips = [latents(seed)[0] for seed in (70, 71)]
+    index = torch.cat([bank.shell.skeleton.code(bank.shell.project(clip[None])[0])[1] for clip in clips])
+    wanted = (index.bincount(minlength=2) / len(index)).sort(descending=True).values
+    assert_close(torch.tensor(usage(bank.shell, clips)["shares"]), wanted, atol=1e-5, rtol=0)
+
+
+def test_shares_of_pairs():
+    assert share_of_pairs([1.0, 2.0], [3.0, 4.0]) == 1
+    assert share_of_pairs([1.0, 2.0], [1.0, 2.0]) == 0.5
+    assert share_of_pairs([3.0, 4.0], [1.0]) == 0

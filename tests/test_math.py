@@ -61,7 +61,10 @@ def test_one_neighbour_is_the_nearest_anchor():
 
 
 def test_whitened_norm_uses_each_tokens_own_anchor():
-    residual, index, whitening = randn(50, 6), torch.arange(50) % 7, randn(7, 6, 6, seed=1)
+    residual, whitening = randn(1000, 6), randn(40, 6, 6, seed=1)
+    index = (randn(1000, seed=2).abs() * 12).long().clamp_max(39)  # some own several blocks, some nothing
+    assert index.bincount(minlength=40).max() > 64
+    assert (index.bincount(minlength=40) == 0).any()
     wanted = torch.stack([(r @ whitening[i]).norm() for r, i in zip(residual, index, strict=True)])
     assert_close(skeletons.whitened_norm(residual, index, whitening), wanted)
 
@@ -137,3 +140,18 @@ def test_the_leading_components_of_a_bank_are_a_bank_of_their_own(bank, latents)
     inner = torch.linalg.inv(covariance[:, :40, :40])[index]
     wanted = (residual[0].double()[:, None] @ inner @ residual[0].double()[..., None]).flatten().sqrt()
     assert_close(distance[0].double(), wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("new", [False, True])
+def test_distances_do_not_touch_the_choice_of_tf32(shell, latents, new):
+    matmul = torch.backends.cuda.matmul
+    name, value = ("fp32_precision", "tf32") if new else ("allow_tf32", True)
+    if not hasattr(matmul, name):
+        pytest.skip("this torch has no such setting")
+    before = getattr(matmul, name)
+    setattr(matmul, name, value)
+    try:
+        shell.residuals(latents(3))
+        assert getattr(matmul, name) == value
+    finally:
+        setattr(matmul, name, before)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -61,7 +61,7 @@ def make_bank(
         return velocity
 
     curve = calibrate_radius(fit.shell.leading(fit.guided).to(device), list(unseen_latents), denoise)
-    provenance = {
+    provenance: dict[str, Any] = {
         "source": "rendered camera clips of the photographs in training/photographs.py",
         "clips": clips,
         "held_out_clips": held_out,

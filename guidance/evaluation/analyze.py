@@ -19,6 +19,7 @@ from shelllcc.anchors.bank import Bank
 from shelllcc.anchors.build import Recipe, fit_shell
 from shelllcc.guidance.coding import local_coordinates
 from shelllcc.guidance.errors import UsageError
+from shelllcc.guidance.patches import average_tokens
 from shelllcc.guidance.shell import Shell
 from shelllcc.guidance.skeletons import Amortized, Anchors
 
@@ -103,12 +104,12 @@ def mean_distance(shell: Shell) -> Measure:
 
 def usage(shell: Shell, clips: Sequence[Tensor]) -> dict[str, Any]:
     """How evenly the patches of clips use the anchors: shares, largest first; `effective` is exp(entropy) / anchors."""
-    total = torch.zeros(0)
+    m = len(shell.skeleton.anchors if isinstance(shell.skeleton, Anchors) else shell.skeleton.weights["basis"])
+    total = torch.zeros(m, dtype=torch.float64)
     for clip in clips:
-        codes = shell.skeleton.code(shell.project(clip[None])[0])[1]
-        if isinstance(shell.skeleton, Anchors):
-            codes = F.one_hot(codes, len(shell.skeleton.anchors))
-        total = codes.double().sum(0) + (total if total.numel() else 0)
+        for frame in clip.split(1, dim=1):
+            codes = shell.skeleton.code(shell.project(frame[None])[0])[1]
+            total += torch.bincount(codes, minlength=m) if codes.ndim == 1 else codes.double().sum(0)
     share = (total / total.sum()).sort(descending=True).values
     entropy = -float((share * share.clamp_min(1e-12).log()).sum())
     return {
@@ -119,9 +120,10 @@ def usage(shell: Shell, clips: Sequence[Tensor]) -> dict[str, Any]:
 
 
 def radial(shell: Shell, latents: Tensor, factor: float) -> Tensor:
-    """The latents (c t h w) with every residual stretched: z_hat + factor (z - z_hat)."""
+    """The latents (c t h w) with every patch's residual stretched, z_hat + factor (z - z_hat), patches averaged."""
     residual, _ = shell.residuals(latents[None])
-    return latents + shell.lift((factor - 1) * residual, latents[None].shape)[0]
+    moved = average_tokens((factor - 1) * residual @ shell.basis.T, latents[None].shape, size=shell.patch)
+    return latents + moved[0]
 
 
 def _distances(shell: Shell, real: Sequence[Tensor], generated: Sequence[Tensor]) -> dict[str, Any]:
@@ -168,12 +170,15 @@ def _coding_cost(shell: Shell, *, locality: bool) -> Measure:
     assert isinstance(skeleton, Anchors)
 
     def cost(clip: Tensor) -> float:
-        tokens = shell.project(clip[None])[0]
-        neighbours = skeleton.anchors[skeleton.search(tokens, skeleton.anchors, k=skeleton.k)]
-        weights = local_coordinates(tokens, neighbours)
-        error = (tokens - (weights[:, None] @ neighbours)[:, 0]).square().sum(-1)
-        apart = (weights.abs() * (tokens[:, None] - neighbours).square().sum(-1)).sum(-1)
-        return float((error + apart if locality else error).mean())
+        costs = []
+        for frame in clip.split(1, dim=1):
+            tokens = shell.project(frame[None])[0]
+            neighbours = skeleton.anchors[skeleton.search(tokens, skeleton.anchors, k=skeleton.k)]
+            weights = local_coordinates(tokens, neighbours)
+            error = (tokens - (weights[:, None] @ neighbours)[:, 0]).square().sum(-1)
+            apart = (weights.abs() * (tokens[:, None] - neighbours).square().sum(-1)).sum(-1)
+            costs.append(error + apart if locality else error)
+        return float(torch.cat(costs).mean())
 
     return cost
 

@@ -46,7 +46,7 @@ def study(
     there for other banks to be fitted to.
     """
     notes = []
-    named = {entry["sha256"] for entry in bank.provenance.get("held_out", ())}
+    named = set(bank.provenance.get("held_out", ()))
     sets = {file.source: "held out" if file.source in named else "placing" for file in real}
     if "held out" not in sets.values():
         notes.append(

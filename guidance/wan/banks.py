@@ -55,7 +55,9 @@ def gather(
     """
     found = expand(sources)
     videos = found.videos[shard[0] :: shard[1]]
-    paths, skipped = list(found.latents), []
+    own = encoding.folder.resolve()  # in among the sources, it holds what is encoded below, perhaps framed otherwise
+    latents = [path for path in found.latents if not (videos and path.resolve().is_relative_to(own))]
+    paths, skipped = latents, list[str]()
     for done, result in enumerate(encode_videos(videos, encoding, workers=workers), 1):
         if result.latents is None:
             skipped.append(result.reason)
@@ -68,6 +70,8 @@ def gather(
     for path in sorted(set(paths)):
         try:
             file = open_latents(path)
+            if path.parent.resolve() == own and file.framing not in ("", encoding.framing_text):
+                continue
             if file.vae not in (None, vae):
                 raise BankError(f"{path} holds latents of another VAE ({file.vae}, this model's is {vae})")
             spread += [float(file.load(i, channels).std()) for i in range(file.clips)]
@@ -82,7 +86,10 @@ def gather(
 
 
 def build_bank(gathered: Gathered, encoding: Encoding, recipe: Recipe, output: Path) -> Bank:
-    """Fit, save and return the bank of the gathered latents. The bytes depend on the latents and the recipe alone."""
+    """Fit, save and return the bank of the gathered latents.
+
+    Its bytes depend on the latents, the recipe, the framing and the model's name alone.
+    """
     channels = int(encoding.model.vae["z_dim"])
     sets = split_sources((file.source for file in gathered.files), recipe.held_out)
     parts = {
@@ -122,7 +129,7 @@ def train_bank(
     held = [file for file in gathered.files if sets[file.source] == "held out"]
     clips = Clips((file for file in gathered.files if sets[file.source] != "held out"), channels)
     try:
-        state = train_manifold(clips, config, folder, on_epoch=on_epoch)
+        state = train_manifold(clips, config, folder, data=_digest(sets), on_epoch=on_epoch)
         if not process.is_main_process:
             return None
     finally:
@@ -142,7 +149,7 @@ def train_bank(
 
 def held_out_files(bank: Bank, files: Sequence[LatentFile]) -> tuple[list[LatentFile], str]:
     """Those files that the bank held out, and a remark; all of them where it names none of these."""
-    named = {entry["sha256"] for entry in bank.provenance.get("held_out", ())}
+    named = set(bank.provenance.get("held_out", ()))
     held = [file for file in files if file.source in named]
     if held:
         return held, ""
@@ -166,7 +173,8 @@ def calibrate_bank(
     """
     check_bank(bank, fingerprint(pipe.vae.config))
     device = pipe._execution_device
-    clips = Clips(files, bank.shell.channels, device)
+    _, *grid = pipe.transformer.config.patch_size
+    clips = Clips(files, bank.shell.channels, device, grid=(grid[0], grid[1]))
     if not len(clips):
         raise UsageError("no clip to calibrate with; give videos or latents that did not make the anchors")
     clips = clips[:: -(-len(clips) // most)]
@@ -192,6 +200,11 @@ def calibrate_bank(
     return bank.with_calibration(Calibration(model, model_fingerprint(pipe.transformer.config), curve))
 
 
+def _digest(sets: Mapping[str, str]) -> str:
+    """One sha256 over the sources and what each is for."""
+    return hashlib.sha256("\n".join(f"{source} {sets[source]}" for source in sorted(sets)).encode()).hexdigest()
+
+
 def _provenance(
     command: str, encoding: Encoding, sets: Mapping[str, str], clips: Mapping[str, int], held: Sequence[LatentFile]
 ) -> dict[str, Any]:
@@ -200,7 +213,7 @@ def _provenance(
         "made_by": f"shelllcc anchors {command}",
         "videos": len(sets),
         "clips": dict(clips),
-        "sources_sha256": hashlib.sha256("\n".join(sorted(sets)).encode()).hexdigest(),
-        "held_out": [{"name": file.name, "sha256": file.source} for file in held[:NAMED]],
+        "sources_sha256": _digest(sets),
+        "held_out": sorted({file.source for file in held})[:NAMED],
         "framing": asdict(encoding.framing),
     }

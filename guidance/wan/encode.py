@@ -25,7 +25,7 @@ from torch import Tensor
 from shelllcc.anchors.fingerprints import fingerprint
 from shelllcc.anchors.latents import save_latents
 from shelllcc.anchors.sources import caption_of
-from shelllcc.guidance.errors import ModelError, VideoError
+from shelllcc.guidance.errors import ModelError, UsageError, VideoError
 from shelllcc.guidance.files import sha256_of
 from shelllcc.guidance.threads import one_thread
 from shelllcc.guidance.wan.footage import Framing, read_clips
@@ -42,17 +42,26 @@ FORM = 1  # changes when the same video would give other latents
 
 @dataclass(frozen=True)
 class Encoding:
-    """How videos become latents: the model's VAE, the framing, where it runs and where the files go."""
+    """How videos become latents: the model's VAE, the framing, where it runs and where the files go.
+
+    `weights` tells one VAE's weights from another's.
+    """
 
     model: Model
     framing: Framing
     folder: Path
     device: str
+    weights: str = ""
 
-    def path(self, source: str) -> Path:
-        """The file of latents of a video with that sha256."""
-        facts = [FORM, source, fingerprint(self.model.vae), self.model.revision, asdict(self.framing)]
-        return self.folder / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]}.safetensors"
+    @property
+    def framing_text(self) -> str:
+        return json.dumps(asdict(self.framing))
+
+    def path(self, source: str, caption: str) -> Path:
+        """The file of latents of a video with that sha256 and caption."""
+        vae = fingerprint(self.model.vae), self.weights, self.device.partition(":")[0]
+        facts = json.dumps([FORM, source, caption, *vae, self.framing_text])
+        return self.folder / f"{hashlib.sha256(facts.encode()).hexdigest()[:32]}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -70,8 +79,7 @@ def encode_videos(videos: Sequence[Path], encoding: Encoding, *, workers: int = 
     Raises ModelError where the VAE cannot be loaded or runs out of memory.
     """
     if workers == 1 or len(videos) < 2:
-        with one_thread():
-            yield from (_encode(video, encoding) for video in videos)
+        yield from (_encode(video, encoding) for video in videos)
         return
     from multiprocessing import get_context
 
@@ -91,7 +99,8 @@ def encode_frames(vae: AutoencoderKLWan, frames: NDArray[Any]) -> Tensor:
     """Normalised latents (c t h w), float32, of uint8 frames (T, H, W, 3)."""
     video = torch.from_numpy(frames).to(vae.device).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
     try:
-        latents = vae.encode(video).latent_dist.mode()[0]
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+            latents = vae.encode(video).latent_dist.mode()[0]
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise ModelError(
             "the VAE ran out of memory; use a smaller --size, fewer --frames or fewer --workers"
@@ -102,25 +111,25 @@ def encode_frames(vae: AutoencoderKLWan, frames: NDArray[Any]) -> Tensor:
 
 def _encode(video: Path, encoding: Encoding) -> Encoded:
     try:
-        source = sha256_of(video)
+        source, caption = sha256_of(video), caption_of(video)
+        path = encoding.path(source, caption)
+        if path.exists():
+            return Encoded(video, path)
+        vae = _vae(encoding.model.source, encoding.model.revision, encoding.device)
+        with one_thread():
+            clips = [encode_frames(vae, frames) for frames in read_clips(video, encoding.framing)]
     except OSError as error:
         return Encoded(video, None, f"cannot read {video}: {error.strerror or error}")
-    path = encoding.path(source)
-    if path.exists():
-        return Encoded(video, path)
-    try:
-        vae = _vae(encoding.model.source, encoding.model.revision, encoding.device)
-        clips = [encode_frames(vae, frames) for frames in read_clips(video, encoding.framing)]
-        metadata = {
-            "source": source,
-            "name": video.name,
-            "vae": fingerprint(encoding.model.vae),
-            "model": encoding.model.name,
-            "framing": json.dumps(asdict(encoding.framing)),
-            "caption": caption_of(video),
-        }
-    except VideoError as error:
+    except (VideoError, UsageError) as error:
         return Encoded(video, None, str(error))
+    metadata = {
+        "source": source,
+        "name": video.name,
+        "vae": fingerprint(encoding.model.vae),
+        "model": encoding.model.name,
+        "framing": encoding.framing_text,
+        "caption": caption,
+    }
     save_latents(path, torch.stack(clips), metadata)
     return Encoded(video, path)
 
@@ -131,12 +140,11 @@ def _vae(source: str, revision: str, device: str) -> AutoencoderKLWan:
 
 
 def _start_worker() -> None:
-    """One thread, no part in Ctrl-C, and no life after the parent's."""
+    """No part in Ctrl-C, and no life after the parent's."""
     import signal
     from multiprocessing import parent_process
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
     parent = parent_process()
     if parent is not None:
         threading.Thread(target=_exit_after, args=(parent,), daemon=True).start()

@@ -139,6 +139,12 @@ def weights_sha256(folder: Path) -> str:
     return digest.hexdigest()
 
 
+def vae_weights(model: Model) -> str:
+    """What tells a model's VAE weights from others of its shape: the hub's revision, or a hash of a folder's files."""
+    folder = Path(model.source) / "vae"
+    return weights_sha256(folder)[:16] if folder.is_dir() else model.revision
+
+
 def _describe(source: str, revision: str, folder: Path) -> Model:
     """The model whose configs lie in a folder. Raises ModelError where they are no Wan's."""
     index = _read_json(folder / "model_index.json")
