@@ -36,7 +36,7 @@ def _version(value: bool) -> None:
 def root(
     ctx: typer.Context,
     config: Annotated[
-        Path | None, typer.Option(help="Defaults by command. [shelllcc.toml]", envvar="SHELLLCC_CONFIG")
+        Path | None, typer.Option(help="Defaults by command. (default: shelllcc.toml)", envvar="SHELLLCC_CONFIG")
     ] = None,
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
 ) -> None:
@@ -49,7 +49,9 @@ def generate(
     prompt: Annotated[list[str] | None, typer.Option("--prompt", "-p", help="What to show; may be repeated.")] = None,
     prompts_file: Annotated[Path | None, typer.Option(help="Prompts, one a line; # starts a comment.")] = None,
     negative_prompt: Annotated[str | None, typer.Option(help="What to avoid.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the noise; further prompts take the next ones. [0]")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of the noise; further prompts take the next ones. (default: 0)")
+    ] = None,
     steps: Annotated[int | None, typer.Option("--steps", "--num-inference-steps", help="Sampling steps.")] = None,
     cfg: Annotated[float | None, typer.Option("--cfg", "--guidance-scale", help="Classifier-free guidance.")] = None,
     cfg_2: Annotated[
@@ -70,7 +72,7 @@ def generate(
     radius: Annotated[float | None, typer.Option(help="Sharpness: factor on the radius of real latents.")] = None,
     window: Annotated[str | None, typer.Option(help="LOW:HIGH, the sigmas at which the guide acts.")] = None,
     bank: Annotated[
-        str | None, typer.Option(help="Anchor bank: a file or a shipped name. [auto]", envvar="SHELLLCC_BANK")
+        str | None, typer.Option(help="Anchor bank: a file or a shipped name. (default: auto)", envvar="SHELLLCC_BANK")
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The .mp4; a folder for several prompts.")
@@ -98,8 +100,7 @@ def generate(
     }  # fmt: skip
     if sidecar is not None:  # a replay hears flags alone, not variables or shelllcc.toml
         options, values = (_flags_alone(ctx, d) for d in (options, values))
-    if dtype not in (None, "float32", "bfloat16", "float16"):
-        raise UsageError(f"dtype is float32, bfloat16 or float16, got {dtype}")
+    cli_anchors.check_dtype(dtype)
     plans = plan_clips(**options, values=values)
     for note in dict.fromkeys(note for plan in plans for note in plan.notes):
         _say(f"note: {note}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -28,16 +29,21 @@ ModelOption = Annotated[
     str | None,
     typer.Option(
         "--model",
-        help="Whose VAE: a diffusers folder or hub id; `wan2.1-vae` for ready latents of Wan2.1's. [the tiny Wan]",
+        help="Whose VAE: a diffusers folder or hub id; `wan2.1-vae` for ready latents of it. (default: the tiny Wan)",
         envvar="SHELLLCC_MODEL",
     ),
 ]
-Size = Annotated[str | None, typer.Option("--size", help="272p, 480p, 720p, 1080p or WIDTHxHEIGHT. [the model's]")]
-Fps = Annotated[float | None, typer.Option("--fps", help="Frame rate; 0 keeps the file's own. [the model's]")]
-Frames = Annotated[int | None, typer.Option("--frames", help="Of a clip, 4n+1. [the model's]")]
+Size = Annotated[
+    str | None, typer.Option("--size", help="272p, 480p, 720p, 1080p or WIDTHxHEIGHT. (default: the model's)")
+]
+Fps = Annotated[float | None, typer.Option("--fps", help="Frame rate; 0 keeps the file's own. (default: the model's)")]
+Frames = Annotated[int | None, typer.Option("--frames", help="Of a clip, 4n+1. (default: the model's)")]
 ClipsOption = Annotated[int, typer.Option("--clips", help="Most clips taken from one video.")]
-Folder = Annotated[Path | None, typer.Option("--latents", help="Where encoded videos are kept. [OUTPUT.latents]")]
-Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Processes. [the cores; 1 on a GPU]")]
+Folder = Annotated[
+    Path | None,
+    typer.Option("--latents", help="Where encoded videos are kept (default: a .latents folder beside the bank)."),
+]
+Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Processes. (default: the cores; 1 on a GPU)")]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1.", envvar="SHELLLCC_DEVICE")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="The bank to write, a .safetensors file.")]
 BankArgument = Annotated[str, typer.Argument(metavar="BANK", help="A bank: a file or a name.")]
@@ -51,19 +57,21 @@ def build(
     model: ModelOption = None,
     kind: Annotated[str, typer.Option(help="covariance, or local for local coordinate coding.")] = "covariance",
     patch: Annotated[int, typer.Option(help="Side of a patch in latent voxels: 1 (the paper's) or 3.")] = 3,
-    anchors: Annotated[int | None, typer.Option(help="Number of anchors. [by kind]")] = None,
-    components: Annotated[int | None, typer.Option(help="Principal directions of patches. [by patch]")] = None,
-    neighbours: Annotated[int | None, typer.Option(help="Anchors in a local code. [by patch]")] = None,
-    held_out: Annotated[float | None, typer.Option(help="Share of the videos that sets the distances. [0.15]")] = None,
-    sample: Annotated[int | None, typer.Option(help="Most patches that a set contributes. [200000]")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the sample and of k-means. [0]")] = None,
+    anchors: Annotated[int | None, typer.Option(help="Number of anchors. (default: by kind)")] = None,
+    components: Annotated[int | None, typer.Option(help="Principal directions of patches. (default: by patch)")] = None,
+    neighbours: Annotated[int | None, typer.Option(help="Anchors in a local code. (default: by patch)")] = None,
+    held_out: Annotated[float | None, typer.Option(help="Share of the videos that sets the distances.")] = None,
+    sample: Annotated[int | None, typer.Option(help="Most patches that a set contributes.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the sample and of k-means. (default: 0)")] = None,
     size: Size = None,
     fps: Fps = None,
     frames: Frames = None,
     clips: ClipsOption = 1,
     latents: Folder = None,
     workers: Workers = None,
-    shard: Annotated[str | None, typer.Option(help="i/n: encode that share of the videos and stop. [all]")] = None,
+    shard: Annotated[
+        str | None, typer.Option(help="i/n: encode that share of the videos and stop. (default: all)")
+    ] = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
@@ -91,10 +99,11 @@ def build(
 def calibrate(
     bank: BankArgument,
     sources: Annotated[
-        list[str] | None, typer.Argument(help="Videos or latents; those held out by the bank are used. [BANK.latents]")
+        list[str] | None,
+        typer.Argument(help="Videos or latents; those held out by the bank are used. (default: BANK.latents)"),
     ] = None,
     model: ModelOption = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Another file. [BANK itself]")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Another file (default: BANK itself).")] = None,
     most: Annotated[int, typer.Option("--most", min=1, help="Clips to use at most.")] = 16,
     size: Size = None,
     fps: Fps = None,
@@ -107,7 +116,9 @@ def calibrate(
     as_json: Json = False,
 ) -> None:
     """Measure the radius over sigma for a model, from held-out real clips noised and denoised once."""
+    from shelllcc.anchors.bank import check_bank
     from shelllcc.anchors.bankfile import read_bank, save_bank
+    from shelllcc.anchors.fingerprints import fingerprint
     from shelllcc.anchors.shelf import locate
     from shelllcc.guidance.wan.banks import calibrate_bank, held_out_files
     from shelllcc.guidance.wan.pipeline import load_pipeline
@@ -116,10 +127,14 @@ def calibrate(
     path = locate(bank)
     found, target = read_bank(path), output or path
     _check_output(target)
+    check_dtype(dtype)
     folder = latents or path.with_suffix(".latents")
     if not sources and not folder.is_dir():
         raise UsageError(f"give held-out videos or latents: there is no {folder}")
     encoding = _encoding(model, size, fps, frames, clips, folder, device, found)
+    check_bank(found, fingerprint(encoding.model.vae))
+    if not encoding.model.transformer:
+        raise UsageError(f"{encoding.model.name} has no transformer to calibrate for; give --model")
     files, note = held_out_files(found, _gather(sources or [str(folder)], encoding, workers).files)
     if note:
         _say(f"note: {note}")
@@ -136,7 +151,9 @@ def import_(
     checkpoint: Annotated[Path, typer.Argument(help="A manifold in the form of the authors' shell_lcc.pth.")],
     output: Output,
     model: ModelOption = "wan2.1-vae",
-    held_out: Annotated[list[str] | None, typer.Option(help="Real videos or latents that set the radius. [1]")] = None,
+    held_out: Annotated[
+        list[str] | None, typer.Option(help="Real videos or latents that set the radius. (default: 1)")
+    ] = None,
     size: Size = None,
     fps: Fps = None,
     frames: Frames = None,
@@ -165,15 +182,19 @@ def train(
     output: Output,
     model: ModelOption = None,
     export: Annotated[Path | None, typer.Option(help="Also write the form of the authors' shell_lcc.pth.")] = None,
-    run: Annotated[Path | None, typer.Option(help="Checkpoints; a run found there goes on. [OUTPUT.training]")] = None,
-    bases: Annotated[int | None, typer.Option(help="Anchors. [4096]")] = None,
-    hidden: Annotated[int | None, typer.Option(help="Width of the networks. [512]")] = None,
-    epochs_skeleton: Annotated[int | None, typer.Option(help="Of the first stage. [500]")] = None,
-    epochs_shell: Annotated[int | None, typer.Option(help="Of the second stage. [100]")] = None,
-    clips_per_step: Annotated[int | None, typer.Option(help="In each process. [2]")] = None,
-    tokens: Annotated[int | None, typer.Option(help="Most voxels of a clip a step; less memory. [all]")] = None,
-    lr: Annotated[float | None, typer.Option(help="Learning rate. [0.001]")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the networks, the order and the draws. [0]")] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="Checkpoints; a run found there goes on. (default: OUTPUT.training)")
+    ] = None,
+    bases: Annotated[int | None, typer.Option(help="Anchors. (default: 4096)")] = None,
+    hidden: Annotated[int | None, typer.Option(help="Width of the networks. (default: 512)")] = None,
+    epochs_skeleton: Annotated[int | None, typer.Option(help="Of the first stage. (default: 500)")] = None,
+    epochs_shell: Annotated[int | None, typer.Option(help="Of the second stage. (default: 100)")] = None,
+    clips_per_step: Annotated[int | None, typer.Option(help="In each process. (default: 2)")] = None,
+    tokens: Annotated[
+        int | None, typer.Option(help="Most voxels of a clip a step; less memory. (default: all)")
+    ] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate. (default: 0.001)")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the networks, the order and the draws. (default: 0)")] = None,
     held_out: Annotated[float, typer.Option(help="Share of the videos that sets the radius.")] = 0.15,
     size: Size = None,
     fps: Fps = None,
@@ -193,6 +214,10 @@ def train(
     from shelllcc.guidance.wan.progress import TerminalReporter
 
     _check_output(output)
+    if not 0 < held_out < 1:
+        raise UsageError(f"held-out is a share between 0 and 1, got {held_out}")
+    if export is not None and (export.is_dir() or not export.suffix):
+        raise UsageError(f"--export is a file such as shell_lcc.pth, got {export}")
     given: dict[str, Any] = {
         "bases": bases, "hidden": hidden, "epochs_skeleton": epochs_skeleton, "epochs_shell": epochs_shell,
         "clips_per_step": clips_per_step, "tokens": tokens, "lr": lr, "seed": seed,
@@ -219,7 +244,7 @@ def train(
 def pull(
     name: Annotated[str, typer.Argument(help="A published name (see `anchors list`) or an http(s) URL.")],
     sha256: Annotated[str | None, typer.Option(help="Refuse a file of any other hash.")] = None,
-    folder: Annotated[Path | None, typer.Option(help="Where to. [the user's folder of banks]")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Where to. (default: the user's folder of banks)")] = None,
     as_json: Json = False,
 ) -> None:
     """Fetch a published bank or manifold; `generate` finds it from then on."""
@@ -327,6 +352,8 @@ def verify(
     from shelllcc.guidance.errors import BankError
 
     found = read_bank(locate(bank))
+    if sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
+        raise UsageError(f"a sha256 has 64 hexadecimal digits, got {sha256!r}")
     if sha256 is not None and sha256.lower() != found.sha256:
         raise BankError(f"{found.path} has the sha256 {found.sha256}, not {sha256}")
     _print({"bank": str(found.path), "whole": True, "sha256": found.sha256}, as_json)
@@ -334,7 +361,9 @@ def verify(
 
 def score(
     files: Sources,
-    bank: Annotated[str | None, typer.Option(help="A bank: a file or a name. [auto]", envvar="SHELLLCC_BANK")] = None,
+    bank: Annotated[
+        str | None, typer.Option(help="A bank: a file or a name. (default: auto)", envvar="SHELLLCC_BANK")
+    ] = None,
     model: ModelOption = None,
     size: Size = None,
     fps: Fps = None,
@@ -361,7 +390,7 @@ def score(
     encoding = _encoding(model, size, fps, frames, clips, Path(), device, chosen)
     chosen = chosen or find_bank(fingerprint(encoding.model.vae))
     check_bank(chosen, fingerprint(encoding.model.vae))
-    scores = list(score_files(found, chosen, encoding, on_problem=lambda line: _say(f"note: skipped: {line}")))
+    scores = list(score_files(found, chosen, encoding, on_problem=lambda line: _say(f"note: {line}")))
     if not scores:
         raise UsageError("none of the files could be scored")
     if as_json:
@@ -445,7 +474,7 @@ def _encoding(
         usual |= {"size": f"{preset.width}x{preset.height}"} if preset.name == "tiny" else {}
     framed = bank.provenance.get("framing") if bank else None
     usual |= framed if isinstance(framed, dict) else {}
-    given = {"size": size, "fps": fps, "frames": frames}
+    given: dict[str, Any] = {"size": size, "fps": fps, "frames": frames}
     wanted = usual | {key: value for key, value in given.items() if value is not None} | {"clips": clips}
     framing = Framing(wanted["size"], float(wanted["fps"] or 0) or None, wanted["frames"], wanted["clips"])
     grid = found.grid if found.transformer else (8, 8)
@@ -484,11 +513,18 @@ def _check_output(path: Path) -> None:
 
     if path.suffix != ".safetensors":
         raise UsageError(f"a bank is a .safetensors file, got {path}")
+    if len(path.name.encode()) > 240:
+        raise OutputError(f"the name {path.name[:40]}... is too long for a file")
     if path.is_dir():
         raise OutputError(f"{path} is a folder; give a file in it")
     existing = next(p for p in path.absolute().parents if p.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise OutputError(f"cannot write to {path.parent}")
+
+
+def check_dtype(dtype: str | None) -> None:
+    if dtype not in (None, "float32", "bfloat16", "float16"):
+        raise UsageError(f"dtype is float32, bfloat16 or float16, got {dtype}")
 
 
 def _print(report: dict[str, Any], as_json: bool) -> None:

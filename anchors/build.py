@@ -74,6 +74,8 @@ class Recipe:
         return cls(kind, patch, **sizes | {"guided": min(sizes["guided"], sizes["components"])})
 
     def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**31:
+            raise UsageError(f"the seed must lie in 0 .. 2^31-1, got {self.seed}")
         for name in (*SIZES, "sample"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be positive, got {getattr(self, name)}")
@@ -184,6 +186,8 @@ def _sample(clips: Sequence[Tensor], recipe: Recipe) -> Tensor:
     share = max(1, recipe.sample // max(1, len(clips)))
     kept = []
     for number, clip in enumerate(clips):
+        if min(clip.shape[-2:]) <= recipe.patch // 2:
+            raise UsageError(f"latents of {tuple(clip.shape[-2:])} are too small for patches of {recipe.patch}")
         kept.append(draw(to_tokens(clip[None].float(), size=recipe.patch)[0], share, seed=recipe.seed + number))
         if len(kept) * share >= recipe.sample:
             break
@@ -248,6 +252,8 @@ def _whiten(residual: Tensor, common: Tensor, shrinkage: float) -> Tensor:
     n = len(residual)
     covariance = (_gram(residual) + shrinkage * common) / (n + shrinkage)
     covariance += 1e-5 * covariance.diagonal().mean() * torch.eye(len(common), dtype=torch.float64)
-    lower = torch.linalg.cholesky(covariance)
+    lower, failed = torch.linalg.cholesky_ex(covariance)
+    if int(failed) or not torch.isfinite(lower).all():
+        raise UsageError("the patches do not vary, or without bound; give videos that show something")
     factor = torch.linalg.solve_triangular(lower, torch.eye(len(common), dtype=torch.float64), upper=False).T
     return (factor / len(common) ** 0.5).float()

@@ -19,6 +19,7 @@ from shelllcc.anchors.torchfile import check_plain, load_tensors
 from shelllcc.guidance.errors import BankError
 from shelllcc.guidance.files import sha256_of, whole_file
 
+LARGEST = 1e6  # normalised latents keep to about 10
 MAX_BYTES = 8 << 30  # of a .pt file, which is read whole
 
 
@@ -46,9 +47,11 @@ class LatentFile:
             tensor = tensor[:channels]
         if tensor.shape[0] != channels:
             raise BankError(f"{self.path} holds {tensor.shape[0]}-channel latents, expected {channels}")
+        if not tensor.is_floating_point():
+            raise BankError(f"{self.path} holds {tensor.dtype} numbers, expected floating point")
         clip = tensor.float()
-        if not torch.isfinite(clip).all():
-            raise BankError(f"{self.path} holds NaN or infinity")
+        if not clip.abs().max() < LARGEST:  # NaN is not, either
+            raise BankError(f"{self.path} holds NaN, infinity or numbers beyond {LARGEST:g}")
         return clip
 
 

@@ -6,12 +6,13 @@ clip lies nearer than the generated one, "any pair" the share of all real-genera
 the bank, which `score` uses, "guided" the leading ones, in which the guide moves. "As video" is after decoding to 8
 bits and encoding again, which is all that `score` of a video file can see.
 
-`--latents DIR` also writes DIR/real and DIR/generated (the last cfg), for `shelllcc anchors analyze tiny-wan DIR/real
---generated DIR/generated`.
+The clips' latents are kept in DIR of `--latents DIR` and used again; `shelllcc anchors analyze tiny-wan DIR/real
+--generated DIR/cfg-3` then says more.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +21,7 @@ import typer
 from torch import Tensor
 
 from benchmarks.captions import prompts, real_clips
-from shelllcc.anchors.latents import save_latents
+from shelllcc.anchors.latents import open_latents, save_latents
 from shelllcc.anchors.shelf import load_bank
 from shelllcc.guidance.evaluation.analyze import degraded, share_of_pairs
 from shelllcc.guidance.shell import Shell
@@ -76,36 +77,45 @@ def show(name: str, real: list[float], other: list[float]) -> None:
     print(f"{name:<42}{mean:>8.3f}{spread:>8.3f}{same:>14.3f}{share_of_pairs(real, other):>10.3f}", flush=True)
 
 
+def kept(folder: Path, make: Callable[[], Tensor]) -> Tensor:
+    """Latents (n c t h w) from the folder, one file a clip; made and written there if it is not."""
+    if not folder.is_dir():
+        for number, clip in enumerate(make().cpu()):
+            save_latents(folder / f"{number:03d}.safetensors", clip[None], {})
+    return torch.stack([open_latents(path).load(0, 16) for path in sorted(folder.iterdir())])
+
+
 def main(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     batch: Annotated[int, typer.Option(help="Clips sampled at once.")] = 1,
     count: Annotated[int, typer.Option(help="Captions, 64 at most.")] = 64,
+    videos: Annotated[int, typer.Option(help="Captions that are decoded and encoded again.")] = 24,
     cfgs: Annotated[str, typer.Option(help="cfg values to sample at.")] = "1,2,5,3",
-    latents: Annotated[Path | None, typer.Option(help="A folder for the clips' latents.")] = None,
+    latents: Annotated[Path, typer.Option(help="A folder for the clips' latents.")] = Path("runs/latents"),
 ) -> None:
     pipe = load_pipeline(find_model(None), device=device, dtype="float32")
-    bank = load_bank("auto", pipe)
-    shells = {"all": bank.shell.to(pipe.device), "guided": bank.shell.leading(bank.guided).to(pipe.device)}
-    studio = Studio(load(), pipe.device)
-    real, another = (encode(pipe, studio, real_clips(studio, count, draw_number=draw)) for draw in (0, 1))
+    bank, studio = load_bank("auto", pipe), Studio(load(), pipe.device)
+
+    def filmed() -> Tensor:
+        return torch.cat([encode(pipe, studio, real_clips(studio, count, draw_number=draw)) for draw in (0, 1)])
+
+    real, another = kept(latents / "real", filmed).to(pipe.device).chunk(2)
     spoilt = [degraded(clip.cpu(), seed=i) for i, clip in enumerate(real)]
-    print(f"{'':<42}{'mean':>8}{'spread':>8}{'same caption':>14}{'any pair':>10}")
     sets = {"real": real, "real, another draw": another}
     sets |= {name: torch.stack([clip[name] for clip in spoilt]).to(real) for name in spoilt[0]}
-    sets |= {
-        f"generated, cfg {cfg}": generated(pipe, cfg=float(cfg), count=count, batch=batch) for cfg in cfgs.split(",")
-    }
-    last = list(sets)[-1]
-    sets |= {f"{name}, as video": as_video(pipe, sets[name]) for name in ("real", last)}
-    if latents is not None:
-        files = {"real": torch.cat([real, another]), "generated": sets[last]}
-        for name, clips in files.items():
-            for number, clip in enumerate(clips):
-                save_latents(latents / name / f"{number:03d}.safetensors", clip[None], {})
-    for label, shell in shells.items():
+    for cfg in cfgs.split(","):
+        folder = latents / f"cfg-{cfg}"
+        sampled = kept(folder, lambda cfg=cfg: generated(pipe, cfg=float(cfg), count=count, batch=batch))  # type: ignore[misc]
+        sets[f"generated, cfg {cfg}"] = sampled.to(pipe.device)
+    again = {f"{name}, as video": as_video(pipe, sets[name][:videos]) for name in ("real", list(sets)[-1])}
+    print(f"{'':<42}{'mean':>8}{'spread':>8}{'same caption':>14}{'any pair':>10}")
+    for label, components in (("all", bank.shell.basis.shape[1]), ("guided", bank.guided)):
+        shell = bank.shell.leading(components).to(pipe.device)
         reference = distances(shell, real)
         for name, clips in sets.items():
             show(f"{name} ({label})", reference, distances(shell, clips))
+        for name, clips in again.items():
+            show(f"{name} ({label})", reference[:videos], distances(shell, clips))
 
 
 if __name__ == "__main__":

@@ -134,6 +134,44 @@ def test_a_build_killed_in_the_middle_goes_on_to_the_same_bytes(films, tmp_path)
     assert banks[0] == banks[1]
 
 
+def test_other_framings_and_captions_are_not_mistaken_for_these(shelllcc, films, tmp_path):
+    """The output lies among the sources; latents of another framing or caption are there already."""
+    shutil.copytree(films, tmp_path / "v", ignore=lambda folder, names: [n for n in names if n > "clip 05.mp4"])
+    wide = ["--size", "80x64", *TINY[2:]]
+    build(shelllcc, "v", "-o", "v/b.safetensors", *wide, *SMALL)
+    (tmp_path / "v/b.safetensors").unlink()
+    build(shelllcc, "v", "-o", "v/b.safetensors", *TINY, *SMALL)
+    code, _, err = shelllcc("anchors", "calibrate", "v/b.safetensors", "-o", "late.safetensors")
+    assert code == 0, err
+    build(shelllcc, "v/*.mp4", "-o", "clean.safetensors", *TINY, *SMALL)
+    assert (tmp_path / "clean.safetensors").read_bytes() == (tmp_path / "v/b.safetensors").read_bytes()
+    code, _, err = shelllcc("anchors", "calibrate", "clean.safetensors", "-o", "calibrated.safetensors")
+    assert code == 0, err
+    assert (tmp_path / "calibrated.safetensors").read_bytes() == (tmp_path / "late.safetensors").read_bytes()
+    count = len(list((tmp_path / "clean.latents").iterdir()))
+    (tmp_path / "v/clip 00.txt").write_text("another caption")
+    build(shelllcc, "v/*.mp4", "-o", "clean.safetensors", *TINY, *SMALL)
+    assert len(list((tmp_path / "clean.latents").iterdir())) == count + 1
+
+
+def test_an_interrupt_ends_every_worker_at_once(films, tmp_path):
+    command = ["anchors", "build", films, "-o", "b.safetensors", *TINY[:-1], "2", *SMALL]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "shelllcc", *map(str, command)],
+        cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    latents, deadline = tmp_path / "b.latents", time.monotonic() + 120
+    while len(list(latents.glob("[!.]*"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert err.splitlines()[-1] == "shelllcc: interrupted"
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+
+
 def test_shards_encode_their_shares_and_the_last_call_builds(shelllcc, films, tmp_path):
     for shard in ("0/2", "1/2"):
         code, _, err = shelllcc("anchors", "build", films, "-o", "s.safetensors", *TINY, *SMALL, "--shard", shard)
@@ -282,6 +320,15 @@ REFUSED = {
     "checkpoint": (1, ["import", "nowhere.pth", "-o", "x.safetensors"], "cannot read nowhere.pth"),
     "pickle bomb": (1, ["import", "bomb.pth", "-o", "x.safetensors"], "nothing in it was executed"),
     "published name": (2, ["pull", "nothing"], "no published bank nothing"),
+    "seed": (2, ["build", "one.safetensors", "--seed", "2147483648", "-o", "x.safetensors"], "seed must lie in"),
+    "long name": (1, ["build", "one.safetensors", "-o", "x" * 300 + ".safetensors"], "too long for a file"),
+    "training's held-out": (
+        2,
+        ["train", "one.safetensors", "--held-out", "nan", "-o", "x.safetensors"],
+        "share between",
+    ),
+    "dtype": (2, ["calibrate", "tiny-wan", "one.safetensors", "--dtype", "int4", "-o", "x.safetensors"], "dtype is"),
+    "digest": (2, ["verify", "tiny-wan", "--sha256", "zz"], "64 hexadecimal digits"),
     "lr": (2, ["train", "one.safetensors", "--lr", "-1", "-o", "x.safetensors"], "lr must be positive"),
     "unknown bank": (1, ["info", "nowhere"], "no bank at nowhere"),
     "calibrate without clips": (2, ["calibrate", "tiny-wan", "-o", "x.safetensors"], "give held-out videos"),

@@ -35,7 +35,7 @@ def score_files(
     A file that cannot be read or does not fit the bank is passed over, and `on_problem` hears why.
     """
     for path in sources.latents:
-        yield from _scored(path, bank, _latents(path, bank), on_problem)
+        yield from _scored(path, bank, _latents(path, bank, on_problem), on_problem)
     if sources.videos:
         vae = load_vae(encoding.model.source, encoding.model.revision, device=encoding.device)
         for path in sources.videos:
@@ -51,8 +51,10 @@ def _scored(path: Path, bank: Bank, clips: Iterator[Tensor], on_problem: Callabl
         on_problem(str(error))
 
 
-def _latents(path: Path, bank: Bank) -> Iterator[Tensor]:
+def _latents(path: Path, bank: Bank, on_problem: Callable[[str], None]) -> Iterator[Tensor]:
     file = open_latents(path)
+    if file.vae is None:
+        on_problem(f"{path} does not say its VAE; its latents are taken for normalised ones of {bank.model}")
     if file.vae not in (None, bank.vae):
         raise BankError(f"{path} holds latents of another VAE ({file.vae}, the bank's is {bank.vae})")
     for index in range(file.clips):

@@ -66,7 +66,7 @@ def gather(
         on_file(done, len(videos))
     files: dict[tuple[str, int], LatentFile] = {}
     vae, channels = fingerprint(encoding.model.vae), int(encoding.model.vae["z_dim"])
-    spread = []
+    foreign: list[float] = []  # deviations of latents that do not say whose they are
     for path in sorted(set(paths)):
         try:
             file = open_latents(path)
@@ -74,14 +74,17 @@ def gather(
                 continue
             if file.vae not in (None, vae):
                 raise BankError(f"{path} holds latents of another VAE ({file.vae}, this model's is {vae})")
-            spread += [float(file.load(i, channels).std()) for i in range(file.clips)]
+            spreads = [float(file.load(i, channels).std()) for i in range(file.clips)]
+            foreign += [] if file.vae else spreads
         except BankError as error:
             skipped.append(str(error))
             continue
         files.setdefault((file.source, file.clips), file)
     notes = []
-    if spread and not 0.4 < (typical := sorted(spread)[len(spread) // 2]) < 1.6:
-        notes.append(f"the latents' deviation is {typical:.2f}, normalised ones have about 1: were they normalised?")
+    if foreign:
+        notes.append(f"latents that do not say their VAE are taken for normalised ones of {encoding.model.name}")
+    if foreign and not 0.4 < (typical := sorted(foreign)[len(foreign) // 2]) < 1.6:
+        notes.append(f"their deviation is {typical:.2f}, that of normalised ones about 1: were they normalised?")
     return Gathered([files[key] for key in sorted(files)], sorted(skipped), notes)
 
 

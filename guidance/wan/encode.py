@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -83,15 +84,35 @@ def encode_videos(videos: Sequence[Path], encoding: Encoding, *, workers: int = 
         return
     from multiprocessing import get_context
 
-    pool = ProcessPoolExecutor(min(workers, len(videos)), get_context("spawn"), _start_worker)
-    try:
+    with _no_interrupts():  # children inherit it, from before their first line
+        pool = ProcessPoolExecutor(min(workers, len(videos)), get_context("spawn"), _start_worker)
         futures = [pool.submit(_encode, video, encoding) for video in videos]
+    try:
         for future in as_completed(futures):
             yield future.result()
     except BrokenProcessPool as error:
         raise ModelError("a worker process died, perhaps for want of memory; try fewer --workers") from error
+    except BaseException:
+        for process in (pool._processes or {}).values():  # files are written whole: nothing is lost by a quick end
+            process.terminate()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _no_interrupts() -> Iterator[None]:
+    """Within the block Ctrl-C is ignored, and by processes that start there for good."""
+    import signal
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @torch.no_grad()
@@ -140,11 +161,9 @@ def _vae(source: str, revision: str, device: str) -> AutoencoderKLWan:
 
 
 def _start_worker() -> None:
-    """No part in Ctrl-C, and no life after the parent's."""
-    import signal
+    """No life after the parent's."""
     from multiprocessing import parent_process
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = parent_process()
     if parent is not None:
         threading.Thread(target=_exit_after, args=(parent,), daemon=True).start()
