@@ -164,13 +164,14 @@ def _describe(source: str, revision: str, folder: Path) -> Model:
 
 def _find_on_hub(model: str) -> Model:
     """Fetch the configs alone. Raises ModelError."""
-    import huggingface_hub
+    from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.utils import logging
 
-    huggingface_hub.utils.logging.set_verbosity_error()
+    logging.set_verbosity_error()
     try:
         files = [
-            Path(huggingface_hub.hf_hub_download(model, name))
+            Path(hf_hub_download(model, name))
             for name in ("model_index.json", "transformer/config.json", "vae/config.json")
         ]
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
