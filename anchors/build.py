@@ -182,16 +182,24 @@ def _quantiles(distances: Sequence[Tensor]) -> Tensor:
 
 
 def _sample(clips: Sequence[Tensor], recipe: Recipe) -> Tensor:
-    """An equal share of patch tokens (n, p) from every clip, at most `recipe.sample` in all."""
-    share = max(1, recipe.sample // max(1, len(clips)))
-    kept = []
+    """An equal share of patch tokens (n, p) from every clip, at most `recipe.sample` in all.
+
+    They go into one table made beforehand: many small pieces between large ones would scatter over the heap.
+    """
+    share, filled = max(1, recipe.sample // max(1, len(clips))), 0
+    table = torch.empty(0)
     for number, clip in enumerate(clips):
         if min(clip.shape[-2:]) <= recipe.patch // 2:
             raise UsageError(f"latents of {tuple(clip.shape[-2:])} are too small for patches of {recipe.patch}")
-        kept.append(draw(to_tokens(clip[None].float(), size=recipe.patch)[0], share, seed=recipe.seed + number))
-        if len(kept) * share >= recipe.sample:
+        tokens = draw(to_tokens(clip[None].float(), size=recipe.patch)[0], share, seed=recipe.seed + number)
+        if not len(table):
+            table = torch.empty(min(recipe.sample, share * len(clips)), tokens.shape[1])
+        end = min(filled + len(tokens), len(table))
+        table[filled:end] = tokens[: end - filled]
+        filled = end
+        if filled == recipe.sample:
             break
-    return torch.cat(kept)
+    return table[:filled]
 
 
 def _check_enough(tokens: Tensor, recipe: Recipe) -> None:
