@@ -105,6 +105,18 @@ def damaged(name: str, golden: Path, folder: Path) -> Path:
         case "a wrong shape":
             content["model"]["basis"] = content["model"]["basis"][:, :8].clone()
             torch.save(content, path)
+        case "sparse":
+            content["model"]["basis"] = content["model"]["basis"].to_sparse()
+            torch.save(content, path)
+        case "complex":
+            content["model"]["basis"] = content["model"]["basis"] + 0j
+            torch.save(content, path)
+        case "more than is stored":
+            content["model"]["basis"] = torch.zeros(1).expand(1 << 18, 1 << 18)
+            torch.save(content, path)
+        case "a negative variance":
+            content["model"]["predictor.1.running_var"] *= -1
+            torch.save(content, path)
         case "a list":
             torch.save([1, 2], path)
     return path
@@ -120,6 +132,10 @@ def damaged(name: str, golden: Path, folder: Path) -> Path:
         "NaN",
         "a missing layer",
         "a wrong shape",
+        "sparse",
+        "complex",
+        "more than is stored",
+        "a negative variance",
         "a list",
     ],
 )
