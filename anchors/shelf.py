@@ -22,9 +22,9 @@ def load_bank(bank: str | Path, pipe: Any = None) -> Bank:
     """
     vae = None if pipe is None else fingerprint(pipe.vae.config)
     loaded = find_bank(vae) if str(bank) == "auto" else read_bank(locate(bank))
-    if pipe is None:
+    if vae is None:
         return loaded
-    check_bank(loaded, fingerprint(pipe.vae.config))
+    check_bank(loaded, vae)
     return loaded.for_model(model_fingerprint(pipe.transformer.config))
 
 

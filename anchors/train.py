@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from shelllcc.anchors.torchfile import load_tensors
 from shelllcc.guidance.errors import BankError, UsageError
 from shelllcc.guidance.files import whole_file
 
@@ -258,9 +258,9 @@ def _read(path: Path, config: TrainConfig, channels: int, data: str) -> dict[str
     if not path.exists():
         return None
     try:
-        saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        saved: dict[str, Any] = load_tensors(path)
         theirs, stage, epoch = saved["config"], saved["stage"], saved["epoch"]
-    except (OSError, EOFError, RuntimeError, KeyError, TypeError, pickle.UnpicklingError) as error:
+    except (BankError, KeyError, TypeError) as error:
         raise BankError(f"{path} is no checkpoint of a training; move it away to start anew") from error
     free = {"save_every", "epochs_shell"} | ({"epochs_skeleton"} if stage == "skeleton" else set())
     for name, ours in (asdict(config) | {"embedding_dim": channels, "data": data}).items():

@@ -186,7 +186,7 @@ def _move(part: Any, source: str, device: str) -> Any:
         return part.to(device)
     except torch.OutOfMemoryError as error:
         raise ModelError(f"{source} does not fit on {device}; use a larger GPU or --device cpu") from error
-    except (NotImplementedError, RuntimeError) as error:
+    except RuntimeError as error:  # no such device, or the part cannot run there
         raise ModelError(f"cannot put {source} on {device}: {_first_line(error)}") from error
 
 
