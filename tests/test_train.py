@@ -321,6 +321,7 @@ def test_a_file_that_cannot_be_written_is_named(trained, tmp_path):
 
 WORKER = """
 import sys
+import os
 import torch
 from pathlib import Path
 from accelerate import PartialState
@@ -332,7 +333,9 @@ for name, (clips, settings) in torch.load(folder / "runs.pt").items():
     state = train_manifold(clips, TrainConfig(**settings), folder / name)
     where = PartialState()
     torch.save(state, folder / f"{name}-{where.process_index}-of-{where.num_processes}.pt")
+where.wait_for_everyone()
 where.destroy_process_group()
+os._exit(0)  # gloo's threads now and then abort an interpreter that winds down
 """
 PAIR = dict(bases=32, hidden=16, epochs_skeleton=2, epochs_shell=1, lr=1e-2, clips_per_step=1)
 ODD = dict(bases=32, hidden=16, epochs_skeleton=2, epochs_shell=1, tokens=30, save_every=1)
