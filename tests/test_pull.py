@@ -16,7 +16,18 @@ from shelllcc.anchors.fingerprints import WAN21_VAE, fingerprint
 from shelllcc.anchors.shelf import find_bank
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
+class Server(http.server.ThreadingHTTPServer):
+    """Keeps the paths that were asked for in `seen`."""
+
+    def __init__(self, folder):
+        super().__init__(("127.0.0.1", 0), functools.partial(Handler, directory=folder))
+        self.seen = []
+
+    def handle_error(self, request, client_address):
+        """A client that refuses a file hangs up while it is being served; the default prints that among its words."""
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *words):
         self.server.seen.append(self.path)
 
@@ -28,8 +39,7 @@ def served(tmp_path, monkeypatch):
     folder.mkdir()
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setenv("SHELLLCC_BANKS", str(tmp_path / "banks"))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder)) as server:
-        server.seen = []
+    with Server(folder) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         yield folder, f"http://127.0.0.1:{server.server_port}", server.seen
