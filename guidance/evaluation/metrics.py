@@ -30,16 +30,14 @@ def high_frequency_share(video: Tensor) -> Tensor:
     return (power * outside).sum((-2, -1)).div(power.sum((-2, -1)).clamp_min(1e-12)).mean(-1)
 
 
+def radial_power(video: Tensor, *, bins: int = 48) -> Tensor:
+    """(b, bins - 1) power, averaged over frames, in rings of equal width up to Nyquist; the innermost is left out."""
+    return _rings(_power(video).mean(1), bins)
+
+
 def radial_spectrum(video: Tensor, *, bins: int = 48) -> Tensor:
-    """(bins,) log10 of the power, averaged over all frames of the set, in rings of equal width up to Nyquist."""
-    h, w = video.shape[-2:]
-    window = torch.outer(torch.hann_window(h), torch.hann_window(w)).to(video.device)
-    power = torch.fft.fft2((video - video.mean((-2, -1), keepdim=True)) * window).abs().square().mean((0, 1))
-    ring = (_frequency(h, w, video.device) / 0.5 * bins).long()
-    kept = (ring < bins) & (ring > 0)
-    total = torch.zeros(bins, device=video.device).index_add_(0, ring[kept], power[kept])
-    count = torch.zeros(bins, device=video.device).index_add_(0, ring[kept], torch.ones_like(power[kept]))
-    return (total[1:] / count[1:].clamp_min(1) + 1e-12).log10()
+    """(bins - 1,) log10 of the power, averaged over all frames of the set, in the rings of `radial_power`."""
+    return (_rings(_power(video).mean((0, 1)), bins) + 1e-12).log10()
 
 
 def spectrum_distance(video: Tensor, real: Tensor) -> float:
@@ -50,15 +48,39 @@ def spectrum_distance(video: Tensor, real: Tensor) -> float:
 def sliced_wasserstein(
     video: Tensor, real: Tensor, *, seed: int = 0, patches: int = 32768, directions: int = 128
 ) -> float:
-    """Sliced Wasserstein-1 distance of 7x7 patches of the finest Laplacian level, over the real patches' deviation.
+    """`patch_distance` of patches drawn from the two sets at the same places."""
+    a, b = (band_patches(v, patches, seed=seed) for v in (video, real))
+    return patch_distance(a, b, seed=seed, directions=directions)
+
+
+def band_patches(video: Tensor, count: int, *, seed: int = 0) -> Tensor:
+    """(count, 49) 7x7 patches of the finest level of the Laplacian pyramid, at places drawn from the seed."""
+    frames = video.flatten(0, 1)[:, None]
+    taps = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0], device=video.device) / 16
+    blur = F.conv2d(F.pad(frames, (2, 2, 2, 2), mode="reflect"), torch.outer(taps, taps)[None, None])
+    band = (frames - blur)[:, 0]
+    n, h, w = band.shape
+    dice = torch.Generator().manual_seed(seed)
+    i, y, x = (torch.randint(0, high, (count,), generator=dice).to(video.device) for high in (n, h - 6, w - 6))
+    offset = torch.arange(7, device=video.device)
+    rows, columns = (y[:, None] + offset)[:, :, None], (x[:, None] + offset)[:, None, :]
+    return band[i[:, None, None], rows, columns].flatten(1)
+
+
+def patch_directions(*, seed: int = 0, directions: int = 128) -> Tensor:
+    """(49, directions) unit vectors, random but for the seed."""
+    return F.normalize(torch.randn(49, directions, generator=torch.Generator().manual_seed(seed)), dim=0)
+
+
+def patch_distance(patches: Tensor, real: Tensor, *, seed: int = 0, directions: int = 128) -> float:
+    """Sliced Wasserstein-1 distance of two sets of as many patches (n, 49), over the real patches' deviation.
 
     After Karras et al. 2017 (arXiv 1710.10196, section 5), without their normalisation of contrast: contrast is what
     over-smoothing takes away.
     """
-    a, b = (_band_patches(v, patches, seed) for v in (video, real))
-    axes = F.normalize(torch.randn(49, directions, generator=torch.Generator().manual_seed(seed)), dim=0).to(a.device)
-    distance = ((a @ axes).sort(0).values - (b @ axes).sort(0).values).abs().mean()
-    return float(distance / b.std())
+    axes = patch_directions(seed=seed, directions=directions).to(patches.device)
+    distance = ((patches @ axes).sort(0).values - (real @ axes).sort(0).values).abs().mean()
+    return float(distance / real.std())
 
 
 def gradient_kurtosis(video: Tensor) -> Tensor:
@@ -81,6 +103,17 @@ def jitter(video: Tensor) -> Tensor:
     return 255 * video.diff(n=2, dim=1).abs().flatten(1).mean(1) if video.shape[1] > 2 else video.new_zeros(len(video))
 
 
+def contrast(video: Tensor) -> Tensor:
+    """(b,) standard deviation of the grey values of a clip, over space and time."""
+    return video.flatten(1).std(1)
+
+
+def colour(frames: Tensor) -> Tensor:
+    """(b, 3) mean red, green and blue in [0, 1] of uint8 or float RGB frames (b t H W 3)."""
+    scale = 255.0 if frames.dtype == torch.uint8 else 1.0
+    return frames.float().mean((1, 2, 3)) / scale
+
+
 def change(video: Tensor, other: Tensor) -> Tensor:
     """(b,) mean absolute pixel difference of two videos of one shape."""
     return (video - other).abs().flatten(1).mean(1)
@@ -91,21 +124,24 @@ def _laplacian(video: Tensor) -> Tensor:
     return p[..., :-2, 1:-1] + p[..., 2:, 1:-1] + p[..., 1:-1, :-2] + p[..., 1:-1, 2:] - 4 * video
 
 
+def _power(video: Tensor) -> Tensor:
+    """(b t H W) power of every bin of fft2 of the frames, without their means and under a Hann window."""
+    h, w = video.shape[-2:]
+    window = torch.outer(torch.hann_window(h), torch.hann_window(w)).to(video.device)
+    return torch.fft.fft2((video - video.mean((-2, -1), keepdim=True)) * window).abs().square()
+
+
+def _rings(power: Tensor, bins: int) -> Tensor:
+    """(..., bins - 1) mean of the power (..., H, W) in rings of equal width up to Nyquist, without the innermost."""
+    ring = (_frequency(power.shape[-2], power.shape[-1], power.device) / 0.5 * bins).long()
+    kept = (ring < bins) & (ring > 0)
+    inside = power[..., kept]
+    total = torch.zeros(*power.shape[:-2], bins, device=power.device).index_add_(-1, ring[kept], inside)
+    count = ring[kept].bincount(minlength=bins)
+    return total[..., 1:] / count[1:].clamp_min(1)
+
+
 def _frequency(h: int, w: int, device: torch.device) -> Tensor:
     """Radius in cycles a pixel of every bin of fft2; the sides' Nyquist is 0.5."""
     y, x = torch.fft.fftfreq(h, device=device), torch.fft.fftfreq(w, device=device)
     return (y[:, None].square() + x.square()).sqrt()
-
-
-def _band_patches(video: Tensor, count: int, seed: int) -> Tensor:
-    """(count, 49) patches of the finest level of the Laplacian pyramid, at places drawn from the seed."""
-    frames = video.flatten(0, 1)[:, None]
-    taps = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0], device=video.device) / 16
-    blur = F.conv2d(F.pad(frames, (2, 2, 2, 2), mode="reflect"), torch.outer(taps, taps)[None, None])
-    band = (frames - blur)[:, 0]
-    n, h, w = band.shape
-    dice = torch.Generator().manual_seed(seed)
-    i, y, x = (torch.randint(0, high, (count,), generator=dice).to(video.device) for high in (n, h - 6, w - 6))
-    offset = torch.arange(7, device=video.device)
-    rows, columns = (y[:, None] + offset)[:, :, None], (x[:, None] + offset)[:, None, :]
-    return band[i[:, None, None], rows, columns].flatten(1)
