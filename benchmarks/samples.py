@@ -1,7 +1,9 @@
-"""Sampled clips for the benchmarks: the tiny Wan on the 64 captions, guided or not, kept on disk.
+"""Sampled clips for the benchmarks: the arms, on disk once they are made. Knows nothing of scores.
 
-`python -m benchmarks.samples` fills runs/samples; the other benchmarks call `clips` and find them there. An arm is
-known by its settings, weights and bank, not by the code: delete runs/ after a change to the guide.
+An arm is one way to sample the 64 captions of a split. Its frames are kept in runs/samples under a hash of its
+settings, of the weights and the bank, and of the code that guides, so that a change to the guide makes new ones.
+
+`python -m benchmarks.samples` makes those that the smaller benchmarks share.
 """
 
 from __future__ import annotations
@@ -11,22 +13,75 @@ import hashlib
 import json
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import diffusers
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
-from benchmarks.captions import prompts
+import shelllcc.guidance.guide
+from benchmarks import rivals
+from benchmarks.captions import Split, prompts, seeds
+from benchmarks.rivals import Rival
 from shelllcc.anchors.shelf import load_bank
+from shelllcc.guidance.config import GuideConfig
+from shelllcc.guidance.files import whole_file
 from shelllcc.guidance.guide import ShellGuide
 from shelllcc.guidance.scheduler import guided
 from shelllcc.guidance.wan.pipeline import TINY, find_model, load_pipeline, weights_sha256
 from shelllcc.guidance.wan.presets import PRESETS
 
 FOLDER = Path("runs/samples")
+EARLY = Path("runs/early")  # the over-smoothed base, made by benchmarks.early
+SMOKE = dict(height=64, width=64, num_frames=5)
+FLOW = dict(prediction_type="flow_prediction", use_flow_sigmas=True)
+SCHEDULERS = {
+    "unipc": lambda shift: diffusers.UniPCMultistepScheduler(**FLOW, flow_shift=shift),
+    "dpm++": lambda shift: diffusers.DPMSolverMultistepScheduler(**FLOW, flow_shift=shift),
+    "euler": lambda shift: diffusers.FlowMatchEulerDiscreteScheduler(shift=shift),
+}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to sample; the defaults are the tiny model's own, unguided.
+
+    guide   the guide's settings; with `random`, its moves in random directions
+    rival   another rule than classifier-free guidance; it brings its own cfg
+    model   the embedded tiny Wan, or its early checkpoint, which is over-smoothed
+    """
+
+    cfg: float = PRESETS["tiny"].cfg
+    steps: int = PRESETS["tiny"].steps
+    shift: float = PRESETS["tiny"].shift
+    scheduler: str = "unipc"
+    guide: GuideConfig | None = None
+    random: bool = False
+    rival: Rival | None = None
+    model: Literal["tiny", "early"] = "tiny"
+
+    @property
+    def forwards(self) -> float:
+        """Passes of the transformer for one clip: the cost."""
+        rule = self.rival or Rival("cfg", self.cfg)
+        return self.steps * rivals.forwards(rule, steps=self.steps)
+
+    @property
+    def base(self) -> Arm:
+        """The same without guidance."""
+        return replace(self, guide=None, random=False)
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """uint8 frames (n, t, H, W, 3) of an arm, and the RMS of the guide's moves, summed over the steps (0 unguided)."""
+
+    frames: Tensor
+    moved: float
 
 
 class RandomGuide(ShellGuide):
@@ -34,78 +89,99 @@ class RandomGuide(ShellGuide):
 
     def move(self, x0: Tensor, sigma: float, *, index: int = 0, last: bool = False) -> Tensor:
         move = super().move(x0, sigma, index=index, last=last)
-        noise = torch.randn(move.shape, generator=torch.Generator().manual_seed(index)).to(move.device)
+        dice = torch.Generator().manual_seed(10**9 + index)  # no clip starts from this noise
+        noise = torch.randn(move.shape, generator=dice).to(move.device)
         sizes = [v.flatten(1).square().mean(1).sqrt().view(-1, 1, 1, 1, 1) for v in (move, noise)]
         return noise * sizes[0] / sizes[1]
 
 
+class Sampler:
+    """Samples arms with `batch` clips at once, or finds them on disk. `smoke` is a toy size, for a test."""
+
+    def __init__(
+        self, *, device: str, batch: int, split: Split = "tuning", count: int = 64, smoke: bool = False
+    ) -> None:
+        self.device, self.batch, self.split, self.count = device, batch, split, count
+        self.size = SMOKE if smoke else {}
+        self.pipes: dict[str, Any] = {}
+
+    def pipe(self, model: str = "tiny") -> Any:
+        if model not in self.pipes:
+            folder = find_model(str(EARLY) if model == "early" else None)
+            self.pipes[model] = load_pipeline(folder, device=self.device, dtype="float32")
+        return self.pipes[model]
+
+    def guide(self, arm: Arm) -> ShellGuide | None:
+        if arm.guide is None:
+            return None
+        kind = RandomGuide if arm.random else ShellGuide
+        return kind(load_bank("auto", self.pipe(arm.model)), arm.guide)
+
+    def sample(self, arm: Arm) -> Sampled:
+        """The arm's clips of the split's captions, each with the noise of its own seed."""
+        path = self._path(arm)
+        if path.exists():
+            with safe_open(path, "pt") as file:
+                return Sampled(file.get_tensor("frames"), float(file.metadata()["moved"]))
+        texts, numbers = prompts(self.count, self.split), seeds(self.count, self.split)
+        guide, parts, moved, started = self.guide(arm), [], 0.0, time.perf_counter()
+        for first in range(0, self.count, self.batch):
+            these = slice(first, first + self.batch)
+            parts.append(sample_batch(self.pipe(arm.model), texts[these], numbers[these], arm, guide, **self.size))
+            moved += sum(sum(step.move) for step in guide.trace) if guide else 0.0
+            spent = time.perf_counter() - started
+            print(f"{first + len(parts[-1])}/{self.count} clips, {spent:.0f} s", file=sys.stderr, flush=True)
+        sampled = Sampled(torch.cat(parts), moved / self.count)
+        with whole_file(path) as part:
+            save_file({"frames": sampled.frames}, part, {"arm": repr(arm), "moved": str(sampled.moved)})
+        return sampled
+
+    def _path(self, arm: Arm) -> Path:
+        key: dict[str, Any] = {"arm": asdict(arm), "split": self.split, "count": self.count, "size": self.size}
+        key |= {"weights": weights_sha256(EARLY if arm.model == "early" else TINY), "device": self.device}
+        if guide := self.guide(arm):
+            key |= {"bank": guide.bank.sha256, "code": guidance_sha256()}
+        return FOLDER / f"{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]}.safetensors"
+
+
 @torch.no_grad()
 def sample_batch(
-    pipe: Any,
-    texts: list[str],
-    seeds: list[int],
-    *,
-    cfg: float,
-    steps: int,
-    guide: ShellGuide | None = None,
+    pipe: Any, texts: list[str], numbers: list[int], arm: Arm, guide: ShellGuide | None = None, **size: int
 ) -> Tensor:
-    """uint8 frames (b, t, H, W, 3) of the prompts, each with the noise of its own seed."""
-    call = dict(
-        prompt=texts,
-        negative_prompt=[""] * len(texts),
-        height=192,
-        width=192,
-        num_frames=17,
-        num_inference_steps=steps,
-        guidance_scale=cfg,
-        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-        output_type="pt",
-    )
-    with contextlib.nullcontext() if guide is None else guided(pipe, guide):
-        video = pipe(**call).frames
+    """uint8 frames (b, t, H, W, 3) of the prompts, each with the noise of the seed of its number."""
+    usual = pipe.scheduler
+    pipe.scheduler = SCHEDULERS[arm.scheduler](arm.shift)
+    size = dict(height=192, width=192, num_frames=17) | size
+    try:
+        if arm.rival is not None:
+            return rivals.sample_batch(pipe, texts, numbers, rival=arm.rival, steps=arm.steps, **size)
+        with contextlib.nullcontext() if guide is None else guided(pipe, guide):
+            video = pipe(
+                prompt=texts,
+                negative_prompt=[""] * len(texts),
+                num_inference_steps=arm.steps,
+                guidance_scale=arm.cfg,
+                generator=[torch.Generator().manual_seed(number) for number in numbers],
+                output_type="pt",
+                **size,
+            ).frames
+    finally:
+        pipe.scheduler = usual
     return (video * 255).round().byte().permute(0, 1, 3, 4, 2).cpu()
 
 
-def clips(
-    pipe: Any,
-    guide: ShellGuide | None = None,
-    *,
-    cfg: float | None = None,
-    steps: int | None = None,
-    count: int = 64,
-    batch: int = 1,
-) -> Tensor:
-    """uint8 (count, 17, 192, 192, 3): the captions with seeds 0, 1, ..., from disk if this very arm is there."""
-    preset = PRESETS["tiny"]
-    cfg, steps = cfg or preset.cfg, steps or preset.steps
-    arm = {"cfg": cfg, "steps": steps, "count": count, "weights": weights_sha256(TINY), "device": pipe.device.type}
-    if guide is not None:
-        arm |= {"bank": guide.bank.sha256, "guide": asdict(guide.config), "kind": type(guide).__name__}
-    path = FOLDER / f"{hashlib.sha256(json.dumps(arm, sort_keys=True).encode()).hexdigest()[:16]}.safetensors"
-    if path.exists():
-        return load_file(path)["frames"]
-    texts, parts = prompts(count), []
-    started = time.perf_counter()
-    for first in range(0, count, batch):
-        chosen = list(range(first, min(first + batch, count)))
-        parts.append(sample_batch(pipe, [texts[i] for i in chosen], chosen, cfg=cfg, steps=steps, guide=guide))
-        print(
-            f"{first + len(chosen)}/{count} clips, {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True
-        )
-    frames = torch.cat(parts)
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    save_file({"frames": frames}, path, {"arm": json.dumps(arm)})
-    return frames
+def guidance_sha256() -> str:
+    """One hash over the modules beside the guide: what decides on a move."""
+    folder = Path(shelllcc.guidance.guide.__file__).parent
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(folder.glob("*.py")))).hexdigest()
 
 
 def standard_arms(*, device: str, batch: int) -> dict[str, Tensor]:
     """The tiny model's clips at its defaults, without and with guidance."""
-    pipe = load_pipeline(find_model(None), device=device, dtype="float32")
-    guide = ShellGuide(load_bank("auto", pipe))
-    cfg = PRESETS["tiny"].cfg
+    sampler, cfg = Sampler(device=device, batch=batch), PRESETS["tiny"].cfg
     return {
-        f"unguided, cfg {cfg:g}": clips(pipe, batch=batch),
-        f"guided {guide.config.strength:g}, cfg {cfg:g}": clips(pipe, guide, batch=batch),
+        f"unguided, cfg {cfg:g}": sampler.sample(Arm()).frames,
+        f"guided, cfg {cfg:g}": sampler.sample(Arm(guide=GuideConfig())).frames,
     }
 
 

@@ -1,0 +1,138 @@
+"""What must hold of the quality bench's rows, with each figure, and the rows as a picture. Knows nothing of sampling.
+
+A distance that lies inside the real-against-real floor cannot shrink further: it counts as held, and says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from benchmarks.quality import Row
+
+Rows = Mapping[str, "Row"]
+FLOOR = "real, another draw"
+SHRINKS = {"cfg 1": 3.0, "early, cfg 1": 3.0, "cfg 2": 2.5, "cfg 3": 4.0, "cfg 5": 4.0}
+SMOOTH = ("cfg 1", "early, cfg 1")
+HARMS = ("acc", "jitter", "colour", "contrast")
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One thing that must hold; `figure` tells what was measured."""
+
+    name: str
+    figure: str
+    held: bool
+
+    def __str__(self) -> str:
+        return f"{'holds' if self.held else 'MISS '}  {self.name}: {self.figure}"
+
+
+def check(rows: Rows) -> list[Gate]:
+    """The gates whose rows are there."""
+    return [*_shrinks(rows), *_texture(rows), *_harms(rows), *_rivals(rows), *_strengths(rows), *_samplers(rows)]
+
+
+def _shrinks(rows: Rows) -> Iterator[Gate]:
+    """Distances to real clips against the unguided ones."""
+    for name, factor in SHRINKS.items():
+        unguided, guided = (rows.get(f"{name}, {arm}") for arm in ("unguided", "guided"))
+        for column in ("spec", "swd") if unguided and guided else ():
+            before, after = unguided.columns[column], guided.columns[column]  # type: ignore[union-attr]
+            floor = rows[FLOOR].columns[column]
+            inside = " (inside the floor)" if after <= floor else ""
+            figure = f"{before:.3f} -> {after:.3f}, {before / after:.1f}x; floor {floor:.3f}{inside}"
+            yield Gate(
+                f"{name}, {column} at least {factor:g}x smaller", figure, before / after >= factor or bool(inside)
+            )
+
+
+def _texture(rows: Rows) -> Iterator[Gate]:
+    """An over-smoothed base gets real texture, not grain."""
+    for name in SMOOTH:
+        unguided, guided = (rows.get(f"{name}, {arm}") for arm in ("unguided", "guided"))
+        if unguided and guided:
+            lap, flat = guided.columns["lap"], guided.columns["flat"]
+            yield Gate(f"{name}, lap", f"{unguided.columns['lap']:.2f} -> {lap:.2f}", 0.8 <= lap <= 1.15)
+            yield Gate(f"{name}, flat below 1.2", f"{flat:.2f}", flat < 1.2)
+            kurts = [row.columns["kurt"] for row in (unguided, guided)]
+            yield Gate(f"{name}, kurtosis", f"{kurts[0]:.2f} -> {kurts[1]:.2f}", kurts[1] >= kurts[0])
+
+
+def _harms(rows: Rows) -> Iterator[Gate]:
+    """Nothing that was right gets worse, beyond the bootstrap interval."""
+    for name, row in rows.items():
+        if row.group in ("cfg", "early") and name.endswith(", guided"):
+            worse = [column for column in HARMS if row.sides[column] == "worse"]
+            yield Gate(f"{name}, no worse in {', '.join(HARMS)}", ", ".join(worse) or "none", not worse)
+
+
+def _rivals(rows: Rows) -> Iterator[Gate]:
+    """Better than every rival and control that costs as much or more, at the best of the guided rows."""
+    guided = [row for name, row in rows.items() if row.group == "cfg" and name.endswith(", guided")]
+    for name, row in rows.items():
+        if row.group in ("controls", "rivals"):
+            ours = [g for g in guided if g.forwards <= row.forwards]
+            for column in ("spec", "swd") if ours else ():
+                best = min(g.columns[column] for g in ours)
+                figure = f"{best:.3f} against {row.columns[column]:.3f}"
+                yield Gate(f"better than {name}, {column}", figure, best < row.columns[column])
+
+
+def _strengths(rows: Rows) -> Iterator[Gate]:
+    """A strength moves more than the one below it, and the strongest destroys nothing."""
+    moved = [rows[f"cfg 2, strength {s:g}"].moved for s in (0.5, 1, 2) if f"cfg 2, strength {s:g}" in rows]
+    if len(moved) == 3:
+        yield Gate(
+            "applied move grows with strength 0.5, 1, 2", str([round(m, 3) for m in moved]), moved == sorted(moved)
+        )
+    if strongest := rows.get("cfg 2, strength 4"):
+        lap = strongest.columns["lap"]
+        yield Gate("cfg 2, strength 4, lap in 0.6 to 1.5", f"{lap:.2f}", 0.6 <= lap <= 1.5)
+
+
+def _samplers(rows: Rows) -> Iterator[Gate]:
+    """The default helps with every scheduler, step count and shift."""
+    for name, row in rows.items():
+        if row.group == "samplers" and name.endswith(", guided"):
+            base = rows[_unguided(name)]
+            pairs = {c: (base.columns[c], row.columns[c]) for c in ("spec", "swd")}
+            figure = ", ".join(f"{c} {before:.3f} -> {after:.3f}" for c, (before, after) in pairs.items())
+            yield Gate(f"helps: {name[:-8]}", figure, all(after < before for before, after in pairs.values()))
+
+
+def _unguided(name: str) -> str:
+    return name.removesuffix("guided") + "unguided"
+
+
+def draw(rows: Rows, path: Path) -> None:
+    """Every row's patch distance over its spectrum distance, real clips' floor, and arrows from unguided to guided."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(9, 7), layout="constrained")
+    floor = rows[FLOOR].columns
+    axes.axvspan(0, floor["spec"], color="0.92")
+    axes.axhspan(0, floor["swd"], color="0.92", label="two draws of real clips")
+    colours = {"controls": "tab:orange", "rivals": "tab:red"}
+    for name, row in rows.items():
+        if row.group in ("floor", "strength", "samplers"):
+            continue
+        at = row.columns["spec"], row.columns["swd"]
+        axes.plot(*at, "o", color=colours.get(row.group, "tab:green" if name.endswith(", guided") else "tab:blue"))
+        axes.annotate(name, at, xytext=(5, 3), textcoords="offset points", fontsize=8)
+        if name.endswith(", guided"):
+            before = rows[_unguided(name)].columns
+            axes.annotate("", at, (before["spec"], before["swd"]), arrowprops={"arrowstyle": "->", "color": "0.6"})
+    axes.set(xscale="log", yscale="log", xlabel="spectrum distance to real clips")
+    axes.set_ylabel("patch distance to real clips")
+    axes.legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+    pyplot.close(figure)
