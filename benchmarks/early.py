@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -22,10 +22,12 @@ STEPS = 900
 def main(
     steps: Annotated[int, typer.Option(help="Of training, at 64 clips each.")] = STEPS,
     cache: Annotated[Path | None, typer.Option(help="Photographs, written there if absent.")] = None,
+    smoke: Annotated[bool, typer.Option(help="A toy size, for a test.")] = False,
 ) -> None:
     run = Path("runs/early-training")
     shutil.rmtree(run, ignore_errors=True)
-    train(run, TINY / "vae", steps=steps, minutes=None, cache=cache)
+    toy: dict[str, Any] = dict(batch=2, ring=8, fresh=2, smoke=True) if smoke else {}
+    train(run, TINY / "vae", steps=min(steps, 2) if smoke else steps, minutes=None, cache=cache, **toy)
     shutil.rmtree(EARLY, ignore_errors=True)
     shutil.copytree(TINY, EARLY)
     for part in ("transformer", "text_encoder", "tokenizer"):

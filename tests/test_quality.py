@@ -184,3 +184,15 @@ def test_the_rows_are_drawn(rows, tmp_path):
     pytest.importorskip("matplotlib")
     gates.draw(rows, tmp_path / "rows.png")
     assert (tmp_path / "rows.png").stat().st_size > 10_000
+
+
+def test_the_early_checkpoint_is_a_pipeline_of_its_own(tmp_path, monkeypatch):
+    from benchmarks import early
+    from shelllcc.guidance.wan.pipeline import TINY, weights_sha256
+
+    monkeypatch.chdir(tmp_path)
+    early.main(smoke=True)
+    sampler = Sampler(device="cpu", batch=1, count=1, smoke=True)
+    frames = sampler.sample(Arm(steps=1, model="early")).frames
+    assert frames.shape == (1, 5, 64, 64, 3)
+    assert weights_sha256(samples.EARLY) != weights_sha256(TINY)
