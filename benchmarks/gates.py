@@ -88,7 +88,7 @@ def _strengths(rows: Rows) -> Iterator[Gate]:
     moved = [rows[f"cfg 2, strength {s:g}"].moved for s in (0.5, 1, 2) if f"cfg 2, strength {s:g}" in rows]
     if len(moved) == 3:
         yield Gate(
-            "applied move grows with strength 0.5, 1, 2", str([round(m, 3) for m in moved]), moved == sorted(moved)
+            "applied move grows with strength 0.5, 1, 2", str([round(m, 3) for m in moved]), moved == sorted(set(moved))
         )
     if strongest := rows.get("cfg 2, strength 4"):
         lap = strongest.columns["lap"]

@@ -115,19 +115,8 @@ def sample_latents(
 
 
 @torch.no_grad()
-def sample_batch(
-    pipe: Any,
-    texts: list[str],
-    seeds: list[int],
-    *,
-    rival: Rival,
-    steps: int,
-    height: int = 192,
-    width: int = 192,
-    num_frames: int = 17,
-) -> Tensor:
+def sample_batch(pipe: Any, texts: list[str], seeds: list[int], *, rival: Rival, steps: int, **size: int) -> Tensor:
     """uint8 frames (b, t, H, W, 3) of the prompts, each with the noise of its own seed."""
-    size = dict(height=height, width=width, num_frames=num_frames)
     latents = sample_latents(pipe, texts, seeds, rival=rival, steps=steps, **size)
     statistics = pipe.vae.config.latents_mean, pipe.vae.config.latents_std
     mean, std = (torch.tensor(v).view(1, -1, 1, 1, 1).to(latents) for v in statistics)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 import typer
 from torch import Tensor, nn
 
-from benchmarks.captions import captions, real_frames
+from benchmarks.captions import real_frames, subjects
 from benchmarks.samples import standard_arms
 from shelllcc.guidance.wan.vocabulary import SUBJECTS
 from training.clips import HELD_OUT, Studio
@@ -81,9 +81,7 @@ def name_subjects(model: nn.Module, frames: Tensor) -> Tensor:
 
 def accuracy(model: nn.Module, frames: Tensor) -> float:
     """Share of the clips of benchmarks.captions in which the classifier names the caption's subject."""
-    subjects = list(SUBJECTS)
-    wanted = torch.tensor([subjects.index(s) for s, _, _ in captions(len(frames))])
-    return float((name_subjects(model, frames) == wanted).float().mean())
+    return float((name_subjects(model, frames) == subjects(len(frames))).float().mean())
 
 
 def _small(pictures: Tensor) -> Tensor:
