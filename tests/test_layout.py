@@ -62,12 +62,14 @@ def test_every_package_folder_is_in_the_wheel(root):
 def test_help_is_fast_and_light():
     code = "import sys, shelllcc.cli as c; sys.argv=['shelllcc','--help']\ntry: c.main()\nexcept SystemExit: pass\n"
     code += f"print([m for m in {HEAVY!r} if m in sys.modules], file=sys.stderr)"
-    started = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    seconds = time.perf_counter() - started
-    assert "generate" in done.stdout
-    assert done.stderr.strip() == "[]"
-    assert seconds < 1.0  # 0.3 s on a quiet machine, and other tests may run
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        seconds.append(time.perf_counter() - started)
+        assert "generate" in done.stdout
+        assert done.stderr.strip() == "[]"
+    assert min(seconds) < 1.0  # 0.3 s on a quiet machine; the least, as others may use this one
 
 
 def test_the_package_size_keeps_its_budget(root):
