@@ -13,6 +13,7 @@ import typer
 
 from shelllcc import cli_anchors
 from shelllcc.guidance.errors import ShellLCCError, UsageError
+from shelllcc.guidance.trace import ADVICE
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -67,7 +68,8 @@ def generate(
     ] = None,
     preset: Annotated[str | None, typer.Option(help="Named defaults; chosen by the model if not given.")] = None,
     strength: Annotated[
-        float | None, typer.Option(help="Of the Shell-LCC guidance: 0 (off) to 1.", envvar="SHELLLCC_STRENGTH")
+        float | None,
+        typer.Option(help="Of the Shell-LCC guidance: 0 is off, 1 the default, 2 twice.", envvar="SHELLLCC_STRENGTH"),
     ] = None,
     radius: Annotated[float | None, typer.Option(help="Sharpness: factor on the radius of real latents.")] = None,
     window: Annotated[str | None, typer.Option(help="LOW:HIGH, the sigmas at which the guide acts.")] = None,
@@ -173,6 +175,8 @@ def _generate(plans: list[Any], device: str | None) -> list[dict[str, Any]]:
                 reporter.note(
                     f"the guide never acted: no step but the last lies in the sigmas {low:g}:{high:g}; widen --window"
                 )
+            if found := records[-1]["alarm"]:
+                reporter.note(f"{found} alarm: {ADVICE[found]}")
     return records
 
 

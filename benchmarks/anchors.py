@@ -82,10 +82,10 @@ def gpu() -> None:
     rows: dict[str, Callable[[Tensor], Callable[[], object]]] = {}
     for kind, patch in KINDS:
         guide = ShellGuide(bank_of(kind, patch), GuideConfig(window=(0.0, 1.0)))
-        rows[f"guide, {kind} {patch}x{patch}"] = lambda x, g=guide: lambda: (g.begin(), g.move(x, 0.4))  # type: ignore[misc]
+        rows[f"guide, {kind} {patch}x{patch}"] = lambda x, g=guide: lambda: (g.begin([]), g.move(x, 0.4, share=0.3))  # type: ignore[misc]
     authors = authors_bank()
     guide = ShellGuide(authors, GuideConfig(window=(0.0, 1.0)))
-    rows["guide, the authors' manifold"] = lambda x, g=guide: lambda: (g.begin(), g.move(x, 0.4))  # type: ignore[misc]
+    rows["guide, the authors' manifold"] = lambda x, g=guide: lambda: (g.begin([]), g.move(x, 0.4, share=0.3))  # type: ignore[misc]
     shell = authors.shell.to(torch.device("cuda"))
 
     def differentiate(x: Tensor) -> object:

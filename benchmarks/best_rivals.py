@@ -14,7 +14,9 @@ from typing import Annotated, Any
 
 import typer
 
+from benchmarks.bench import Bench
 from benchmarks.rivals import GRID, NAMES, Rival
+from benchmarks.samples import Arm, Sampler
 from shelllcc.guidance.errors import UsageError
 
 BEST = Path(__file__).with_name("rivals.json")
@@ -49,18 +51,14 @@ def main(
     batch: Annotated[int, typer.Option(help="Clips sampled at once.")] = 1,
     count: Annotated[int, typer.Option(help="Captions, of 64.")] = 64,
 ) -> None:
-    from benchmarks.judge import compare
-    from benchmarks.quality import Bench
-    from benchmarks.samples import Arm, Sampler
-
     bench = Bench(Sampler(device=device, batch=batch, split="tuning", count=count))
     columns = ("lap", "spec", "swd", "kurt", "flat", "acc")
-    plain = compare(bench[Arm()], bench.real)
+    plain = bench[Arm()].values
     print(f"{'unguided, cfg 1':<58}" + "".join(f"{plain[column]:>8.3f}" for column in columns), flush=True)
     rows = []
     for rival in (*PLAIN, *GRID):
         arm = Arm(rival.cfg, rival=rival)
-        seen = compare(bench[arm], bench.real)
+        seen = bench[arm].values
         rows.append({"rival": asdict(rival), "forwards": arm.forwards} | {c: round(seen[c], 4) for c in columns})
         knobs = ", ".join(f"{key.split('_')[-1]} {value}" for key, value in rival.knobs)
         print(f"{f'{rival.name} {rival.cfg:g} {knobs}':<58}" + "".join(f"{seen[c]:>8.3f}" for c in columns), flush=True)

@@ -1,4 +1,4 @@
-"""What must hold of the quality bench's rows, with each figure, and the rows as a picture. Knows nothing of sampling.
+"""The quality bench's rows, what must hold of them with each figure, and their picture. Knows nothing of sampling.
 
 A distance that lies inside the real-against-real floor cannot shrink further: it counts as held, and says so.
 """
@@ -8,16 +8,30 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from benchmarks.quality import Row
+from benchmarks.judge import Side
 
-Rows = Mapping[str, "Row"]
 FLOOR = "real, another draw"
 SHRINKS = {"cfg 1": 3.0, "early, cfg 1": 3.0, "cfg 2": 2.5, "cfg 3": 4.0, "cfg 5": 4.0}
 SMOOTH = ("cfg 1", "early, cfg 1")
 HARMS = ("acc", "jitter", "colour", "contrast")
+
+
+@dataclass(frozen=True)
+class Row:
+    """An arm, judged: the columns, their intervals, and each column beside that of its base, an unguided arm."""
+
+    group: str
+    columns: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    sides: dict[str, Side]
+    broken: list[str]
+    forwards: float
+    moved: float  # RMS of the guide's moves, summed over the steps
+    change: float  # mean |difference| of a pixel to the base, in [0, 1]
+
+
+Rows = Mapping[str, Row]
 
 
 @dataclass(frozen=True)
@@ -88,7 +102,9 @@ def _strengths(rows: Rows) -> Iterator[Gate]:
     moved = [rows[f"cfg 2, strength {s:g}"].moved for s in (0.5, 1, 2) if f"cfg 2, strength {s:g}" in rows]
     if len(moved) == 3:
         yield Gate(
-            "applied move grows with strength 0.5, 1, 2", str([round(m, 3) for m in moved]), moved == sorted(set(moved))
+            "applied move grows with strength 0.5, 1, 2",
+            ", ".join(f"{m:.3f}" for m in moved),
+            moved == sorted(set(moved)),
         )
     if strongest := rows.get("cfg 2, strength 4"):
         lap = strongest.columns["lap"]

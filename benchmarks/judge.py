@@ -1,14 +1,13 @@
 """Is an arm nearer to real clips than its base, and could that be chance? Knows nothing of how clips were made.
 
 Clips are measured once, one by one (`measure`); what is then asked of a set is a function of weights over its clips, so
-that the whole set and two hundred resamples of it are one computation. An arm, its base and the real clips show the
-same captions in the same order. The columns:
+that the whole set and two hundred resamples of it are one computation (`compare`), from which the rest follows. An arm,
+its base and the real clips show the same captions in the same order. The columns:
 
 lap, hf, kurt, flat, jitter, contrast   mean over the real clips' mean; 1 is right
 spec    mean |log10 ratio| of the power in the rings of the radial spectrum; 0 is right
 swd     sliced Wasserstein distance of 7x7 patches of the finest Laplacian level, over the real patches' deviation
 colour  mean |difference| of a clip's mean colour to the real clip's of its caption, in grey levels of 255
-change  mean |pixel difference| to the unguided arm, in [0, 1]; nan where it is not given
 acc     share of clips in which the classifier names the caption's subject
 """
 
@@ -17,20 +16,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from benchmarks.subjects import name_subjects
 from shelllcc.guidance.evaluation import metrics
-from shelllcc.guidance.files import whole_file
 
-COLUMNS = ("lap", "hf", "spec", "swd", "kurt", "flat", "jitter", "contrast", "colour", "change", "acc")
+COLUMNS = ("lap", "hf", "spec", "swd", "kurt", "flat", "jitter", "contrast", "colour", "acc")
 PATCHES = 512  # a clip
+RESAMPLES = 200
+LEVEL = 0.95  # of the intervals
 FLAT_LIMIT = 1.2  # times the real clips': more is grain
 
 Side = Literal["worse", "even", "better"]
@@ -77,6 +75,50 @@ class Measured:
         return len(self.lap)
 
 
+@dataclass(frozen=True)
+class Judged:
+    """The columns of an arm, each (1 + RESAMPLES,): of the set itself first, then of every resample.
+
+    Two may be held against each other where real clips and seed were the same.
+    """
+
+    columns: dict[str, Tensor]
+
+    @property
+    def values(self) -> dict[str, float]:
+        return {column: float(self.columns[column][0]) for column in COLUMNS}
+
+    def intervals(self, *, level: float = LEVEL) -> dict[str, tuple[float, float]]:
+        """The interval of each column when captions are drawn again, with the arm's and the real clip of each."""
+        return {column: _interval(self.columns[column], level) for column in COLUMNS}
+
+    def sides(self, base: Judged) -> dict[str, Side]:
+        """Whether the arm is farther from real than its base, by the interval of the difference over the resamples.
+
+        Farther is: more |log ratio| (lap, hf, contrast), kurtosis further below real, flat and jitter further above it,
+        a larger distance (spec, swd, colour), a smaller share (acc).
+        """
+        found: dict[str, Side] = {}
+        for column, badness in BADNESS.items():
+            low, high = _interval(badness(self.columns[column]) - badness(base.columns[column]))
+            found[column] = "worse" if low > 0 else "better" if high < 0 else "even"
+        return found
+
+    def verdict(self, base: Judged) -> list[str]:
+        """The rules that a better arm keeps and this one breaks, in words; none if it is better than its base.
+
+        Sharpness and spectrum must come nearer to real, and more than chance explains. The flattest blocks must stay
+        calm, and kurtosis, jitter and fidelity must not get worse: there, what chance explains is no breach.
+        """
+        sides, ours, theirs = self.sides(base), self.values, base.values
+        broken = {column: f"{column} comes no nearer" for column in ("lap", "spec") if sides[column] != "better"}
+        harms = {"kurt": "kurtosis falls", "jitter": "jitter rises", "acc": "prompt fidelity falls"}
+        broken |= {column: words for column, words in harms.items() if sides[column] == "worse"}
+        lines = [f"{words}: {ours[column]:.3g}, base {theirs[column]:.3g}" for column, words in broken.items()]
+        grainy = _interval(self.columns["flat"])[0] > FLAT_LIMIT
+        return [*lines, f"flat {ours['flat']:.3g} over {FLAT_LIMIT}"] if grainy else lines
+
+
 @torch.no_grad()
 def measure(frames: Tensor, wanted_subjects: Tensor, classifier: nn.Module) -> Measured:
     """Of uint8 clips (n, t, H, W, 3) and the index (n,) of each caption's subject, on the classifier's device."""
@@ -93,86 +135,12 @@ def measure(frames: Tensor, wanted_subjects: Tensor, classifier: nn.Module) -> M
     return Measured(**{name: torch.cat([row[name] for row in rows]) for name in rows[0]})
 
 
-def change(frames: Tensor, base_frames: Tensor) -> Tensor:
-    """(n,) mean |grey difference| in [0, 1] of uint8 clips (n, t, H, W, 3) to the base's, on the CPU."""
-    pairs = zip(frames, base_frames, strict=True)
-    return torch.cat(
-        [metrics.change(metrics.grey(a[None]), metrics.grey(b[None].to(a.device))).cpu() for a, b in pairs]
-    )
+def compare(arm: Measured, real: Measured, *, seed: int = 0) -> Judged:
+    """The columns of an arm against the real clips, over all captions and over resamples that the seed decides."""
+    return Judged(_columns(arm, real, _resamples(len(arm), seed)))
 
 
-def save(measured: Measured, path: Path) -> None:
-    with whole_file(path) as part:
-        save_file({field.name: getattr(measured, field.name).contiguous() for field in fields(measured)}, part)
-
-
-def load(path: Path) -> Measured:
-    return Measured(**load_file(path))
-
-
-def compare(
-    arm: Measured, real: Measured, *, chosen: Tensor | None = None, changes: Tensor | None = None
-) -> dict[str, float]:
-    """The columns of an arm, over all its clips or over those `chosen` (indices, which may repeat)."""
-    chosen = torch.arange(len(arm)) if chosen is None else chosen
-    rows = _columns(arm, real, _weights(chosen[None], len(arm)), changes)
-    return {column: float(rows[column]) for column in COLUMNS}
-
-
-def bootstrap(
-    arm: Measured,
-    real: Measured,
-    *,
-    changes: Tensor | None = None,
-    resamples: int = 200,
-    seed: int = 0,
-    level: float = 0.95,
-) -> dict[str, tuple[float, float]]:
-    """The interval of each column when captions are drawn again, with the arm's and the real clip of each."""
-    rows = _columns(arm, real, _resamples(len(arm), resamples, seed), changes)
-    return {column: _interval(rows[column], level) for column in COLUMNS}
-
-
-def worse(
-    arm: Measured, base: Measured, real: Measured, *, resamples: int = 200, seed: int = 0, level: float = 0.95
-) -> dict[str, Side]:
-    """Whether the arm is farther from real than its base, by the interval of the difference over the same resamples.
-
-    Farther is: more |log ratio| (lap, hf, contrast), kurtosis further below real, flat and jitter further above it,
-    a larger distance (spec, swd, colour), a smaller share (acc).
-    """
-    weights = _resamples(len(arm), resamples, seed)
-    return _sides(_columns(arm, real, weights), _columns(base, real, weights), level)
-
-
-def verdict(
-    arm: Measured, base: Measured, real: Measured, *, resamples: int = 200, seed: int = 0, level: float = 0.95
-) -> list[str]:
-    """The rules that a better arm keeps and this one breaks, in words; none if it is better than its base.
-
-    Sharpness and spectrum must come nearer to real, and more than chance explains. The flattest blocks must stay
-    calm, and kurtosis, jitter and fidelity must not get worse: there, what chance explains is no breach.
-    """
-    weights = _resamples(len(arm), resamples, seed)
-    ours, theirs = (_columns(clips, real, weights) for clips in (arm, base))
-    sides = _sides(ours, theirs, level)
-    broken = {column: f"{column} comes no nearer" for column in ("lap", "spec") if sides[column] != "better"}
-    harms = {"kurt": "kurtosis falls", "jitter": "jitter rises", "acc": "prompt fidelity falls"}
-    broken |= {column: words for column, words in harms.items() if sides[column] == "worse"}
-    lines = [f"{words}: {ours[column][0]:.3g}, base {theirs[column][0]:.3g}" for column, words in broken.items()]
-    grainy = _interval(ours["flat"], level)[0] > FLAT_LIMIT
-    return [*lines, f"flat {ours['flat'][0]:.3g} over {FLAT_LIMIT}"] if grainy else lines
-
-
-def _sides(ours: dict[str, Tensor], theirs: dict[str, Tensor], level: float) -> dict[str, Side]:
-    found: dict[str, Side] = {}
-    for column, badness in BADNESS.items():
-        low, high = _interval(badness(ours[column]) - badness(theirs[column]), level)
-        found[column] = "worse" if low > 0 else "better" if high < 0 else "even"
-    return found
-
-
-def _columns(arm: Measured, real: Measured, weights: Tensor, changes: Tensor | None = None) -> dict[str, Tensor]:
+def _columns(arm: Measured, real: Measured, weights: Tensor) -> dict[str, Tensor]:
     """Every column (r,) under r weightings (r, n) of the clips, the same for the arm and the real clips."""
     if len(arm) != len(real):
         raise ValueError(f"the arm has {len(arm)} clips and the real ones are {len(real)}: measure the same captions")
@@ -184,7 +152,6 @@ def _columns(arm: Measured, real: Measured, weights: Tensor, changes: Tensor | N
         "spec": (ours / theirs).log10().abs().mean(-1),
         "swd": (weights @ gap).abs_() @ step / (square - mean.square()).sqrt(),
         "colour": weights @ (255 * (arm.colour - real.colour).abs().mean(-1)),
-        "change": weights @ (torch.full_like(arm.lap, math.nan) if changes is None else changes),
         "acc": weights @ arm.named.float(),
     }
 
@@ -208,18 +175,18 @@ def _patch_gaps(patches: Tensor, real: Tensor, *, points: int = 512) -> tuple[Te
     return (below[0] - below[1]).permute(1, 0, 2).flatten(1), step.flatten()
 
 
+def _resamples(count: int, seed: int) -> Tensor:
+    """(1 + RESAMPLES, count) weights: of the set itself, then of sets of as many clips drawn from it."""
+    drawn = torch.randint(0, count, (RESAMPLES, count), generator=torch.Generator().manual_seed(seed))
+    return _weights(torch.cat([torch.arange(count)[None], drawn]), count)
+
+
 def _weights(chosen: Tensor, count: int) -> Tensor:
     """(r, count) share of every clip in the chosen indices (r, k)."""
     return torch.zeros(len(chosen), count).scatter_add_(1, chosen, torch.ones(chosen.shape)) / chosen.shape[1]
 
 
-def _resamples(count: int, resamples: int, seed: int) -> Tensor:
-    """(1 + resamples, count) weights: of the set itself, then of sets of as many clips drawn from it."""
-    drawn = torch.randint(0, count, (resamples, count), generator=torch.Generator().manual_seed(seed))
-    return _weights(torch.cat([torch.arange(count)[None], drawn]), count)
-
-
-def _interval(values: Tensor, level: float) -> tuple[float, float]:
+def _interval(values: Tensor, level: float = LEVEL) -> tuple[float, float]:
     """Percentiles of the resamples values[1:], widened to hold the set's own value, values[0].
 
     Resampling adds its own noise to a distance, so that those near 0 lie low in their intervals, or below.

@@ -1,14 +1,16 @@
-"""The guide: how strongly, when and how far the predicted x0 is pulled onto the shell. Knows nothing of pipelines.
+"""The guide: how strongly, when and how far the predicted x0 is moved along its residuals. Knows nothing of pipelines.
 
-Autograd is not needed. With skeleton and scale held fixed, the gradient of the shell distance lies along the residual,
-and the step taken is its proximal form (shell.move_to_radius). The radius aimed at follows the calibrated curve of
-real latents over sigma, and a feedback makes up for what the remaining steps pull back.
+Autograd is not needed. With skeleton and scale held fixed, the gradient of a clip's shell distance lies along its
+residuals, and the step taken is its proximal form (shell.stretch): one factor for the whole clip, as in the reward of
+Shell-LCC (arXiv 2606.30248), since a model's drift is one factor for the whole clip. The radius aimed at follows the
+calibrated curve of real latents over sigma, and shrinks with what classifier-free guidance adds to the distance.
+Channels that hold brightness and colour are left as they are, but that the contrast which cfg adds is taken back.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+import itertools
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,34 +18,25 @@ from torch import Tensor
 
 from shelllcc.guidance.config import GuideConfig
 from shelllcc.guidance.errors import BankError, UsageError
-from shelllcc.guidance.shell import Shell, move_to_radius
+from shelllcc.guidance.precision import full_precision
+from shelllcc.guidance.shell import Shell, stretch
+from shelllcc.guidance.trace import Step
 
 if TYPE_CHECKING:
     from shelllcc.anchors.bank import Bank
 
-
-@dataclass(frozen=True)
-class Step:
-    """What the guide saw and did in one step, for every clip of the batch.
-
-    distance is the median distance of the later latent frames; target the calibrated radius times the factor; aimed
-    the radius after the feedback; move the RMS of the applied move.
-    """
-
-    index: int
-    sigma: float
-    distance: list[float]
-    target: float
-    aimed: list[float]
-    move: list[float]
+SHARE = 0.34  # of the way that a step goes at strength 1, where the window's steps weigh as much as DOSE
+DOSE = 1.24  # of 25 steps at shift 3, from sigma 0.5 on but for the last
+EDGE = 5e-3  # a step so near to the window is in it: UniPC puts a step of sigma 0.5 at 0.501
+CONTRAST = 1.5  # per unit of the excess: the share of brightness and colour that cfg added, in the logarithm
 
 
 class ShellGuide:
-    """Pulls predicted x0 latents toward the shell of a bank.
+    """Moves predicted x0 latents toward the shell of a bank.
 
-    Its only state is that of the current sampling: the trace, and one gain a clip for the feedback.
+    Its only state is that of the current sampling: each step's share, what cfg added, and the trace.
 
-    >>> with guided(pipe, ShellGuide(load_bank("auto", pipe), strength=0.3)):
+    >>> with guided(pipe, ShellGuide(load_bank("auto", pipe), strength=1.5)):
     ...     frames = pipe(prompt).frames[0]
     """
 
@@ -53,65 +46,108 @@ class ShellGuide:
         self.bank = bank
         self.config = config or (GuideConfig() if strength is None else GuideConfig(strength=strength))
         self.trace: list[Step] = []
+        self._shares: list[float] = []
+        self._weights: list[float] = []
+        self._excess: Tensor | None = None
         self._gain: Tensor | None = None
         self._shell = bank.shell.leading(bank.guided)
+        self._texture = self._shell.texture
+        self._colours = self._shell.colours()
 
-    def begin(self) -> None:
-        """Forget the sampling before; the scheduler hook calls it before the first step of each."""
+    def begin(self, sigmas: Sequence[float]) -> None:
+        """Forget the sampling before, and plan one over these noise levels (the last is 0)."""
         self.trace = []
-        self._gain = None
+        self._excess = self._gain = None
+        self._shares = self.shares(sigmas)
+        self._weights = _weights(sigmas)
 
-    def strength_at(self, sigma: float, *, last: bool = False) -> float:
-        """The strength at a noise level; 0 where the guide does not act."""
+    def shares(self, sigmas: Sequence[float]) -> list[float]:
+        """The share of the way to the shell that each step goes; 0 where the guide does not act.
+
+        A move of x0 enters the sample by 1 - next / sigma. Steps share out a fixed dose of it, so that few steps and
+        many come equally far. The last step, which nothing could mend, is left alone.
+        """
         low, high = self.config.window
-        if sigma <= 0 or not low <= sigma <= high:
-            return 0.0
-        return self.config.strength * (self.config.last if last else 1.0)
+        weights = _weights(sigmas)
+        within = [low - EDGE <= s <= high + EDGE and s > 0 for s in sigmas[:-1]]
+        inside = [*within[:-1], False]
+        dose = sum(weight for weight, acts in zip(weights, inside, strict=True) if acts)
+        if not dose:
+            return [0.0] * len(weights)
+        share = 1 - (1 - SHARE) ** (self.config.strength * DOSE / dose)
+        return [share if acts else 0.0 for acts in inside]
+
+    def share_at(self, index: int) -> float:
+        """The share of the step of this index."""
+        return self._shares[index]
 
     @torch.no_grad()
-    def move(self, x0: Tensor, sigma: float, *, index: int = 0, last: bool = False) -> Tensor:
-        """The move (b c t h w), float32, to add to the predicted x0 (normalised latents) at noise level sigma."""
-        with torch.autocast(x0.device.type, enabled=False):  # |z - b|^2 cancels: float32 is needed
-            return self._move(x0.float(), sigma, index, last)
+    def move(
+        self, x0: Tensor, sigma: float, *, share: float, index: int = 0, conditional: Tensor | None = None
+    ) -> Tensor:
+        """The move (b c t h w), float32, to add to the predicted x0 (normalised latents) at noise level sigma.
 
-    def _move(self, x0: Tensor, sigma: float, index: int, last: bool) -> Tensor:
+        `conditional` is x0 as predicted from the prompt alone, before classifier-free guidance; None without it.
+        """
+        with torch.autocast(x0.device.type, enabled=False):  # |z - b|^2 cancels: float32 is needed
+            return self._move(x0.float(), sigma, share, index, conditional)
+
+    def _move(self, x0: Tensor, sigma: float, share: float, index: int, conditional: Tensor | None) -> Tensor:
         self._shell = shell = self._shell.to(x0.device)
         _check_fit(shell, x0)
-        config = self.config
+        config, frames = self.config, x0.shape[2]
         residual, distance = shell.residuals(x0)
-        b, n, _ = residual.shape
-        first = n // x0.shape[2]  # tokens of the first latent frame, which has statistics of its own
-        later = distance[:, first:] if n > first else distance
-        median = later.sort(dim=1).values[:, (later.shape[1] - 1) // 2]  # torch.median is not deterministic on CUDA
-
-        radius_first, radius_later = self.bank.curve.at(sigma)
-        target = config.radius * (radius_later if n > first else radius_first)
-        if self._gain is None or self._gain.shape[0] != b:
-            self._gain = torch.zeros_like(median)
-        error = (target / median.clamp_min(1e-6)).log()
-        self._gain = (self._gain + config.feedback * error).clamp(-math.log(2), math.log(2))
-        aim = config.radius * self._gain.exp()
-
-        radius = torch.full_like(distance, radius_later)
-        radius[:, :first] = radius_first
-        strength = self.strength_at(sigma, last=last)
-        moves = move_to_radius(residual, distance, radius * aim[:, None], strength=strength, reach=config.reach)
-        move = shell.lift(moves, x0.shape)
+        median = _median(distance, frames)
+        if self._excess is None or len(self._excess) != len(median):
+            self._excess = torch.zeros_like(median)
+            if conditional is not None:
+                before = _median(shell.residuals(conditional.float())[1], frames)
+                self._excess = (median / before.clamp_min(1e-6)).log()
+        radius = self.bank.curve.at(sigma)[frames > 1]
+        aim = radius * (-config.calm * self._excess).exp()
+        moves = stretch(residual, aim / median.clamp_min(1e-6), beyond=config.radius, texture=self._texture * radius)
+        detail = shell.lift(moves, x0.shape)
+        clip = x0 - x0.mean((2, 3, 4), keepdim=True)
+        contrast = clip * ((-CONTRAST * self._excess).exp() - 1).view(-1, 1, 1, 1, 1)
+        move = share * (detail + self._of_colours(contrast - detail))
 
         size, allowed = _rms(move), config.trust * _rms(x0)
         shrink = (allowed / size.clamp_min(1e-12)).clamp_max(1.0)
         move = move * shrink.view(-1, 1, 1, 1, 1)
+        sizes = [_rms(v - self._of_colours(v)).clamp_min(1e-6) for v in (clip, clip + move)]
+        gain = (sizes[1] / sizes[0]).log() * (self._weights[index] if self._weights else 1.0)
+        self._gain = gain if self._gain is None else self._gain + gain
         self.trace.append(
             Step(
                 index=index,
                 sigma=sigma,
                 distance=median.tolist(),
-                target=target,
-                aimed=(aim * target / config.radius).tolist(),
+                target=radius,
+                excess=self._excess.tolist(),
+                aimed=aim.tolist(),
                 move=(size * shrink).tolist(),
+                gain=self._gain.tolist(),
             )
         )
         return move
+
+    def _of_colours(self, x: Tensor) -> Tensor:
+        """The part of (b c t h w) that lies in the channels of brightness and colour."""
+        self._colours = self._colours.to(x.device)
+        with full_precision():
+            return torch.einsum("cd,bdthw->bcthw", self._colours, x)
+
+
+def _weights(sigmas: Sequence[float]) -> list[float]:
+    """How much of a move of x0 enters the sample in each step."""
+    return [1 - after / s if s > 0 else 0.0 for s, after in itertools.pairwise(sigmas)]
+
+
+def _median(distance: Tensor, frames: int) -> Tensor:
+    """Median (b,) of distances (b, n), of the later latent frames where there are any."""
+    first = distance.shape[1] // frames if frames > 1 else 0
+    later = distance[:, first:]
+    return later.sort(dim=1).values[:, (later.shape[1] - 1) // 2]  # torch.median is not deterministic on CUDA
 
 
 def _rms(x: Tensor) -> Tensor:

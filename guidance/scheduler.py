@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from shelllcc.guidance.errors import ModelError
@@ -31,18 +32,37 @@ def guided(pipe: HasScheduler, guide: ShellGuide) -> Iterator[ShellGuide]:
     """Within the block, every sampling of `pipe` is guided; afterwards `pipe` is as it was, also on an exception.
 
     The scheduler keeps its identity, its config and its type's name: only its class is exchanged, for a subclass with
-    another `step`. With strength 0, or outside the guide's window, `step` gets exactly what it was given.
+    another `step`. With strength 0, or outside the guide's window, `step` gets exactly what it was given. The
+    transformer's outputs are listened to, as the prediction from the prompt alone tells what cfg adds to it.
 
     Raises ModelError for a scheduler whose predicted x0 cannot be rewritten (Heun, epsilon predictions).
     """
     scheduler = pipe.scheduler
     check_scheduler(scheduler)
-    original = type(scheduler)
-    scheduler.__class__ = _guided_class(original, guide)
+    original, outputs = type(scheduler), Outputs()
+    transformers = [getattr(pipe, name, None) for name in ("transformer", "transformer_2")]
+    handles = [model.register_forward_hook(outputs.hear) for model in transformers if model is not None]
+    scheduler.__class__ = _guided_class(original, guide, outputs)
     try:
         yield guide
     finally:
         scheduler.__class__ = original
+        for handle in handles:
+            handle.remove()
+
+
+class Outputs:
+    """What a transformer has said since the last step."""
+
+    def __init__(self) -> None:
+        self.heard: list[Tensor] = []
+
+    def hear(self, _model: Any, _args: Any, output: Any) -> None:
+        self.heard.append(output[0])
+
+    def take(self) -> list[Tensor]:
+        heard, self.heard = self.heard, []
+        return heard
 
 
 def check_scheduler(scheduler: Any) -> None:
@@ -61,18 +81,28 @@ def check_scheduler(scheduler: Any) -> None:
         raise ModelError(f"cannot guide {name} unless it solves for x0 (predict_x0=True, dpmsolver++)")
 
 
-def _guided_class(original: type, guide: ShellGuide) -> type:
+def _conditional(heard: list[Tensor], combined: Tensor) -> Tensor | None:
+    """The prediction from the prompt alone, of the two that cfg combined; None unless there were two."""
+    if len(heard) != 2 or any(pred.shape != combined.shape for pred in heard):
+        return None
+    first, second = (pred.float() for pred in heard)
+    along = ((combined.float() - second) * (first - second)).sum()  # cfg goes from the other one past this one
+    return torch.where(along > 0, first, second)
+
+
+def _guided_class(original: type, guide: ShellGuide, outputs: Outputs) -> type:
     @functools.wraps(original.step)  # type: ignore[attr-defined]
     def step(self: Any, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
         if self.step_index is None:
             self._init_step_index(timestep)
-            guide.begin()
-        index = int(self.step_index)
-        sigma = float(self.sigmas[index])
-        last = index == len(self.timesteps) - 1
-        if guide.strength_at(sigma, last=last) > 0:
+            guide.begin(self.sigmas.tolist())
+        index, heard = int(self.step_index), outputs.take()
+        share = guide.share_at(index)
+        if share > 0:
+            sigma, conditional = float(self.sigmas[index]), _conditional(heard, model_output)
+            before = None if conditional is None else x0_from_velocity(sample, conditional, sigma)
             x0 = x0_from_velocity(sample, model_output, sigma)
-            move = guide.move(x0, sigma, index=index, last=last)
+            move = guide.move(x0, sigma, share=share, index=index, conditional=before)
             model_output = shift_velocity(model_output, move, sigma)
         return original.step(self, model_output, timestep, sample, *args, **kwargs)  # type: ignore[attr-defined]
 

@@ -16,6 +16,9 @@ from shelllcc.guidance.precision import full_precision
 from shelllcc.guidance.skeletons import Skeleton
 
 NUMBERS = 3 << 22  # held at once for the patches of some whole latent frames: 48 MiB
+COLOURS = 3  # directions of the channels in which flat patches differ
+FINE = 5 / 12  # of the principal directions: the rest are texture alone
+LEAST, MOST = 0.5, 6.0  # factors of a residual
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,21 @@ class Shell:
             return self
         return replace(self, basis=self.basis[:, :components], skeleton=self.skeleton.leading(components))
 
+    @property
+    def texture(self) -> float:
+        """RMS, per direction, of the residual of a patch at distance 1, over all places of the skeleton."""
+        return self.skeleton.spread / self.skeleton.dimensions**0.5
+
+    def colours(self) -> Tensor:
+        """Projection (c, c) of latent channels onto brightness and colour, in which the skeleton's points differ most.
+
+        What the means of its points, as patches, vary by. In Wan's kind of latents other channels hold detail.
+        """
+        patches = (self.skeleton.points @ self.basis.T).unflatten(-1, (self.channels, self.patch**2))
+        _, directions = torch.linalg.eigh(patches.mean(-1).double().cpu().T.cov())
+        leading = directions[:, -COLOURS:]
+        return (leading @ leading.T).to(self.mean)
+
     def project(self, latents: Tensor) -> Tensor:
         """Tokens (b, n, d), frames first, of (b c t h w) latents."""
         return (to_tokens(latents, size=self.patch) - self.mean) @ self.basis
@@ -91,19 +109,13 @@ class Shell:
         return torch.cat([r for r, _ in parts], dim=1), torch.cat([d for _, d in parts], dim=1)
 
     def lift(self, moves: Tensor, shape: torch.Size) -> Tensor:
-        """Moves (b, n, d) of the projected patches as one move of the latents of `shape` (b c t h w).
-
-        A patch of more than one voxel keeps its mean in every channel, its brightness and colour: texture alone moves.
-        """
+        """Moves (b, n, d) of the projected patches as one move of the latents of `shape` (b c t h w)."""
         b, c, t, h, w = shape
         frames = self._frames_at_once(shape)
         parts = []
         for start, part in zip(range(0, t, frames), torch.split(moves, frames * h * w, dim=1), strict=True):
             with full_precision():
                 patches = part @ self.basis.T
-            if self.patch > 1:
-                voxels = patches.unflatten(-1, (self.channels, self.patch**2))
-                patches = (voxels - voxels.mean(-1, keepdim=True)).flatten(-2)
             span = torch.Size((b, c, min(frames, t - start), h, w))
             parts.append(average_tokens(patches, span, size=self.patch))
         return torch.cat(parts, dim=2)
@@ -113,12 +125,17 @@ class Shell:
         return max(1, NUMBERS // (b * h * w * max(self.mean.numel(), self.skeleton.width)))
 
 
-def move_to_radius(residual: Tensor, distance: Tensor, radius: Tensor, *, strength: float, reach: float) -> Tensor:
-    """Moves (..., d) that take each token a fraction `strength` of the way along its residual to the shell.
+def stretch(residual: Tensor, ratio: Tensor, *, beyond: float, texture: float) -> Tensor:
+    """Moves (b, n, d) that take the residuals of each clip `ratio` (b,) times as far from the skeleton.
 
-    The proximal step of the shell energy (distance - radius)^2 / 2 preconditioned by the squared scale: inward or
-    outward, and never past the shell for strength <= 1. No token is pushed out beyond `reach` times its own distance,
-    so that flat places, which lie near their anchor, are not filled with noise.
+    The step that the gradient of a clip's shell energy asks for, preconditioned by the squared scale, with two things
+    that real clips teach. The leading principal direction goes by the ratio alone and the fine ones `beyond` times as
+    far, with a ramp between. And what is pushed outward must be texture: patches whose residual is smaller than
+    `texture`, its RMS on the shell, hardly follow, so that flat places are not filled with noise.
     """
-    ratio = (radius / distance.clamp_min(1e-6)).clamp_max(reach)
-    return strength * (ratio - 1)[..., None] * residual
+    place = torch.linspace(0, 1, residual.shape[-1], device=residual.device)
+    ramp = (place / FINE).clamp_max(1)
+    factor = (ratio[:, None] * beyond**ramp).clamp(LEAST, MOST)[:, None]
+    energy = residual.square().mean(-1, keepdim=True)
+    gate = energy**1.5 / (energy**1.5 + texture**3)
+    return torch.where(factor > 1, gate, 1.0) * (factor - 1) * residual

@@ -43,6 +43,17 @@ class Anchors:
         """Numbers that are held for a token while it is coded."""
         return (self.k if self.k > 1 else 2) * (self.dimensions + self.k)
 
+    @property
+    def spread(self) -> float:
+        """RMS scale of residuals, over anchors and directions."""
+        scale = torch.linalg.inv(self.whitening)
+        return float(scale.square().sum((1, 2)).mean().div(self.dimensions).sqrt())
+
+    @property
+    def points(self) -> Tensor:
+        """Points (m, d) all over the skeleton."""
+        return self.anchors
+
     def to(self, device: torch.device) -> Anchors:
         return replace(self, anchors=self.anchors.to(device), whitening=self.whitening.to(device))
 
@@ -85,6 +96,16 @@ class Amortized:
     def width(self) -> int:
         """Numbers that are held for a token while it is coded."""
         return 2 * len(self.weights["basis"])
+
+    @property
+    def spread(self) -> float:
+        """RMS scale of residuals, over bases and directions."""
+        return float(self.scale(self.points).square().mean().sqrt())
+
+    @property
+    def points(self) -> Tensor:
+        """Points (m, d) all over the skeleton."""
+        return self.weights["basis"] * self.weights["global_scale"] + self.weights["global_bias"]
 
     def to(self, device: torch.device) -> Amortized:
         return Amortized({name: tensor.to(device) for name, tensor in self.weights.items()})

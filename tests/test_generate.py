@@ -38,6 +38,23 @@ def test_compare_writes_three_videos_and_a_sidecar(shelllcc, tmp_path):
         assert stage in err
 
 
+@pytest.mark.parametrize(
+    ("knobs", "alarm"),
+    [
+        (("--strength", "10", "--radius", "50"), "noise"),
+        (("--strength", "10", "--radius", "0.1"), "mean regression"),
+        ((), None),
+    ],
+)
+def test_a_clip_guided_too_far_raises_an_alarm(shelllcc, knobs, alarm):
+    small = ["--size", "64x64", "--frames", "5", "--steps", "16"]
+    code, out, err = shelllcc("generate", *PROMPT, *small, *knobs, "-o", "clip.mp4", "--json")
+    assert code == 0, err
+    [record] = json.loads(out)["clips"]
+    assert record["alarm"] == record["trace"][-1]["alarm"] == alarm
+    assert (f"note: {alarm} alarm" in err) == (alarm is not None)
+
+
 def test_the_mp4_carries_the_recipe(shelllcc, tmp_path):
     import imageio_ffmpeg
 
@@ -225,7 +242,7 @@ USAGE = {
     "size words": ([*PROMPT, "--size", "big"], "WIDTHxHEIGHT"),
     "negative steps": ([*PROMPT, "--steps", "-3"], "steps must lie in 1 .. 1000, got -3"),
     "steps words": ([*PROMPT, "--steps", "many"], "valid integer"),
-    "strength": ([*PROMPT, "--strength", "1.5"], "strength goes from 0"),
+    "strength": ([*PROMPT, "--strength", "-1"], "strength goes from 0"),
     "nan strength": ([*PROMPT, "--strength", "nan"], "strength goes from 0"),
     "window": ([*PROMPT, "--window", "0.9:0.1"], "window is LOW:HIGH"),
     "window words": ([*PROMPT, "--window", "late"], "window is LOW:HIGH"),

@@ -1,6 +1,6 @@
 """Flow, patches, coding and shell: properties that must hold for any input."""
 
-from dataclasses import replace
+import itertools
 
 import pytest
 import torch
@@ -69,40 +69,49 @@ def test_whitened_norm_uses_each_tokens_own_anchor():
     assert_close(skeletons.whitened_norm(residual, index, whitening), wanted)
 
 
-def test_a_token_on_the_shell_does_not_move_and_full_strength_reaches_it():
-    residual, whitening = randn(40, 6), randn(1, 6, 6, seed=1)
-    index = torch.zeros(40, dtype=torch.long)
-    distance = skeletons.whitened_norm(residual, index, whitening)
-    still = shell.move_to_radius(residual, distance, distance, strength=1.0, reach=9.0)
+def test_a_clip_on_the_shell_does_not_move_and_one_off_it_reaches_it():
+    residual, whitening = randn(2, 40, 6), randn(1, 6, 6, seed=1)
+    still = shell.stretch(residual, torch.ones(2), beyond=1.0, texture=0.1)
     assert_close(still, torch.zeros_like(still))
-    radius = torch.full_like(distance, 3.0)
-    moved = residual + shell.move_to_radius(residual, distance, radius, strength=1.0, reach=1e9)
-    assert_close(skeletons.whitened_norm(moved, index, whitening), radius)
+    index = torch.zeros(80, dtype=torch.long)
+    distance = skeletons.whitened_norm(residual.flatten(0, 1), index, whitening).view(2, 40)
+    radius = distance.median(1).values * torch.tensor([0.8, 1.7])
+    moved = residual + shell.stretch(residual, radius / distance.median(1).values, beyond=1.0, texture=0.0)
+    after = skeletons.whitened_norm(moved.flatten(0, 1), index, whitening).view(2, 40)
+    assert_close(after.median(1).values, radius)
 
 
-def test_the_move_is_the_preconditioned_gradient_of_the_shell_energy():
-    residual, whitening, radius = randn(1, 5).double(), randn(1, 5, 5, seed=1).double(), 2.0
-    index = torch.zeros(1, dtype=torch.long)
+def test_the_move_is_the_preconditioned_gradient_of_the_clips_shell_energy():
+    """Of (d - radius)^2 / 2 with d the root of the mean squared distance, times the number of patches."""
+    residual, whitening, radius = randn(7, 5).double(), randn(1, 5, 5, seed=1).double(), 4.0
+    index = torch.zeros(7, dtype=torch.long)
 
-    def energy(r):
-        return 0.5 * (skeletons.whitened_norm(r, index, whitening) - radius).square().sum()
+    def size(r):
+        return skeletons.whitened_norm(r, index, whitening).square().mean().sqrt()
 
-    step, gradient = 1e-6, torch.zeros(1, 5).double()
-    for i in range(5):
-        nudge = torch.zeros(1, 5).double()
-        nudge[0, i] = step
-        gradient[0, i] = (energy(residual + nudge) - energy(residual - nudge)) / (2 * step)
+    gradient, step = torch.zeros(7, 5).double(), 1e-6
+    for i, j in itertools.product(range(7), range(5)):
+        nudge = torch.zeros(7, 5).double()
+        nudge[i, j] = step
+        up, down = (0.5 * (size(residual + n) - radius).square() for n in (nudge, -nudge))
+        gradient[i, j] = (up - down) / (2 * step)
     metric = whitening[0] @ whitening[0].T  # the inverse of the squared scale
-    wanted = -0.25 * torch.linalg.solve(metric, gradient[0])
-    distance = skeletons.whitened_norm(residual, index, whitening)
-    move = shell.move_to_radius(residual, distance, torch.full_like(distance, radius), strength=0.25, reach=1e9)
+    wanted = -7 * torch.linalg.solve(metric, gradient.T).T
+    ratio = (radius / size(residual))[None]
+    assert shell.LEAST < ratio < shell.MOST
+    move = shell.stretch(residual[None], ratio, beyond=1.0, texture=0.0)
     assert_close(move[0], wanted, rtol=1e-6, atol=1e-8)
 
 
-def test_reach_bounds_the_outward_move():
-    residual, distance = randn(8, 4), torch.full((8,), 0.1)
-    move = shell.move_to_radius(residual, distance, torch.ones(8), strength=0.5, reach=2.0)
-    assert_close(move, 0.5 * residual)
+def test_flat_patches_are_not_filled_with_noise_and_fine_directions_go_farthest():
+    residual = torch.cat([randn(20, 48), 0.1 * randn(20, 48, seed=1)])[None]
+    move = shell.stretch(residual, torch.ones(1), beyond=3.0, texture=1.0)[0] / residual[0]
+    assert_close(move[:, 0], torch.zeros(40))
+    assert (move[:, :20].diff(dim=1) > 0).all()
+    assert_close(move[:20, 20:], 2 * (1 / (1 + residual[0, :20].square().mean(-1) ** -1.5))[:, None].expand(-1, 28))
+    assert move[20:].max() < 0.01
+    inward = shell.stretch(residual, torch.tensor([0.7]), beyond=1.0, texture=1.0)[0]
+    assert_close(inward, -0.3 * residual[0])  # noise goes as fast as texture
 
 
 def test_distance_is_one_for_held_out_latents_and_tells_blur_and_noise(shell, latents):
@@ -115,13 +124,17 @@ def test_distance_is_one_for_held_out_latents_and_tells_blur_and_noise(shell, la
     assert shell.residuals(noisy)[1].median() > 1.1 * median
 
 
-def test_the_lifted_move_leaves_every_patch_its_mean(shell, latents):
-    x = latents(27)
-    tokens = to_tokens(x, size=shell.patch)
-    flat = tokens.unflatten(-1, (16, 9)).mean(-1, keepdim=True).expand(-1, -1, -1, 9).flatten(-2)
-    whole = replace(shell, basis=torch.eye(144), mean=torch.zeros(144))
-    assert_close(whole.lift(flat, x.shape), torch.zeros_like(x), atol=1e-5, rtol=0)
-    assert whole.lift(tokens, x.shape).abs().max() > 0.1
+@pytest.mark.parametrize("patch", [1, 3])
+def test_colours_are_what_flat_patches_differ_in(patch):
+    axes = torch.linalg.qr(randn(16, 16)).Q
+    means = randn(40, 3, seed=1) @ axes[:, :3].T + 0.2 * randn(40, 16, seed=2) @ (axes[:, 3:] @ axes[:, 3:].T)
+    texture = randn(40, 16, patch**2, seed=3)
+    tokens = means[..., None] + (texture - texture.mean(-1, keepdim=True))
+    skeleton = skeletons.Anchors(tokens.flatten(1), torch.eye(16 * patch**2)[None])
+    found = shell.Shell(patch, torch.zeros(16 * patch**2), torch.eye(16 * patch**2), skeleton).colours()
+    assert_close(found @ found, found)
+    assert_close(found.trace(), torch.tensor(3.0))
+    assert torch.linalg.matrix_norm(found - axes[:, :3] @ axes[:, :3].T, 2) < 0.3  # the sine of the widest angle
 
 
 def test_radius_is_linear_between_calibrated_levels():

@@ -12,8 +12,8 @@ from torch.testing import assert_close
 
 from benchmarks import best_rivals, controls, gates, quality, samples
 from benchmarks.captions import SPLITS, captions, prompts, seeds
+from benchmarks.gates import Row
 from benchmarks.judge import COLUMNS
-from benchmarks.quality import Row
 from benchmarks.rivals import GRID, Rival
 from benchmarks.samples import Arm, Sampler, sample_batch
 from shelllcc.guidance.config import GuideConfig
@@ -68,10 +68,10 @@ def test_a_random_direction_moves_as_far(pipe, tmp_path, monkeypatch):
     monkeypatch.setattr(samples, "FOLDER", tmp_path)
     sampler = Sampler(device="cpu", batch=1, count=1, smoke=True)
     sampler.pipes["tiny"] = pipe
-    arm = Arm(steps=1, guide=GuideConfig(window=(0.0, 1.0), last=1.0))
+    arm = Arm(steps=1, guide=GuideConfig(window=(0.0, 1.0)))
     guides = [sampler.guide(a) for a in (arm, replace(arm, random=True))]
     x0 = torch.randn(2, 16, 2, 8, 8, generator=torch.Generator().manual_seed(0))
-    shell, random = (guide.move(x0, 0.4) for guide in guides)
+    shell, random = (guide.move(x0, 0.4, share=0.3) for guide in guides)
     assert_close(random.square().mean((1, 2, 3, 4)), shell.square().mean((1, 2, 3, 4)))
     assert (shell * random).sum().abs() < 0.1 * shell.square().sum()
 
@@ -118,7 +118,7 @@ def test_a_rival_survives_its_way_through_json():
 
 def row(group, forwards=25.0, moved=0.0, worse=(), **columns):
     usual = dict.fromkeys(COLUMNS, 1.0) | columns
-    return Row(group, usual, {}, {c: "worse" if c in worse else "even" for c in COLUMNS}, [], forwards, moved)
+    return Row(group, usual, {}, {c: "worse" if c in worse else "even" for c in COLUMNS}, [], forwards, moved, 0.0)
 
 
 @pytest.fixture

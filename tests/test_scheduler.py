@@ -19,7 +19,7 @@ from shelllcc.guidance.guide import ShellGuide
 from shelllcc.guidance.scheduler import guided
 
 STEPS = 8
-CONFIG = GuideConfig(strength=0.4, window=(0.05, 0.95), last=0.5)
+CONFIG = GuideConfig(window=(0.05, 0.95))
 FLOW = dict(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
 SCHEDULERS = {
     "unipc": lambda: UniPCMultistepScheduler(**FLOW),
@@ -44,9 +44,8 @@ def run(scheduler, start, guide=None, steps=STEPS):
 def guided_x0(guide, sample, sigma, index):
     """x0 after the guide, as the equations have it: no velocity in between."""
     x0 = sample - sigma * velocity(sample, sigma)
-    last = index == STEPS - 1
-    if guide.strength_at(sigma, last=last) > 0:
-        x0 = x0 + guide.move(x0, sigma, index=index, last=last)
+    if guide.share_at(index) > 0:
+        x0 = x0 + guide.move(x0, sigma, share=guide.share_at(index), index=index)
     return x0
 
 
@@ -131,6 +130,7 @@ def test_a_guided_scheduler_equals_a_loop_by_hand(name, by_hand, bank, latents):
         result = run(pipe.scheduler, start)
     sigmas = list(pipe.scheduler.sigmas.float())
     mine = ShellGuide(bank, CONFIG)
+    mine.begin([float(sigma) for sigma in sigmas])
     wanted = by_hand(sigmas, start, mine)
     assert_close(result, wanted, atol=1e-5, rtol=1e-5)
     assert len(guide.trace) == len(mine.trace) > 3
@@ -168,6 +168,27 @@ def test_every_sampling_starts_a_new_trace(bank, latents):
     assert torch.equal(first, second)
     assert guide.trace == trace
     assert [step.index for step in trace] == sorted({step.index for step in trace})
+
+
+@pytest.mark.parametrize("cond_first", [True, False])
+def test_what_cfg_adds_is_heard_from_the_transformer(cond_first, bank, latents):
+    cond, uncond = latents(3), latents(4)
+    model = torch.nn.Identity()
+    model.register_forward_hook(lambda _m, _a, out: (out,))
+    pipe = SimpleNamespace(scheduler=SCHEDULERS["euler"](), transformer=model)
+    pipe.scheduler.set_timesteps(4)
+    sample, t = latents(5), pipe.scheduler.timesteps[0]
+    with guided(pipe, ShellGuide(bank, GuideConfig(window=(0.0, 1.0)))) as guide:
+        for pred in (cond, uncond) if cond_first else (uncond, cond):
+            model(pred)
+        pipe.scheduler.step(uncond + 3 * (cond - uncond), t, sample, return_dict=False)
+    sigma = guide.trace[0].sigma
+    alone = ShellGuide(bank, GuideConfig(window=(0.0, 1.0)))
+    x0, before = (sample - sigma * v for v in (uncond + 3 * (cond - uncond), cond))
+    alone.move(x0, sigma, share=0.3, conditional=before)
+    assert_close(torch.tensor(guide.trace[0].excess), torch.tensor(alone.trace[0].excess))
+    assert guide.trace[0].excess != [0.0]
+    assert len(model._forward_hooks) == 1  # the test's own
 
 
 def test_a_half_precision_velocity_stays_half_precision(bank, latents):

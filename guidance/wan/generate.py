@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Protocol
 
 from shelllcc.guidance.files import sha256_of
+from shelllcc.guidance.trace import alarm
 from shelllcc.guidance.wan.plan import Plan
 from shelllcc.guidance.wan.video import side_by_side, write_json, write_video
 
@@ -77,7 +78,8 @@ def _write(plan: Plan, pipe: WanPipeline, clips: dict[str, Clip], seconds: dict[
     record = recipe | {
         "seconds": seconds,
         "metrics": _metrics(clips),
-        "trace": [asdict(step) for step in clips[plan.label].trace],
+        "trace": _trace(clips[plan.label]),
+        "alarm": clips[plan.label].alarm,
     }
     frames = {label: clip.frames for label, clip in clips.items()}
     if plan.compare:
@@ -88,6 +90,11 @@ def _write(plan: Plan, pipe: WanPipeline, clips: dict[str, Clip], seconds: dict[
     record["sha256"] = {label: sha256_of(path) for label, path in plan.videos.items()}
     write_json(plan.sidecar, record)
     return record
+
+
+def _trace(clip: Clip) -> list[dict[str, Any]]:
+    """Every step of the guide, with the alarm that stood after it."""
+    return [asdict(step) | {"alarm": alarm(clip.trace[: i + 1])} for i, step in enumerate(clip.trace)]
 
 
 def _metrics(clips: dict[str, Clip]) -> dict[str, Any]:

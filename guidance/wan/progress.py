@@ -63,4 +63,6 @@ class TerminalReporter:
         state = f"step {moment.step}/{moment.steps}  sigma {moment.sigma:.3f}"
         if moment.distance is not None:
             state += f"  distance {moment.distance:.3f}"
+        if moment.alarm is not None:
+            state += f"  [red]{moment.alarm} alarm[/red]"
         self.progress.update(self.task, completed=moment.step, total=moment.steps, state=state)

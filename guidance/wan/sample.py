@@ -12,8 +12,9 @@ import numpy as np
 import torch
 
 from shelllcc.guidance.errors import SamplingError
-from shelllcc.guidance.guide import ShellGuide, Step
+from shelllcc.guidance.guide import ShellGuide
 from shelllcc.guidance.scheduler import guided
+from shelllcc.guidance.trace import Alarm, Step, alarm
 from shelllcc.guidance.wan.request import Request
 
 if TYPE_CHECKING:
@@ -27,12 +28,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Moment:
-    """Where sampling stands after a step; `distance` is None where the guide did not act."""
+    """Where sampling stands after a step; `distance` is None where the guide did not act, `alarm` where all is well."""
 
     step: int
     steps: int
     sigma: float
     distance: float | None
+    alarm: Alarm | None
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,11 @@ class Clip:
     request: Request
     frames: Frames
     trace: list[Step]
+
+    @property
+    def alarm(self) -> Alarm | None:
+        """Whether the guide went too far."""
+        return alarm(self.trace)
 
     @property
     def frames_sha256(self) -> str:
@@ -82,8 +89,9 @@ def sample(
                 f"the model gave NaN or infinity in step {index + 1} of {request.steps} (sigma {sigma:.3f}); "
                 "try --dtype float32, or check the weights"
             )
-        seen = guide.trace[-1] if guide and guide.trace and guide.trace[-1].index == index else None
-        on_step(Moment(index + 1, request.steps, sigma, seen.distance[0] if seen else None))
+        trace = guide.trace if guide else []
+        distance = trace[-1].distance[0] if trace and trace[-1].index == index else None
+        on_step(Moment(index + 1, request.steps, sigma, distance, alarm(trace)))
         if index + 1 == request.steps:
             on_decode()
         return {}
