@@ -1,7 +1,7 @@
 """Make the over-smoothed base: `python -m benchmarks.early`, about a minute on one GPU.
 
-The tiny Wan's transformer by its own recipe, stopped early: at cfg 1 its clips have about half of the Laplacian
-variance of real ones, as Wan2.1-1.3B's have. It goes to runs/early, beside the embedded model's other parts.
+The tiny Wan's transformer by its own recipe, stopped early: at cfg 1 its clips lack more than half of the power that
+real ones have in the finest details. It goes to runs/early, beside the embedded model's other parts.
 """
 
 from __future__ import annotations

@@ -86,15 +86,15 @@ def _harms(rows: Rows) -> Iterator[Gate]:
 
 
 def _rivals(rows: Rows) -> Iterator[Gate]:
-    """Better than every rival and control that costs as much or more, at the best of the guided rows."""
-    guided = [row for name, row in rows.items() if row.group == "cfg" and name.endswith(", guided")]
+    """Some guided row is nearer in both distances than each rival and control that costs as much or more."""
+    guided = {name: row for name, row in rows.items() if row.group == "cfg" and name.endswith(", guided")}
     for name, row in rows.items():
-        if row.group in ("controls", "rivals"):
-            ours = [g for g in guided if g.forwards <= row.forwards]
-            for column in ("spec", "swd") if ours else ():
-                best = min(g.columns[column] for g in ours)
-                figure = f"{best:.3f} against {row.columns[column]:.3f}"
-                yield Gate(f"better than {name}, {column}", figure, best < row.columns[column])
+        ours = {n: g for n, g in guided.items() if g.forwards <= row.forwards}
+        if row.group in ("controls", "rivals") and ours:
+            ratios = {n: [g.columns[c] / row.columns[c] for c in ("spec", "swd")] for n, g in ours.items()}
+            best = min(ratios, key=lambda n: max(ratios[n]))
+            pairs = [f"{c} {ours[best].columns[c]:.3f} against {row.columns[c]:.3f}" for c in ("spec", "swd")]
+            yield Gate(f"better than {name}", f"{best}: {', '.join(pairs)}", max(ratios[best]) < 1)
 
 
 def _strengths(rows: Rows) -> Iterator[Gate]:

@@ -1,6 +1,6 @@
-"""The README's picture: `python -m benchmarks.picture docs/images/guided.png`
+"""The README's picture: `python -m benchmarks.picture docs/images/guided.png`, some minutes on a CPU
 
-The middle frames of some of benchmarks.captions, unguided in the upper row and guided in the lower one.
+The middle frames of some of benchmarks.captions at cfg 1, unguided in the upper row and guided in the lower one.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import imageio.v3 as iio
 import numpy as np
 import typer
 
-from benchmarks.samples import standard_arms
+from benchmarks.captions import prompts, seeds
+from benchmarks.samples import Arm, Sampler, sample_batch
+from shelllcc.guidance.config import GuideConfig
 
 SHOWN = (3, 6, 7, 11, 19, 30, 46)  # cat, grass, gravel, motorcycle, cat, temple, temple
 
@@ -20,12 +22,13 @@ SHOWN = (3, 6, 7, 11, 19, 30, 46)  # cat, grass, gravel, motorcycle, cat, temple
 def main(
     out: Path,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    batch: Annotated[int, typer.Option(help="Clips sampled at once.")] = 1,
+    cfg: Annotated[float, typer.Option(help="Classifier-free guidance.")] = Arm().cfg,
 ) -> None:
-    rows = [
-        np.concatenate([frames[i, frames.shape[1] // 2].numpy() for i in SHOWN], axis=1)
-        for frames in standard_arms(device=device, batch=batch).values()
-    ]
+    sampler, rows = Sampler(device=device, batch=1), []
+    texts, numbers = [prompts()[i] for i in SHOWN], [seeds()[i] for i in SHOWN]
+    for arm in (Arm(cfg), Arm(cfg, guide=GuideConfig())):
+        clips = sample_batch(sampler.pipe(), texts, numbers, arm, sampler.guide(arm)).numpy()
+        rows.append(np.concatenate(list(clips[:, clips.shape[1] // 2]), axis=1))
     out.parent.mkdir(parents=True, exist_ok=True)
     iio.imwrite(out, np.concatenate(rows, axis=0))
 

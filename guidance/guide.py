@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 SHARE = 0.34  # of the way that a step goes at strength 1, where the window's steps weigh as much as DOSE
 DOSE = 1.24  # of 25 steps at shift 3, from sigma 0.5 on but for the last
 EDGE = 5e-3  # a step so near to the window is in it: UniPC puts a step of sigma 0.5 at 0.501
-CONTRAST = 1.5  # per unit of the excess: the share of brightness and colour that cfg added, in the logarithm
+CONTRAST = 1.5  # times the excess: how much smaller the spread of brightness and colour is aimed at, in the logarithm
 
 
 class ShellGuide:
@@ -49,7 +49,7 @@ class ShellGuide:
         self._shares: list[float] = []
         self._weights: list[float] = []
         self._excess: Tensor | None = None
-        self._gain: Tensor | None = None
+        self._gain = torch.zeros(0)
         self._shell = bank.shell.leading(bank.guided)
         self._texture = self._shell.texture
         self._colours = self._shell.colours()
@@ -57,7 +57,7 @@ class ShellGuide:
     def begin(self, sigmas: Sequence[float]) -> None:
         """Forget the sampling before, and plan one over these noise levels (the last is 0)."""
         self.trace = []
-        self._excess = self._gain = None
+        self._excess = None
         self._shares = self.shares(sigmas)
         self._weights = _weights(sigmas)
 
@@ -99,7 +99,7 @@ class ShellGuide:
         residual, distance = shell.residuals(x0)
         median = _median(distance, frames)
         if self._excess is None or len(self._excess) != len(median):
-            self._excess = torch.zeros_like(median)
+            self._excess = self._gain = torch.zeros_like(median)
             if conditional is not None:
                 before = _median(shell.residuals(conditional.float())[1], frames)
                 self._excess = (median / before.clamp_min(1e-6)).log()
@@ -115,8 +115,7 @@ class ShellGuide:
         shrink = (allowed / size.clamp_min(1e-12)).clamp_max(1.0)
         move = move * shrink.view(-1, 1, 1, 1, 1)
         sizes = [_rms(v - self._of_colours(v)).clamp_min(1e-6) for v in (clip, clip + move)]
-        gain = (sizes[1] / sizes[0]).log() * (self._weights[index] if self._weights else 1.0)
-        self._gain = gain if self._gain is None else self._gain + gain
+        self._gain = self._gain + (sizes[1] / sizes[0]).log() * (self._weights[index] if self._weights else 1.0)
         self.trace.append(
             Step(
                 index=index,

@@ -152,7 +152,7 @@ def test_what_must_hold_can_hold(rows):
         ("cfg 1, guided", {"flat": 1.2}, "flat below"),
         ("cfg 1, guided", {"lap": 1.2}, "cfg 1, lap"),
         ("cfg 1, guided", {"kurt": 0.8}, "kurtosis"),
-        ("apg, cfg 2", {"swd": 0.01}, "better than apg, cfg 2, swd"),
+        ("apg, cfg 2", {"swd": 0.01}, "better than apg, cfg 2"),
         ("cfg 2, strength 4", {"lap": 1.6}, "strength 4"),
         ("unipc, 12 steps, shift 3, guided", {"swd": 0.3}, "helps: unipc"),
     ],
