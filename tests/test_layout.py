@@ -75,3 +75,9 @@ def test_help_is_fast_and_light():
 def test_the_package_size_keeps_its_budget(root):
     size = sum(p.stat().st_size for p in (root / "guidance/wan/tiny").rglob("*") if p.is_file())
     assert size < 44_000_000
+
+
+def test_the_mathematics_stays_small(root):
+    names = ("flow", "patches", "coding", "skeletons", "shell", "guide")
+    lines = sum(len((root / "guidance" / f"{name}.py").read_text().splitlines()) for name in names)
+    assert lines < 600
