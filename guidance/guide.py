@@ -52,6 +52,7 @@ class ShellGuide:
         self._gain = torch.zeros(0)
         self._shell = bank.shell.leading(bank.guided)
         self._texture = self._shell.texture
+        self._beyond = self.config.radius ** self._shell.fineness()
         self._colours = self._shell.colours()
 
     def begin(self, sigmas: Sequence[float]) -> None:
@@ -105,7 +106,8 @@ class ShellGuide:
                 self._excess = (median / before.clamp_min(1e-6)).log()
         radius = self.bank.curve.at(sigma)[frames > 1]
         aim = radius * (-config.calm * self._excess).exp()
-        moves = stretch(residual, aim / median.clamp_min(1e-6), beyond=config.radius, texture=self._texture * radius)
+        self._beyond, self._colours = self._beyond.to(x0.device), self._colours.to(x0.device)
+        moves = stretch(residual, aim / median.clamp_min(1e-6), beyond=self._beyond, texture=self._texture * radius)
         detail = shell.lift(moves, x0.shape)
         clip = x0 - x0.mean((2, 3, 4), keepdim=True)
         contrast = clip * ((-CONTRAST * self._excess).exp() - 1).view(-1, 1, 1, 1, 1)
@@ -132,7 +134,6 @@ class ShellGuide:
 
     def _of_colours(self, x: Tensor) -> Tensor:
         """The part of (b c t h w) that lies in the channels of brightness and colour."""
-        self._colours = self._colours.to(x.device)
         with full_precision():
             return torch.einsum("cd,bdthw->bcthw", self._colours, x)
 

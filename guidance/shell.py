@@ -79,11 +79,13 @@ class Shell:
         """RMS, per direction, of the residual of a patch at distance 1, over all places of the skeleton."""
         return self.skeleton.spread / self.skeleton.dimensions**0.5
 
-    def colours(self) -> Tensor:
-        """Projection (c, c) of latent channels onto brightness and colour, in which the skeleton's points differ most.
+    def fineness(self) -> Tensor:
+        """(d,) of each direction: 0 for the coarsest, 1 for those that are texture alone."""
+        place = self.skeleton.order.argsort().to(self.mean) / max(self.skeleton.dimensions - 1, 1)
+        return (place / FINE).clamp_max(1)
 
-        What the means of its points, as patches, vary by. In Wan's kind of latents other channels hold detail.
-        """
+    def colours(self) -> Tensor:
+        """Projection (c, c) of latent channels onto brightness and colour: what means of the skeleton's points span."""
         patches = (self.skeleton.points @ self.basis.T).unflatten(-1, (self.channels, self.patch**2))
         _, directions = torch.linalg.eigh(patches.mean(-1).double().cpu().T.cov())
         leading = directions[:, -COLOURS:]
@@ -125,17 +127,15 @@ class Shell:
         return max(1, NUMBERS // (b * h * w * max(self.mean.numel(), self.skeleton.width)))
 
 
-def stretch(residual: Tensor, ratio: Tensor, *, beyond: float, texture: float) -> Tensor:
+def stretch(residual: Tensor, ratio: Tensor, *, beyond: Tensor, texture: float) -> Tensor:
     """Moves (b, n, d) that take the residuals of each clip `ratio` (b,) times as far from the skeleton.
 
     The step that the gradient of a clip's shell energy asks for, preconditioned by the squared scale, with two things
-    that real clips teach. The leading principal direction goes by the ratio alone and the fine ones `beyond` times as
-    far, with a ramp between. And what is pushed outward must be texture: patches whose residual is smaller than
-    `texture`, its RMS on the shell, hardly follow, so that flat places are not filled with noise.
+    that real clips teach. Directions go `beyond` (d,) times as far as that, fine ones farther than coarse ones. And
+    what is pushed outward must be texture: patches whose residual is smaller than `texture`, its RMS on the shell,
+    hardly follow, so that flat places are not filled with noise.
     """
-    place = torch.linspace(0, 1, residual.shape[-1], device=residual.device)
-    ramp = (place / FINE).clamp_max(1)
-    factor = (ratio[:, None] * beyond**ramp).clamp(LEAST, MOST)[:, None]
+    factor = (ratio[:, None] * beyond).clamp(LEAST, MOST)[:, None]
     energy = residual.square().mean(-1, keepdim=True)
     gate = energy**1.5 / (energy**1.5 + texture**3)
     return torch.where(factor > 1, gate, 1.0) * (factor - 1) * residual

@@ -54,6 +54,11 @@ class Anchors:
         """Points (m, d) all over the skeleton."""
         return self.anchors
 
+    @property
+    def order(self) -> Tensor:
+        """Directions (d,), the coarsest first: principal ones are in that order."""
+        return torch.arange(self.dimensions)
+
     def to(self, device: torch.device) -> Anchors:
         return replace(self, anchors=self.anchors.to(device), whitening=self.whitening.to(device))
 
@@ -106,6 +111,11 @@ class Amortized:
     def points(self) -> Tensor:
         """Points (m, d) all over the skeleton."""
         return self.weights["basis"] * self.weights["global_scale"] + self.weights["global_bias"]
+
+    @property
+    def order(self) -> Tensor:
+        """Directions (d,), the coarsest first: that in which the points differ most."""
+        return self.points.var(0).argsort(descending=True)
 
     def to(self, device: torch.device) -> Amortized:
         return Amortized({name: tensor.to(device) for name, tensor in self.weights.items()})

@@ -71,12 +71,12 @@ def test_whitened_norm_uses_each_tokens_own_anchor():
 
 def test_a_clip_on_the_shell_does_not_move_and_one_off_it_reaches_it():
     residual, whitening = randn(2, 40, 6), randn(1, 6, 6, seed=1)
-    still = shell.stretch(residual, torch.ones(2), beyond=1.0, texture=0.1)
+    still = shell.stretch(residual, torch.ones(2), beyond=torch.ones(6), texture=0.1)
     assert_close(still, torch.zeros_like(still))
     index = torch.zeros(80, dtype=torch.long)
     distance = skeletons.whitened_norm(residual.flatten(0, 1), index, whitening).view(2, 40)
     radius = distance.median(1).values * torch.tensor([0.8, 1.7])
-    moved = residual + shell.stretch(residual, radius / distance.median(1).values, beyond=1.0, texture=0.0)
+    moved = residual + shell.stretch(residual, radius / distance.median(1).values, beyond=torch.ones(6), texture=0.0)
     after = skeletons.whitened_norm(moved.flatten(0, 1), index, whitening).view(2, 40)
     assert_close(after.median(1).values, radius)
 
@@ -99,18 +99,19 @@ def test_the_move_is_the_preconditioned_gradient_of_the_clips_shell_energy():
     wanted = -7 * torch.linalg.solve(metric, gradient.T).T
     ratio = (radius / size(residual))[None]
     assert shell.LEAST < ratio < shell.MOST
-    move = shell.stretch(residual[None], ratio, beyond=1.0, texture=0.0)
+    move = shell.stretch(residual[None], ratio, beyond=torch.ones(5), texture=0.0)
     assert_close(move[0], wanted, rtol=1e-6, atol=1e-8)
 
 
 def test_flat_patches_are_not_filled_with_noise_and_fine_directions_go_farthest():
     residual = torch.cat([randn(20, 48), 0.1 * randn(20, 48, seed=1)])[None]
-    move = shell.stretch(residual, torch.ones(1), beyond=3.0, texture=1.0)[0] / residual[0]
+    fineness = principal(48).fineness()
+    move = shell.stretch(residual, torch.ones(1), beyond=3**fineness, texture=1.0)[0] / residual[0]
     assert_close(move[:, 0], torch.zeros(40))
     assert (move[:, :20].diff(dim=1) > 0).all()
     assert_close(move[:20, 20:], 2 * (1 / (1 + residual[0, :20].square().mean(-1) ** -1.5))[:, None].expand(-1, 28))
     assert move[20:].max() < 0.01
-    inward = shell.stretch(residual, torch.tensor([0.7]), beyond=1.0, texture=1.0)[0]
+    inward = shell.stretch(residual, torch.tensor([0.7]), beyond=torch.ones(48), texture=1.0)[0]
     assert_close(inward, -0.3 * residual[0])  # noise goes as fast as texture
 
 
@@ -122,6 +123,22 @@ def test_distance_is_one_for_held_out_latents_and_tells_blur_and_noise(shell, la
     noisy = x + 0.3 * randn(*x.shape)
     assert shell.residuals(blurred)[1].median() < 0.9 * median
     assert shell.residuals(noisy)[1].median() > 1.1 * median
+
+
+def principal(directions):
+    skeleton = skeletons.Anchors(randn(9, directions), torch.eye(directions)[None])
+    return shell.Shell(1, torch.zeros(directions), torch.eye(directions), skeleton)
+
+
+def test_fine_directions_are_the_last_principal_ones_and_those_in_which_a_manifold_varies_least():
+    found = principal(49).fineness()
+    assert found[0] == 0
+    assert_close(found[10], torch.tensor(0.5))
+    assert (found[20:] == 1).all()
+    spread = torch.tensor([0.1, 5.0, 1.0, 3.0])
+    weights = {"basis": randn(200, 4) * spread, "global_scale": torch.ones(4), "global_bias": torch.zeros(4)}
+    manifold = shell.Shell(1, torch.zeros(4), torch.eye(4), skeletons.Amortized(weights))
+    assert_close(manifold.fineness(), torch.tensor([1.0, 0.0, 1.0, 0.8]))
 
 
 @pytest.mark.parametrize("patch", [1, 3])
