@@ -82,7 +82,8 @@ def rows_of(group: str, bench: Bench) -> Iterator[tuple[str, Row]]:
     """The group's rows by name. Rivals are judged beside plain guidance at cfg 1, the others beside their base."""
     sample = bench.sampler.sample
     for name, arm in arms(group).items():
-        base, sampled = Arm() if arm.rival or arm.steps > Arm().steps else arm.base, sample(arm)
+        usual = replace(arm.base, steps=Arm().steps) if group == "controls" else arm.base
+        base, sampled = Arm() if arm.rival else usual, sample(arm)
         differs = change(sampled.frames, sample(base).frames)
         figures = dict(forwards=arm.forwards, moved=sampled.moved, change=differs)
         yield name, row_of(group, bench[arm], bench[base], **figures)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -34,14 +33,12 @@ class Step:
     gain: list[float]
 
 
-def alarm(trace: Sequence[Step], clip: int = 0) -> Alarm | None:
-    """What the trace so far warns of: detail made larger, or smaller, than real clips have it.
+def alarm(step: Step, clip: int = 0) -> Alarm | None:
+    """What the gain up to a step warns of: detail made larger, or smaller, than real clips have it.
 
     What cfg added to a clip is the guide's to take back, and no alarm.
     """
-    if not trace:
-        return None
-    gain, excess = trace[-1].gain[clip], max(trace[-1].excess[clip], 0.0)
+    gain, excess = step.gain[clip], max(step.excess[clip], 0.0)
     if gain > NOISE:
         return "noise"
     return "mean regression" if gain + excess < REGRESSION else None

@@ -94,7 +94,7 @@ def _write(plan: Plan, pipe: WanPipeline, clips: dict[str, Clip], seconds: dict[
 
 def _trace(clip: Clip) -> list[dict[str, Any]]:
     """Every step of the guide, with the alarm that stood after it."""
-    return [asdict(step) | {"alarm": alarm(clip.trace[: i + 1])} for i, step in enumerate(clip.trace)]
+    return [asdict(step) | {"alarm": alarm(step)} for step in clip.trace]
 
 
 def _metrics(clips: dict[str, Clip]) -> dict[str, Any]:

@@ -48,7 +48,7 @@ class Clip:
     @property
     def alarm(self) -> Alarm | None:
         """Whether the guide went too far."""
-        return alarm(self.trace)
+        return alarm(self.trace[-1]) if self.trace else None
 
     @property
     def frames_sha256(self) -> str:
@@ -91,7 +91,7 @@ def sample(
             )
         trace = guide.trace if guide else []
         distance = trace[-1].distance[0] if trace and trace[-1].index == index else None
-        on_step(Moment(index + 1, request.steps, sigma, distance, alarm(trace)))
+        on_step(Moment(index + 1, request.steps, sigma, distance, alarm(trace[-1]) if trace else None))
         if index + 1 == request.steps:
             on_decode()
         return {}
