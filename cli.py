@@ -11,7 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
-from shelllcc import cli_anchors
+from shelllcc import cli_anchors, cli_compare
+from shelllcc import cli_options as options
 from shelllcc.guidance.errors import ShellLCCError, UsageError
 from shelllcc.guidance.trace import ADVICE
 
@@ -22,7 +23,7 @@ app = typer.Typer(
     help="Shell-LCC guidance for Wan text-to-video: sharper, truer videos at sampling time, with no weight update.",
 )
 app.add_typer(cli_anchors.app, name="anchors")
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+app.add_typer(cli_compare.profiles, name="profiles")
 
 
 def _version(value: bool) -> None:
@@ -47,63 +48,54 @@ def root(
 @app.command()
 def generate(
     ctx: typer.Context,
-    prompt: Annotated[list[str] | None, typer.Option("--prompt", "-p", help="What to show; may be repeated.")] = None,
-    prompts_file: Annotated[Path | None, typer.Option(help="Prompts, one a line; # starts a comment.")] = None,
-    negative_prompt: Annotated[str | None, typer.Option(help="What to avoid.")] = None,
+    prompt: options.Prompts = None,
+    prompts_file: options.PromptsFile = None,
+    negative_prompt: options.NegativePrompt = None,
     seed: Annotated[
         int | None, typer.Option(help="Of the noise; further prompts take the next ones. (default: 0)")
     ] = None,
-    steps: Annotated[int | None, typer.Option("--steps", "--num-inference-steps", help="Sampling steps.")] = None,
-    cfg: Annotated[float | None, typer.Option("--cfg", "--guidance-scale", help="Classifier-free guidance.")] = None,
-    cfg_2: Annotated[
-        float | None, typer.Option("--cfg-2", "--guidance-scale-2", help="Of a second transformer (Wan2.2-A14B).")
-    ] = None,
-    shift: Annotated[float | None, typer.Option("--shift", "--flow-shift", help="Flow shift.")] = None,
-    frames: Annotated[int | None, typer.Option("--frames", "--num-frames", help="4n+1.")] = None,
-    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels, e.g. 832x480.")] = None,
-    fps: Annotated[int | None, typer.Option(help="Of the file.")] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(help="A diffusers folder or hub id; the embedded tiny Wan if not given.", envvar="SHELLLCC_MODEL"),
-    ] = None,
-    preset: Annotated[str | None, typer.Option(help="Named defaults; chosen by the model if not given.")] = None,
-    strength: Annotated[
-        float | None,
-        typer.Option(help="Of the Shell-LCC guidance: 0 is off, 1 the default, 2 twice.", envvar="SHELLLCC_STRENGTH"),
-    ] = None,
-    radius: Annotated[float | None, typer.Option(help="Sharpness: factor on the radius of real latents.")] = None,
-    window: Annotated[str | None, typer.Option(help="LOW:HIGH, the sigmas at which the guide acts.")] = None,
-    bank: Annotated[
-        str | None, typer.Option(help="Anchor bank: a file or a shipped name. (default: auto)", envvar="SHELLLCC_BANK")
-    ] = None,
+    steps: options.Steps = None,
+    cfg: options.Cfg = None,
+    cfg_2: options.Cfg2 = None,
+    shift: options.Shift = None,
+    frames: options.Frames = None,
+    size: options.Size = None,
+    fps: options.Fps = None,
+    model: options.Model = None,
+    preset: options.Preset = None,
+    strength: options.Strength = None,
+    radius: options.Radius = None,
+    window: options.Window = None,
+    bank: options.Bank = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The .mp4; a folder for several prompts.")
     ] = None,
     compare: Annotated[bool, typer.Option("--compare", help="Also the unguided clip and both side by side.")] = False,
     sidecar: Annotated[Path | None, typer.Option("--from", help="Replay a clip's .json; flags override it.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Skip clips that are finished.")] = False,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1.", envvar="SHELLLCC_DEVICE")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; the VAE stays float32.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")] = False,
-    as_json: Json = False,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    dry_run: options.DryRun = False,
+    as_json: options.Json = False,
 ) -> None:
     """Sample videos pulled onto the shell of real latents."""
+    from shelllcc.guidance.wan import parse
     from shelllcc.guidance.wan.plan import plan_clips
 
-    width, height = _size(size)
-    options: dict[str, Any] = {
+    width, height = parse.size(size)
+    chosen: dict[str, Any] = {
         "prompts": list(prompt or []), "prompts_file": prompts_file, "model": model, "bank": bank, "preset": preset,
         "output": output, "compare": compare, "sidecar": sidecar, "dtype": dtype,
     }  # fmt: skip
     values = {
         "negative_prompt": negative_prompt, "seed": seed, "steps": steps, "cfg": cfg, "cfg_2": cfg_2, "shift": shift,
-        "frames": frames, "width": width, "height": height, "fps": fps, "strength": strength, "radius": radius,
-        "window": _window(window),
+        "frames": frames, "width": width, "height": height, "fps": fps, "strength": parse.strength(strength),
+        "radius": radius, "window": parse.window(window),
     }  # fmt: skip
     if sidecar is not None:  # a replay hears flags alone, not variables or shelllcc.toml
-        options, values = (_flags_alone(ctx, d) for d in (options, values))
+        chosen, values = (_flags_alone(ctx, d) for d in (chosen, values))
     cli_anchors.check_dtype(dtype)
-    plans = plan_clips(**options, values=values)
+    plans = plan_clips(**chosen, values=values)
     for note in dict.fromkeys(note for plan in plans for note in plan.notes):
         _say(f"note: {note}")
     if dry_run:
@@ -122,11 +114,13 @@ def generate(
             print(f"{label:<9} {path}")
 
 
+app.command()(cli_compare.compare)
+app.command()(cli_compare.tune)
 app.command()(cli_anchors.score)
 
 
 @app.command()
-def doctor(as_json: Json = False) -> None:
+def doctor(as_json: options.Json = False) -> None:
     """Check this installation: versions, devices, ffmpeg, the embedded model, the banks, one guided step."""
     from shelllcc.guidance.wan.doctor import examine
 
@@ -157,7 +151,7 @@ def main() -> None:
 
 
 def _generate(plans: list[Any], device: str | None) -> list[dict[str, Any]]:
-    from shelllcc.guidance.wan.generate import generate as make
+    from shelllcc.guidance.wan.generate import generate as sample
     from shelllcc.guidance.wan.progress import TerminalReporter
 
     records: list[dict[str, Any]] = []
@@ -166,10 +160,12 @@ def _generate(plans: list[Any], device: str | None) -> list[dict[str, Any]]:
     with TerminalReporter() as reporter:
         reporter.stage("loading")
         from shelllcc.guidance.wan.pipeline import load_pipeline
+        from shelllcc.guidance.wan.texts import Texts
 
         pipe = load_pipeline(plans[0].model, device=device, dtype=plans[0].dtype)
+        texts = Texts(pipe)
         for plan in plans:
-            records.append(make(plan, pipe, reporter))
+            records.append(sample(plan, pipe, reporter, texts=texts))
             if plan.bank and not records[-1]["trace"]:
                 low, high = plan.request.window
                 reporter.note(
@@ -217,25 +213,6 @@ def _by_command(path: Path, tables: dict[str, Any], commands: dict[str, Any]) ->
                 raise UsageError(f"{path}: {command} has no flag --{key}")
             defaults.setdefault(command, {})[names[key]] = value
     return defaults
-
-
-def _size(size: str | None) -> tuple[int | None, int | None]:
-    if size is None:
-        return None, None
-    width, _, height = size.lower().partition("x")
-    if not (width.isdecimal() and height.isdecimal()):
-        raise UsageError(f"the size is WIDTHxHEIGHT, e.g. 832x480, got {size}")
-    return int(width), int(height)
-
-
-def _window(window: str | None) -> tuple[float, float] | None:
-    if window is None:
-        return None
-    low, _, high = window.partition(":")
-    try:
-        return float(low), float(high)
-    except ValueError:
-        raise UsageError(f"the window is LOW:HIGH in sigmas, e.g. 0.1:0.9, got {window}") from None
 
 
 def _failed(error: Exception) -> int:

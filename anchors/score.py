@@ -57,3 +57,11 @@ def score_latents(bank: Bank, latents: Tensor) -> Score:
         above=above,
         per_frame=distance.mean(1).tolist(),
     )
+
+
+@torch.no_grad()
+def typical_distance(bank: Bank, latents: Tensor) -> float:
+    """Median distance, in the directions that guide, of the later latent frames of one clip (c t h w)."""
+    distance = bank.shell.leading(bank.guided).to(latents.device).residuals(latents[None].float())[1]
+    first = distance.shape[1] // latents.shape[1] if latents.shape[1] > 1 else 0
+    return float(distance[0, first:].sort().values[(distance.shape[1] - first - 1) // 2])

@@ -35,7 +35,7 @@ from benchmarks.gates import Row
 from benchmarks.judge import COLUMNS, Judged, compare
 from benchmarks.samples import EARLY, SCHEDULERS, Arm, Sampler
 from shelllcc.guidance.config import GuideConfig
-from shelllcc.guidance.evaluation import metrics
+from shelllcc.guidance.evaluation.figures import change
 from shelllcc.guidance.wan.video import write_json
 
 CFGS = (1.0, 1.5, 2.0, 3.0, 5.0)
@@ -84,21 +84,20 @@ def rows_of(group: str, bench: Bench) -> Iterator[tuple[str, Row]]:
     for name, arm in arms(group).items():
         usual = replace(arm.base, steps=Arm().steps) if group == "controls" else arm.base
         base, sampled = Arm() if arm.rival else usual, sample(arm)
-        differs = change(sampled.frames, sample(base).frames)
+        differs = changed(sampled.frames, sample(base).frames)
         figures = dict(forwards=arm.forwards, moved=sampled.moved, change=differs)
         yield name, row_of(group, bench[arm], bench[base], **figures)
     for cfg in (1.0, 3.0) if group == "controls" else ():
         plain = sample(Arm(cfg)).frames
         lap = bench[Arm(cfg, guide=GUIDE)].values["lap"] * float(bench.real.lap.mean())
         masked, amount = controls.unsharp_to(plain, lap)
-        figures = dict(forwards=Arm(cfg).forwards, change=change(masked, plain))
+        figures = dict(forwards=Arm(cfg).forwards, change=changed(masked, plain))
         yield f"cfg {cfg:g}, unsharp mask {amount:.2f}", row_of(group, bench.judge(masked), bench[Arm(cfg)], **figures)
 
 
-def change(frames: Tensor, base: Tensor) -> float:
-    """Mean |difference| of a grey pixel, in [0, 1], of uint8 clips (n, t, H, W, 3)."""
-    pairs = zip(frames, base, strict=True)
-    return float(torch.cat([metrics.change(metrics.grey(a[None]), metrics.grey(b[None])) for a, b in pairs]).mean())
+def changed(frames: Tensor, base: Tensor) -> float:
+    """Mean |difference| of a pixel, in [0, 1], of uint8 clips (n, t, H, W, 3)."""
+    return change(frames.flatten(0, 1).numpy(), base.flatten(0, 1).numpy())
 
 
 def show(name: str, row: Row) -> None:

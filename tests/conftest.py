@@ -69,6 +69,8 @@ def shelllcc(monkeypatch, capsys, tmp_path, pipe):
 
     monkeypatch.setattr(pipeline, "load_pipeline", load)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SHELLLCC_CACHE", str(tmp_path.parent / "cache"))
+    monkeypatch.setenv("SHELLLCC_PROFILES", str(tmp_path.parent / "profiles"))
 
     def run(*words):
         monkeypatch.setattr(sys, "argv", ["shelllcc", *map(str, words)])

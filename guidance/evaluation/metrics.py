@@ -7,9 +7,13 @@ flat places stay flat and time stays calm.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+Border = Literal["replicate", "zeros"]
 
 
 def grey(frames: Tensor) -> Tensor:
@@ -18,9 +22,12 @@ def grey(frames: Tensor) -> Tensor:
     return frames.float().mean(-1) / scale
 
 
-def laplacian_variance(video: Tensor) -> Tensor:
-    """lap (b,): variance of the 3x3 Laplacian of each frame, averaged over frames (Shell-LCC, evaluation)."""
-    return _laplacian(video).flatten(2).var(-1).mean(-1)
+def laplacian_variance(video: Tensor, *, border: Border = "replicate") -> Tensor:
+    """lap (b,): variance of the 3x3 Laplacian of each frame, averaged over frames (Shell-LCC, evaluation).
+
+    The paper's code borders frames with zeros, so that the frames' edges count as detail.
+    """
+    return _laplacian(video, border).flatten(2).var(-1).mean(-1)
 
 
 def high_frequency_share(video: Tensor) -> Tensor:
@@ -92,10 +99,19 @@ def gradient_kurtosis(video: Tensor) -> Tensor:
 
 def flat_residual(video: Tensor, *, block: int = 8, share: float = 0.1) -> Tensor:
     """(b,) mean Laplacian deviation in the flattest blocks, in grey levels of 255: noise shows here first."""
+    return block_residuals(video, block=block, share=share)[0]
+
+
+def block_residuals(video: Tensor, *, block: int = 8, share: float = 0.1) -> tuple[Tensor, Tensor]:
+    """(b,) mean Laplacian deviations in a share of the blocks, the flattest and the busiest, in grey levels of 255.
+
+    Noise adds as much to the one as to the other, detail in proportion.
+    """
     h, w = (s // block * block for s in video.shape[-2:])
     blocks = _laplacian(video)[..., :h, :w].unfold(-2, block, block).unfold(-2, block, block)
-    deviation = blocks.flatten(-2).std(-1).flatten(1)
-    return 255 * deviation.sort(1).values[:, : max(1, int(share * deviation.shape[1]))].mean(1)
+    deviation = blocks.flatten(-2).std(-1).flatten(1).sort(1).values
+    count = max(1, int(share * deviation.shape[1]))
+    return 255 * deviation[:, :count].mean(1), 255 * deviation[:, -count:].mean(1)
 
 
 def jitter(video: Tensor) -> Tensor:
@@ -114,13 +130,8 @@ def colour(frames: Tensor) -> Tensor:
     return frames.float().mean((1, 2, 3)) / scale
 
 
-def change(video: Tensor, other: Tensor) -> Tensor:
-    """(b,) mean absolute pixel difference of two videos of one shape."""
-    return (video - other).abs().flatten(1).mean(1)
-
-
-def _laplacian(video: Tensor) -> Tensor:
-    p = F.pad(video, (1, 1, 1, 1), mode="replicate")
+def _laplacian(video: Tensor, border: Border = "replicate") -> Tensor:
+    p = F.pad(video, (1, 1, 1, 1), mode="constant" if border == "zeros" else border)
     return p[..., :-2, 1:-1] + p[..., 2:, 1:-1] + p[..., 1:-1, :-2] + p[..., 1:-1, 2:] - 4 * video
 
 

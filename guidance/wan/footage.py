@@ -27,6 +27,8 @@ SIZES: Mapping[str, tuple[tuple[int, int], ...]] = {  # (width, height)
 }
 MAX_SIDE = 8192
 FEWEST = 5  # frames: two latent frames
+MAX_BYTES = 4 * 2**30  # of a whole video's frames
+RAW = ("-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "rgb24", "-")
 RUN_UP = 10.0  # seconds decoded ahead of a clip: some containers seek to frames whose references lie before
 FORMATS = "mov,matroska,avi,mpeg,mpegts,mpegvideo,asf,flv,ogg,mxf,mp3,aac,wav,flac"  # playlists name other files: none
 SCALE = "flags=lanczos+accurate_rnd+full_chroma_int+bitexact"  # the same on every CPU
@@ -97,6 +99,19 @@ def read_clips(path: Path, framing: Framing) -> Iterator[NDArray[np.uint8]]:
         yield _read(path, stream, framing, rate=rate, first=first)
 
 
+def read_video(path: Path) -> tuple[NDArray[np.uint8], float]:
+    """All frames (t, H, W, 3) of a video at its own size, and its frame rate. Raises VideoError."""
+    import numpy as np
+
+    stream = _examine(path)
+    width, height = round(stream.width), round(stream.height)
+    size = round((stream.end - stream.start) * stream.rate) * width * height * 3
+    if size > MAX_BYTES:
+        raise _refusal(f"{path} has {size / 2**30:.0f} GiB of frames, {MAX_BYTES / 2**30:.0f} can be held; cut it")
+    pixels, _ = _ffmpeg(path, "error", 0, "-vf", ",".join(_picture(path, stream, width, height)), *RAW)
+    return np.frombuffer(pixels, np.uint8).reshape(-1, height, width, 3).copy(), stream.rate
+
+
 def _read(path: Path, stream: _Stream, framing: Framing, *, rate: float, first: int) -> NDArray[np.uint8]:
     """The clip from frame `first` on, with the frames that an unbroken reading of the file would give."""
     import numpy as np
@@ -106,8 +121,8 @@ def _read(path: Path, stream: _Stream, framing: Framing, *, rate: float, first: 
     sought = max(0, position - math.ceil(RUN_UP * rate))
     filters = [f"fps={framing.fps}"] if framing.fps else []
     filters += [f"trim=start={(position - sought - 0.5) / rate:.6f}", *_picture(path, stream, width, height)]
-    words = ["-vf", ",".join(filters), "-frames:v", str(framing.frames), "-fps_mode", "passthrough"]
-    pixels, _ = _ffmpeg(path, "error", sought / rate, *words, "-f", "rawvideo", "-pix_fmt", "rgb24", "-")
+    words = ["-vf", ",".join(filters), "-frames:v", str(framing.frames)]
+    pixels, _ = _ffmpeg(path, "error", sought / rate, *words, *RAW)
     found = len(pixels) // (width * height * 3)
     kept = (found - 1) // 4 * 4 + 1
     if kept < FEWEST:

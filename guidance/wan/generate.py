@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import platform
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Protocol
@@ -19,7 +20,11 @@ from shelllcc.guidance.wan.video import side_by_side, write_json, write_video
 if TYPE_CHECKING:
     from diffusers import WanPipeline
 
+    from shelllcc.anchors.bank import Bank
+    from shelllcc.guidance.wan.prefix import Prefix
+    from shelllcc.guidance.wan.request import Request
     from shelllcc.guidance.wan.sample import Clip, Moment
+    from shelllcc.guidance.wan.texts import Texts
 
 LIBRARIES = ("torch", "diffusers", "transformers", "faiss-cpu", "imageio", "imageio-ffmpeg", "safetensors", "numpy")
 
@@ -32,28 +37,49 @@ class Reporter(Protocol):
     def step(self, moment: Moment) -> None: ...
 
 
-def generate(plan: Plan, pipe: WanPipeline, reporter: Reporter) -> dict[str, Any]:
+def generate(plan: Plan, pipe: WanPipeline, reporter: Reporter, *, texts: Texts | None = None) -> dict[str, Any]:
     """Sample and write the clips of a plan; returns the sidecar's record."""
-    from shelllcc.guidance.wan.sample import guide_for, sample
+    from shelllcc.guidance.wan.prefix import Prefix
+    from shelllcc.guidance.wan.sample import first_move, guide_for
 
-    clips: dict[str, Clip] = {}
-    seconds: dict[str, float] = {}
     arms = {"unguided": plan.request.unguided()} if plan.compare else {}
     arms[plan.label] = plan.request
-    for label, request in arms.items():
-        reporter.stage(f"{label} sampling")
-        started = time.perf_counter()
-        decoding = [started]
-
-        def on_decode(label: str = label, decoding: list[float] = decoding) -> None:
-            decoding[0] = time.perf_counter()
-            reporter.stage(f"{label} decoding")
-
-        clips[label] = sample(pipe, request, guide_for(request, plan.bank), on_step=reporter.step, on_decode=on_decode)
-        seconds[f"{label}_sampling"] = round(decoding[0] - started, 3)
-        seconds[f"{label}_decoding"] = round(time.perf_counter() - decoding[0], 3)
+    prefix = Prefix(1 + first_move(pipe, plan.request, guide_for(plan.request, plan.bank))) if plan.compare else None
+    made = {
+        label: make(request, plan.bank, pipe, reporter, name=label, prefix=prefix, texts=texts)
+        for label, request in arms.items()
+    }
     reporter.stage("writing")
-    return _write(plan, pipe, clips, seconds)
+    clips = {label: clip for label, (clip, _) in made.items()}
+    seconds = {key: value for _, spent in made.values() for key, value in spent.items()}
+    return write(plan, pipe, clips, seconds)
+
+
+def make(
+    request: Request,
+    bank: Bank | None,
+    pipe: WanPipeline,
+    reporter: Reporter,
+    *,
+    name: str,
+    prefix: Prefix | None = None,
+    texts: Texts | None = None,
+) -> tuple[Clip, dict[str, float]]:
+    """Sample one clip, `name` to the reporter; returns it and how long sampling and decoding took."""
+    from shelllcc.guidance.wan.sample import guide_for, sample
+
+    reporter.stage(f"{name} sampling")
+    started = time.perf_counter()
+    decoding = [started]
+
+    def on_decode() -> None:
+        decoding[0] = time.perf_counter()
+        reporter.stage(f"{name} decoding")
+
+    guide = guide_for(request, bank)
+    clip = sample(pipe, request, guide, prefix=prefix, texts=texts, on_step=reporter.step, on_decode=on_decode)
+    sampling, rest = decoding[0] - started, time.perf_counter() - decoding[0]
+    return clip, {f"{name}_sampling": round(sampling, 3), f"{name}_decoding": round(rest, 3)}
 
 
 def versions() -> dict[str, str | None]:
@@ -67,7 +93,15 @@ def versions() -> dict[str, str | None]:
     return found
 
 
-def _write(plan: Plan, pipe: WanPipeline, clips: dict[str, Clip], seconds: dict[str, float]) -> dict[str, Any]:
+def write(
+    plan: Plan,
+    pipe: WanPipeline,
+    clips: Mapping[str, Clip],
+    seconds: Mapping[str, float],
+    *,
+    metrics: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Write the clips of a plan, by label, then the sidecar; returns its record, with `metrics` among its own."""
     recipe: dict[str, Any] = plan.describe() | {
         "device": str(pipe._execution_device),
         "dtype": str(pipe.transformer.dtype).removeprefix("torch."),
@@ -77,7 +111,7 @@ def _write(plan: Plan, pipe: WanPipeline, clips: dict[str, Clip], seconds: dict[
     }
     record = recipe | {
         "seconds": seconds,
-        "metrics": _metrics(clips),
+        "metrics": _metrics(clips, plan.bank) | dict(metrics or {}),
         "trace": _trace(clips[plan.label]),
         "alarm": clips[plan.label].alarm,
     }
@@ -97,20 +131,16 @@ def _trace(clip: Clip) -> list[dict[str, Any]]:
     return [asdict(step) | {"alarm": alarm(step)} for step in clip.trace]
 
 
-def _metrics(clips: dict[str, Clip]) -> dict[str, Any]:
-    """lap and hf of every clip, their ratios guided / unguided, and the mean change of a pixel."""
-    import torch
+def _metrics(clips: Mapping[str, Clip], bank: Bank | None) -> dict[str, Any]:
+    """Figures of every clip; with two of them, those of the guided one beside the unguided one."""
+    from shelllcc.anchors.score import typical_distance
+    from shelllcc.guidance.evaluation.figures import beside, change, figures
 
-    from shelllcc.guidance.evaluation import metrics
-
-    grey = {label: metrics.grey(torch.from_numpy(clip.frames)[None]) for label, clip in clips.items()}
-    table: dict[str, Any] = {
-        label: {"lap": float(metrics.laplacian_variance(v)), "hf": float(metrics.high_frequency_share(v))}
-        for label, v in grey.items()
-    }
+    table: dict[str, Any] = {label: figures(clip.frames) for label, clip in clips.items()}
+    if bank is not None:
+        for label, clip in clips.items():
+            table[label]["distance"] = typical_distance(bank, clip.latents[0])
     if len(clips) == 2:
-        guided, unguided = table["guided"], table["unguided"]
-        table["lap_ratio"] = guided["lap"] / max(unguided["lap"], 1e-12)
-        table["hf_ratio"] = guided["hf"] / max(unguided["hf"], 1e-12)
-        table["change"] = float(metrics.change(grey["guided"], grey["unguided"]))
+        pair = [clips[label].frames for label in ("guided", "unguided")]
+        table |= beside(table["guided"], table["unguided"]) | {"change": change(pair[0], pair[1])}
     return table

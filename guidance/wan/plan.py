@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from shelllcc.guidance.errors import BankError, UsageError
 from shelllcc.guidance.files import sha256_of
+from shelllcc.guidance.wan.parse import AUTO, Line, read_prompts, slug
 from shelllcc.guidance.wan.pipeline import Model, find_model
 from shelllcc.guidance.wan.presets import PRESETS, preset_for
+from shelllcc.guidance.wan.profiles import tuned_request
 from shelllcc.guidance.wan.request import Request
 from shelllcc.guidance.wan.video import check_output, read_sidecar
 from shelllcc.guidance.wan.vocabulary import LIGHTS, MOVES, SUBJECTS, understand
 
 if TYPE_CHECKING:
     from shelllcc.anchors.bank import Bank
-
-SLUG_BYTES = 80  # of a file's name made from its prompt
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Plan:
 
     @property
     def label(self) -> str:
-        return "guided" if self.bank else "unguided"
+        return "guided" if self.bank and self.request.strength else "unguided"
 
     @property
     def sidecar(self) -> Path:
@@ -79,74 +79,107 @@ class Plan:
         return same and all(p.is_file() and sha256_of(p) == hashes.get(label) for label, p in self.videos.items())
 
 
-def plan_clips(
+@dataclass(frozen=True)
+class Resolved:
+    """What to sample, and with what: one request a prompt, the bank that they share, and what the user should hear.
+
+    `seeds` are those that prompts have of their own, from their line of a prompts file.
+    """
+
+    model: Model
+    requests: tuple[Request, ...]
+    seeds: tuple[int | None, ...]
+    bank: Bank | None
+    dtype: str | None
+    notes: tuple[str, ...]
+
+
+def resolve(
     *,
     prompts: Sequence[str] = (),
     prompts_file: Path | None = None,
     model: str | None = None,
     bank: str | None = None,
     preset: str | None = None,
+    dtype: str | None = None,
+    record: Mapping[str, Any] | None = None,
+    wanted: bool = False,
+    values: Mapping[str, Any],
+) -> Resolved:
+    """The requests asked for; `values` holds fields of Request, None where they were not set; strength may be `auto`.
+
+    `record` is the sidecar of a clip to replay, `wanted` says that guidance was asked for. Nothing is loaded but
+    configs and the bank.
+    """
+    given = {key: value for key, value in values.items() if value is not None}
+    lines = [*map(Line, prompts), *(read_prompts(prompts_file) if prompts_file else [])]
+    if record:
+        model = model or (record.get("model") or {}).get("source")
+        dtype = dtype or record.get("dtype")
+    found = find_model(model)
+    if not lines and not record:
+        raise UsageError('give --prompt, e.g. --prompt "a tabby cat, zoom in, daylight"')
+    told: list[dict[str, Any]] = [{**given, **line.values, "prompt": line.prompt} for line in lines] or [given]
+    tuned = [words.get("strength") == AUTO for words in told]
+    told = [{key: value for key, value in words.items() if value != AUTO} for words in told]
+    if record:
+        recorded = Request.from_dict(record["request"])
+        requests = [replace(recorded, **words) for words in told]
+    else:
+        usual = _preset(preset, found)
+        requests = [Request.resolve(usual, **words) for words in told]
+    for request in requests:
+        _check_sizes(request, found)
+
+    off = all(request.strength == 0 for request in requests)
+    wanted = wanted or bool(record) or bank is not None or "strength" in given
+    chosen, notes = (None, []) if off else _bank_for(found, bank, record or {}, wanted=wanted)
+    if chosen is None:
+        requests = [request.unguided() for request in requests]
+    for index, request in enumerate(requests):
+        if tuned[index] and chosen is not None:
+            requests[index], note = tuned_request(request, found, chosen)
+            notes.append(note)
+        notes += _unknown_to_tiny(found, request)
+    seeds = tuple(line.values.get("seed") for line in lines) or (None,)
+    return Resolved(found, tuple(requests), seeds, chosen, dtype, tuple(dict.fromkeys(notes)))
+
+
+def plan_clips(
+    *,
     output: Path | None = None,
     compare: bool = False,
     sidecar: Path | None = None,
-    dtype: str | None = None,
     values: Mapping[str, Any],
+    **options: Any,
 ) -> list[Plan]:
-    """The clips asked for; `values` holds fields of Request, None where they were not set.
+    """The clips asked for: `options` and `values` as for `resolve`, `sidecar` of a clip to replay.
 
-    Several prompts, or a prompts file, take consecutive seeds, and `output` is then a folder. `sidecar` is the record
-    of a clip to replay. Nothing is loaded but configs and the bank, so that bad input is refused at once.
+    With several prompts, or a prompts file, `output` is a folder, and prompts without a seed of their own take
+    consecutive ones.
     """
-    given = {key: value for key, value in values.items() if value is not None}
     record: dict[str, Any] = {}
     if sidecar is not None:
-        if preset is not None:
+        if options.get("preset") is not None:
             raise UsageError("--preset and --from exclude each other: the sidecar holds every value")
         record = read_sidecar(sidecar)
-        model = model or (record.get("model") or {}).get("source")
-        dtype = dtype or record.get("dtype")
         compare = compare or record.get("compare") is True
-    texts = [*prompts, *(read_prompts(prompts_file) if prompts_file else [])]
-    found = find_model(model)
-    if record:
-        first = replace(Request.from_dict(record["request"]), **given | ({"prompt": texts[0]} if texts else {}))
-    else:
-        if not texts:
-            raise UsageError('give --prompt, e.g. --prompt "a tabby cat, zoom in, daylight"')
-        first = Request.resolve(_preset(preset, found), **given, prompt=texts[0])
-    requests = [replace(first, prompt=text, seed=first.seed + i) for i, text in enumerate(texts or [first.prompt])]
-    _check_sizes(first, found)
-
-    if compare and first.strength == 0:
+    resolved = resolve(**options, record=record, wanted=compare, values=values)
+    if compare and any(request.strength == 0 for request in resolved.requests):
         raise UsageError("--compare needs a strength above 0: without guidance there is nothing to compare")
-    wanted = bank is not None or compare or bool(record) or "strength" in given
-    chosen, notes = (None, []) if first.strength == 0 else _bank_for(found, bank, record, wanted=wanted)
-    if chosen is None:
-        requests = [replace(request, strength=0.0) for request in requests]
 
-    many = prompts_file is not None or len(requests) > 1
+    many = options.get("prompts_file") is not None or len(resolved.requests) > 1
     if many and output is not None and output.suffix.lower() == ".mp4":
         raise UsageError(f"several prompts need a folder as --output, got {output}")
     plans = []
-    for index, request in enumerate(requests):
+    for index, (request, seed) in enumerate(zip(resolved.requests, resolved.seeds, strict=True)):
+        request = request if seed is not None else replace(request, seed=request.seed + index)
         path = _output_path(output, request, index if many else None)
-        plan = Plan(found, request, chosen, path, compare, dtype, (*notes, *_unknown_to_tiny(found, request)))
+        plan = Plan(resolved.model, request, resolved.bank, path, compare, resolved.dtype, resolved.notes)
         for file in (*plan.videos.values(), plan.sidecar):
             check_output(file)
         plans.append(plan)
     return plans
-
-
-def read_prompts(path: Path) -> list[str]:
-    """The prompts of a file, one a line; blank lines and lines from # are passed over. Raises UsageError."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read the prompts file {path}: {error}") from error
-    prompts = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
-    if not prompts:
-        raise UsageError(f"the prompts file {path} holds no prompt")
-    return prompts
 
 
 def _preset(name: str | None, model: Model) -> Any:
@@ -210,8 +243,6 @@ def _unknown_to_tiny(model: Model, request: Request) -> list[str]:
 
 
 def _output_path(output: Path | None, request: Request, index: int | None) -> Path:
-    slug = "-".join("".join(c if c.isalnum() else " " for c in request.prompt.lower()).split())
-    slug = slug.encode()[:SLUG_BYTES].decode(errors="ignore").strip("-") or "clip"
     if index is not None:
-        return (output or Path("outputs")) / f"{index:03d}-{slug}.mp4"
-    return output or Path("outputs") / f"{slug}-seed{request.seed}.mp4"
+        return (output or Path("outputs")) / f"{index:03d}-{slug(request.prompt)}.mp4"
+    return output or Path("outputs") / f"{slug(request.prompt)}-seed{request.seed}.mp4"

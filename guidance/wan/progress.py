@@ -50,6 +50,10 @@ class TerminalReporter:
         """A line that stays."""
         self.console.print(f"shelllcc: note: {text}", markup=False, highlight=False, soft_wrap=True)
 
+    def line(self, text: str) -> None:
+        """A result that stays."""
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
     def count(self, done: int, total: int, state: str = "") -> None:
         """How many of a stage's things are done."""
         self.progress.update(self.task, completed=done, total=total, state=state or f"{done}/{total}")

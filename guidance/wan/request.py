@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any
 
 from shelllcc.guidance.config import GuideConfig
@@ -44,6 +44,8 @@ class Request:
     radius: float
     window: tuple[float, float]
     preset: str
+    calm: float = GuideConfig.calm
+    trust: float = GuideConfig.trust
 
     def __post_init__(self) -> None:
         if not self.prompt.strip():
@@ -75,7 +77,7 @@ class Request:
     def resolve(cls, preset: Preset, **given: Any) -> Request:
         """The request of a preset with the given values in place of its own; None means not given."""
         guide = GuideConfig()
-        defaults: dict[str, Any] = {name: getattr(guide, name) for name in ("strength", "radius", "window")}
+        defaults: dict[str, Any] = asdict(guide)
         defaults |= {"seed": 0, "preset": preset.name}
         for field in fields(cls):
             if hasattr(preset, field.name) and field.name != "name":
@@ -87,7 +89,7 @@ class Request:
         """The request of a sidecar. Raises UsageError where it is not one."""
         values: dict[str, Any] = {}
         for field in fields(cls):
-            value = record.get(field.name)
+            value = record.get(field.name, None if field.default is MISSING else field.default)
             kinds = KINDS[str(field.type)]
             if isinstance(value, bool) or not isinstance(value, kinds):
                 raise UsageError(f"the sidecar's request has no proper {field.name}: {value!r}")
@@ -99,7 +101,7 @@ class Request:
 
     def guide_config(self) -> GuideConfig:
         """The guide's knobs. Raises UsageError."""
-        return GuideConfig(strength=self.strength, radius=self.radius, window=self.window)
+        return GuideConfig(**{field.name: getattr(self, field.name) for field in fields(GuideConfig)})
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON holds it: the window is a list."""

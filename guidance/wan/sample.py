@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,12 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from shelllcc.guidance.errors import SamplingError
 from shelllcc.guidance.guide import ShellGuide
 from shelllcc.guidance.scheduler import guided
 from shelllcc.guidance.trace import Alarm, Step, alarm
+from shelllcc.guidance.wan.prefix import Prefix
 from shelllcc.guidance.wan.request import Request
+from shelllcc.guidance.wan.texts import Texts
 
 if TYPE_CHECKING:
     from diffusers import WanPipeline
@@ -39,10 +43,11 @@ class Moment:
 
 @dataclass(frozen=True)
 class Clip:
-    """A sampled video: uint8 frames (t, H, W, 3), and what the guide saw."""
+    """A sampled video: uint8 frames (t, H, W, 3), its normalised latents (1 c t h w), and what the guide saw."""
 
     request: Request
     frames: Frames
+    latents: Tensor
     trace: list[Step]
 
     @property
@@ -73,14 +78,18 @@ def sample(
     request: Request,
     guide: ShellGuide | None = None,
     *,
+    prefix: Prefix | None = None,
+    texts: Texts | None = None,
     on_step: Callable[[Moment], None] = lambda moment: None,
     on_decode: Callable[[], None] = lambda: None,
 ) -> Clip:
     """Sample the clip; the noise comes from a CPU generator of the request's seed, so that seeds are portable.
 
-    Raises SamplingError as soon as the model gives NaN or infinity.
+    `prefix` holds what an earlier sampling that differs in the guide alone may share, `texts` embeddings on disk; the
+    frames are the same without. Raises SamplingError as soon as the model gives NaN or infinity.
     """
     set_shift(pipe, request.shift)
+    latents: list[Tensor] = []
 
     def after_step(pipe: Any, index: int, timestep: Any, state: dict[str, Any]) -> dict[str, Any]:
         sigma = float(pipe.scheduler.sigmas[index])
@@ -93,14 +102,18 @@ def sample(
         distance = trace[-1].distance[0] if trace and trace[-1].index == index else None
         on_step(Moment(index + 1, request.steps, sigma, distance, alarm(trace[-1]) if trace else None))
         if index + 1 == request.steps:
+            latents.append(state["latents"])
             on_decode()
         return {}
 
-    with contextlib.nullcontext() if guide is None else guided(pipe, guide):
+    with contextlib.ExitStack() as stack:
+        if guide is not None:
+            stack.enter_context(guided(pipe, guide))
+        if prefix is not None:
+            stack.enter_context(prefix.replayed(pipe))
         try:
             frames = pipe(
-                prompt=request.prompt,
-                negative_prompt=request.negative_prompt,
+                **_texts(request, texts),
                 height=request.height,
                 width=request.width,
                 num_frames=request.frames,
@@ -119,4 +132,29 @@ def sample(
             raise SamplingError("out of memory; use fewer --frames or a smaller --size") from error
     if not np.isfinite(frames).all():
         raise SamplingError("the VAE gave NaN or infinity; check its weights")
-    return Clip(request, (frames * 255).round().astype(np.uint8), list(guide.trace) if guide else [])
+    trace = list(guide.trace) if guide else []
+    return Clip(request, (frames * 255).round().astype(np.uint8), latents[0], trace)
+
+
+def first_move(pipe: WanPipeline, request: Request, guide: ShellGuide | None) -> int:
+    """The index of the step in which the guide first moves; the number of steps where it never does.
+
+    The transformer's calls up to that step's are those of the unguided sampling.
+    """
+    if guide is None:
+        return request.steps
+    set_shift(pipe, request.shift)
+    scheduler = copy.deepcopy(pipe.scheduler)
+    scheduler.set_timesteps(request.steps)
+    shares = guide.shares(scheduler.sigmas.tolist())
+    return next((index for index, share in enumerate(shares) if share > 0), request.steps)
+
+
+def _texts(request: Request, texts: Texts | None) -> dict[str, Any]:
+    """The pipeline's arguments for the prompts, as words or as known embeddings."""
+    if texts is None:
+        return {"prompt": request.prompt, "negative_prompt": request.negative_prompt}
+    known: dict[str, Any] = {"prompt_embeds": texts.embed(request.prompt)}
+    if request.cfg > 1:
+        known["negative_prompt_embeds"] = texts.embed(request.negative_prompt)
+    return known

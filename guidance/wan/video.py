@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,8 +36,10 @@ def check_output(path: Path) -> None:
         raise OutputError(f"cannot write to {folder}: {error.strerror}") from error
 
 
-def write_video(path: Path, frames: Frames, *, fps: int, record: Mapping[str, Any] | None = None) -> None:
-    """Write uint8 frames (t, H, W, 3) as H.264 mp4, `record` as JSON in its comment tag."""
+def write_video(
+    path: Path, frames: Iterable[NDArray[np.uint8]], *, fps: float, record: Mapping[str, Any] | None = None
+) -> None:
+    """Write uint8 frames (H, W, 3), or an array of them, as H.264 mp4, `record` as JSON in its comment tag."""
     import imageio.v2 as imageio
 
     tag = ["-metadata", f"comment={json.dumps(record, ensure_ascii=False)}"] if record else []

@@ -1,0 +1,364 @@
+"""The commands `compare`, `tune` and `profiles ...`: parse, one call, print. Heavy libraries are imported inside."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from shelllcc import cli_options as options
+from shelllcc.cli_anchors import check_dtype
+from shelllcc.guidance.errors import UsageError
+
+if TYPE_CHECKING:
+    from diffusers import WanPipeline
+
+    from shelllcc.guidance.evaluation.search import Probe
+    from shelllcc.guidance.evaluation.sweep import Studio
+    from shelllcc.guidance.wan.parse import Variant
+    from shelllcc.guidance.wan.plan import Resolved
+    from shelllcc.guidance.wan.progress import TerminalReporter
+    from shelllcc.guidance.wan.request import Request
+
+profiles = typer.Typer(no_args_is_help=True, help="The strengths that `tune` found.")
+STYLES = {"better": "green", "worse": "yellow", "noise alarm": "bold red", "mean-regression alarm": "bold red"}
+WIDTH = 160  # of tables that go to no terminal
+STRENGTHS = "0,1"
+
+
+def compare(
+    videos: Annotated[
+        list[Path] | None, typer.Argument(help="Videos that exist, the reference first; nothing is sampled then.")
+    ] = None,
+    prompt: options.Prompts = None,
+    prompts_file: options.PromptsFile = None,
+    strengths: Annotated[
+        str | None, typer.Option(help="To compare, the reference first. (default: 0,1)", show_default=False)
+    ] = None,
+    variant: Annotated[
+        list[str] | None,
+        typer.Option("--variants", help="Ways to guide, e.g. 'soft: radius=2.5; strength=2,window=0:0.8'."),
+    ] = None,
+    seeds: options.Seeds = None,
+    negative_prompt: options.NegativePrompt = None,
+    steps: options.Steps = None,
+    cfg: options.Cfg = None,
+    cfg_2: options.Cfg2 = None,
+    shift: options.Shift = None,
+    frames: options.Frames = None,
+    size: options.Size = None,
+    fps: options.Fps = None,
+    model: options.Model = None,
+    preset: options.Preset = None,
+    radius: options.Radius = None,
+    window: options.Window = None,
+    bank: options.Bank = None,
+    output: options.Folder = None,
+    layout: Annotated[str, typer.Option(help="authors, or vbench for VBench's folders besides.")] = "authors",
+    embed: options.Embed = False,
+    overwrite: options.Overwrite = False,
+    replay_folder: options.Replay = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    dry_run: options.DryRun = False,
+    as_json: options.Json = False,
+) -> None:
+    """Sample prompts with and without guidance, or in any variants of it, and judge them side by side."""
+    from shelllcc.guidance.evaluation import compare as workbench
+    from shelllcc.guidance.evaluation.runs import check_layout
+    from shelllcc.guidance.wan import parse
+
+    checked = check_layout(layout)
+    if videos:
+        if prompt or prompts_file or strengths or variant:
+            raise UsageError("give videos that exist, or prompts to sample, not both")
+        folder = output or Path("outputs") / f"compare-{parse.slug(videos[0].stem)}"
+        item, page = workbench.compare_videos(
+            videos, folder, layout=checked, embed=embed, anew=overwrite, on_note=lambda line: _say(f"note: {line}")
+        )
+        _report([item], page, as_json=as_json)
+        return
+    if strengths and variant:
+        raise UsageError("give --strengths or --variants, not both")
+    ways = parse.variants(variant) if variant else parse.strengths(strengths or STRENGTHS)
+    resolved, folder, numbers = _resolve(
+        "compare", prompt, prompts_file, seeds, output, model, bank, preset, dtype,
+        negative_prompt=negative_prompt, steps=steps, cfg=cfg, cfg_2=cfg_2, shift=shift, frames=frames, size=size,
+        fps=fps, radius=radius, window=window,
+    )  # fmt: skip
+    from shelllcc.guidance.evaluation.sweep import with_seeds
+
+    requests = [request for group in with_seeds(resolved, numbers) for request in group]
+    workbench.check_variants(ways, requests, resolved)
+    if dry_run:
+        _dry_run(folder, resolved, requests, ways, as_json=as_json)
+        return
+    asked = {"variants": [{"label": way.label, "settings": dict(way.settings)} for way in ways]}
+    run = workbench.run_of(folder, "compare", resolved, requests, asked)
+    items = []
+    with _studio(resolved, device, replay_folder) as (studio, reporter), run.held(anew=overwrite):
+        for item in workbench.compare_prompts(run, resolved, requests, ways, studio, layout=checked, embed=embed):
+            items.append(item)
+            if not as_json and len(requests) > 1:
+                words = ", ".join(f"{clip['title']} {clip['verdict']['word']}" for clip in item["clips"][1:])
+                reporter.line(f"{item['idx']:02d} {_short(item['prompt'])}: {words}")
+    _report(items, folder / "report.html", as_json=as_json)
+
+
+def tune(
+    prompt: options.Prompts = None,
+    prompts_file: options.PromptsFile = None,
+    budget: Annotated[
+        int | None, typer.Option(min=1, help="Most clips to sample for a prompt. (default: 5 a seed)")
+    ] = None,
+    seeds: options.Seeds = None,
+    negative_prompt: options.NegativePrompt = None,
+    steps: options.Steps = None,
+    cfg: options.Cfg = None,
+    cfg_2: options.Cfg2 = None,
+    shift: options.Shift = None,
+    frames: options.Frames = None,
+    size: options.Size = None,
+    model: options.Model = None,
+    preset: options.Preset = None,
+    radius: options.Radius = None,
+    window: options.Window = None,
+    bank: options.Bank = None,
+    output: options.Folder = None,
+    again: Annotated[bool, typer.Option("--again", help="Also prompts that have a profile.")] = False,
+    embed: options.Embed = False,
+    overwrite: options.Overwrite = False,
+    replay_folder: options.Replay = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    as_json: options.Json = False,
+) -> None:
+    """Find the strength that a prompt needs, and keep it for `generate --strength auto`."""
+    from shelllcc.guidance.evaluation import tune as tuning
+    from shelllcc.guidance.evaluation.compare import run_of
+    from shelllcc.guidance.evaluation.sweep import with_seeds
+
+    resolved, folder, numbers = _resolve(
+        "tune", prompt, prompts_file, seeds, output, model, bank, preset, dtype,
+        negative_prompt=negative_prompt, steps=steps, cfg=cfg, cfg_2=cfg_2, shift=shift, frames=frames, size=size,
+        radius=radius, window=window,
+    )  # fmt: skip
+    groups = with_seeds(resolved, numbers)
+    most = budget or tuning.BUDGET * len(numbers)
+    tuning.check_budget(most, groups)
+    run = run_of(folder, "tune", resolved, [request for group in groups for request in group], {})
+    found = []
+    with _studio(resolved, device, replay_folder) as (studio, reporter), run.held(anew=overwrite):
+
+        def on_probe(request: Request, probe: Probe) -> None:
+            state = "alarm" if probe.alarm else "too much" if probe.balance > 0 else "too little"
+            reporter.line(f"strength {probe.strength:<5g} balance {probe.balance:+.3f}  {state}")
+
+        for profile in tuning.tune(
+            run, resolved, groups, studio, budget=most, embed=embed, again=again, on_probe=on_probe
+        ):
+            found.append(profile)
+            took = f"{profile['sampled']} clips" if profile["sampled"] else "as tuned before"
+            reporter.line(f"{_short(profile['settings']['prompt'])}: strength {profile['strength']:g} ({took})")
+    page = folder / "report.html"
+    if as_json:
+        options.print_json({"profiles": found, "report": str(page) if page.exists() else None})
+        return
+    _table(
+        ("prompt", "strength", "balance", "clips", "profile"),
+        [(_short(p["settings"]["prompt"]), f"{p['strength']:g}", f"{p['balance']:+.3f}", str(p["sampled"]), p["name"])
+         for p in found],
+    )  # fmt: skip
+    if page.exists():
+        print(f"report    {page}")
+
+
+@profiles.command("list")
+def list_profiles(as_json: options.Json = False) -> None:
+    """All profiles, by prompt."""
+    from shelllcc.guidance.wan import profiles as store
+
+    found = list(store.every())
+    if as_json:
+        options.print_json({"folder": str(store.folder()), "profiles": found})
+        return
+    _table(
+        ("profile", "prompt", "strength", "balance", "model", "bank"),
+        [(p["name"], _short(p["settings"]["prompt"]), f"{p['strength']:g}", f"{p['balance']:+.3f}",
+          p["model"]["source"], p["bank"]["name"]) for p in found],
+    )  # fmt: skip
+
+
+Name = Annotated[str, typer.Argument(metavar="PROFILE", help="A profile's name, the beginning of it, or its prompt.")]
+
+
+@profiles.command()
+def show(name: Name) -> None:
+    """Everything that a profile holds, as JSON."""
+    from shelllcc.guidance.wan import profiles as store
+
+    for profile in store.named(name):
+        print(json.dumps(profile, ensure_ascii=False, indent=2))
+
+
+@profiles.command()
+def export(
+    output: Annotated[Path, typer.Argument(help="The JSON file to write.")],
+    name: Annotated[list[str] | None, typer.Argument(metavar="PROFILE", help="Which. (default: all)")] = None,
+) -> None:
+    """Write profiles to one file, to keep or to give away."""
+    from shelllcc.guidance.wan import profiles as store
+    from shelllcc.guidance.wan.video import write_json
+
+    found = [profile for one in name for profile in store.named(one)] if name else list(store.every())
+    write_json(output, {"profiles": found})
+    print(f"{len(found)} profiles written to {output}")
+
+
+@profiles.command("import")
+def import_profiles(path: Annotated[Path, typer.Argument(help="A file that `profiles export` wrote.")]) -> None:
+    """Take over the profiles of a file."""
+    from shelllcc.guidance.wan import profiles as store
+
+    print(f"{store.take_over(path)} profiles taken over")
+
+
+@profiles.command()
+def forget(
+    name: Annotated[list[str] | None, typer.Argument(metavar="PROFILE", help="Names, or prompts.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
+) -> None:
+    """Remove profiles."""
+    from shelllcc.guidance.wan import profiles as store
+
+    if bool(name) == every:
+        raise UsageError("give the profiles to forget, or --all")
+    found = list(store.every()) if every else [profile for one in name or [] for profile in store.named(one)]
+    for profile in found:
+        store.forget(profile["name"])
+    print(f"{len(found)} profiles forgotten")
+
+
+def _resolve(
+    command: str,
+    prompt: Sequence[str] | None,
+    prompts_file: Path | None,
+    seeds: str | None,
+    output: Path | None,
+    model: str | None,
+    bank: str | None,
+    preset: str | None,
+    dtype: str | None,
+    *,
+    size: str | None,
+    window: str | None,
+    **values: Any,
+) -> tuple[Resolved, Path, list[int]]:
+    """What to sample, the run's folder, and the seeds."""
+    from shelllcc.guidance.wan import parse
+    from shelllcc.guidance.wan.plan import resolve
+
+    check_dtype(dtype)
+    width, height = parse.size(size)
+    numbers = parse.whole_numbers("seeds", seeds or "0")
+    if len(set(numbers)) < len(numbers):
+        raise UsageError(f"a seed comes twice in {seeds}")
+    values |= {"width": width, "height": height, "window": parse.window(window), "seed": numbers[0]}
+    resolved = resolve(
+        prompts=list(prompt or []), prompts_file=prompts_file, model=model, bank=bank, preset=preset, dtype=dtype,
+        wanted=True, values=values,
+    )  # fmt: skip
+    for note in resolved.notes:
+        _say(f"note: {note}")
+    name = parse.slug(prompts_file.stem if prompts_file else resolved.requests[0].prompt)
+    return resolved, output or Path("outputs") / f"{command}-{name}", numbers
+
+
+@contextlib.contextmanager
+def _studio(
+    resolved: Resolved, device: str | None, replay_folder: Path | None
+) -> Iterator[tuple[Studio, TerminalReporter]]:
+    """The studio, and its progress on stderr."""
+    from shelllcc.guidance.evaluation.sweep import Studio
+    from shelllcc.guidance.wan import pipeline
+    from shelllcc.guidance.wan.progress import TerminalReporter
+
+    def load() -> WanPipeline:
+        return pipeline.load_pipeline(resolved.model, device=device, dtype=resolved.dtype)
+
+    with TerminalReporter() as reporter:
+        yield Studio(load, reporter, replay_folder), reporter
+
+
+def _dry_run(
+    folder: Path, resolved: Resolved, requests: Sequence[Request], ways: Sequence[Variant], *, as_json: bool
+) -> None:
+    clips = [
+        {"file": str(folder / f"{index:02d}_{way.label}.mp4"), "prompt": request.prompt, "seed": request.seed}
+        | {"settings": dict(way.settings)}
+        for index, request in enumerate(requests)
+        for way in ways
+    ]
+    bank = resolved.bank and resolved.bank.name
+    report = {"dry_run": True, "output": str(folder), "model": resolved.model.name, "bank": bank, "clips": clips}
+    print(json.dumps(report, ensure_ascii=False, indent=None if as_json else 2))
+
+
+def _report(items: Sequence[Mapping[str, Any]], page: Path, *, as_json: bool) -> None:
+    """The facts of the page, for a terminal or a program."""
+    from shelllcc.guidance.evaluation.traceplot import sparkline
+
+    if as_json:
+        options.print_json({"items": list(items), "report": str(page)})
+        return
+    columns = ("lap_ratio", "hf_ratio", "flat_ratio", "kurtosis_ratio", "spectrum", "change", "balance")
+    rows = []
+    for item in items:
+        for clip in item["clips"]:
+            figures = [clip["figures"].get(name) for name in columns]
+            rows.append(
+                (
+                    f"{item['idx']:02d} {_short(item['prompt'], 28)}",
+                    "" if item["seed"] is None else str(item["seed"]),
+                    clip["title"],
+                    *("" if value is None else f"{value:.3f}" for value in figures),
+                    sparkline([step["distance"][0] for step in clip["trace"]]),
+                    clip["verdict"]["word"],
+                )
+            )
+    heads = ("prompt", "seed", "clip", "lap", "hf", "flat", "kurtosis", "spectrum", "change", "balance", "distance")
+    _table((*heads, "verdict"), rows)
+    for item in items:
+        for clip in item["clips"][1:]:
+            print(f"{item['idx']:02d} {clip['title']}: {clip['verdict']['word']}, {clip['verdict']['why']}")
+    print(f"report    {page}")
+
+
+def _table(heads: Iterable[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDTH)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for head in heads:
+        table.add_column(head, no_wrap=head != "prompt")
+    for row in rows:
+        table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
+    console.print(table)
+
+
+def _short(prompt: str, length: int = 60) -> str:
+    text = "".join(c if c.isprintable() else " " for c in prompt)
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def _say(line: str) -> None:
+    print(f"shelllcc: {line}".encode(errors="replace").decode(), file=sys.stderr)

@@ -1,0 +1,238 @@
+"""The folder of a run: its clips and their names, what was asked, results for people and for programs, the page.
+
+`NN_label.mp4`, `manifest.json` and `results.jsonl` are as the Shell-LCC authors' tools write them. Knows nothing of
+sampling. Everything is written whole or not at all, and made anew from what lies in the folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from shelllcc.guidance.errors import OutputError, UsageError
+from shelllcc.guidance.evaluation.figures import beside
+from shelllcc.guidance.evaluation.verdict import Verdict, judge
+from shelllcc.guidance.files import whole_file
+from shelllcc.guidance.wan.video import write_json, write_video
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from shelllcc.guidance.trace import Alarm
+
+    Frames = NDArray[np.uint8]
+
+Layout = Literal["authors", "vbench"]
+LAYOUTS: tuple[Layout, ...] = ("authors", "vbench")
+NAME_BYTES = 200  # of a prompt in a file name
+
+
+def check_layout(layout: str) -> Layout:
+    """The layout of that name. Raises UsageError."""
+    if layout not in LAYOUTS:
+        raise UsageError(f"no layout {layout}; there are {', '.join(LAYOUTS)}")
+    return layout
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A clip of an item: what its file is called, what differs in it, its own figures and what the guide saw.
+
+    `change` is that of a pixel beside the reference.
+    """
+
+    label: str
+    title: str
+    video: str
+    size: tuple[int, int]
+    frames: int
+    settings: Mapping[str, Any]
+    figures: Mapping[str, Any]
+    change: float
+    trace: Sequence[Mapping[str, Any]] = ()
+    alarm: Alarm | None = None
+
+
+class Run:
+    """A run's folder. `asked` is all that decides on its clips: only an equal run may go on in the folder."""
+
+    def __init__(
+        self, folder: Path, *, title: str, asked: Mapping[str, Any], settings: Mapping[str, Any], fps: float
+    ) -> None:
+        self.folder, self.title, self.asked, self.settings, self.fps = folder, title, asked, settings, fps
+        self.items: dict[int, dict[str, Any]] = {}
+
+    @contextlib.contextmanager
+    def held(self, *, anew: bool = False) -> Iterator[Run]:
+        """Within the block the folder is this run's alone.
+
+        With `anew`, what another run left there is removed. Raises OutputError where another process holds it, and
+        UsageError where it holds a run that asked for something else.
+        """
+        import filelock
+
+        lock = filelock.FileLock(self.folder / ".lock", timeout=0)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except filelock.Timeout as error:
+            raise OutputError(f"another run holds {self.folder}; wait for it, or give another --output") from error
+        except OSError as error:
+            raise OutputError(f"cannot write to {self.folder}: {error.strerror or error}") from error
+        try:
+            self._claim(anew=anew)
+            yield self
+        finally:
+            lock.release()
+
+    def path(self, index: int, name: str) -> Path:
+        """The file of an item, e.g. `00_unguided.mp4`."""
+        return self.folder / f"{index:02d}_{name}"
+
+    def show(self, index: int, *, prompt: str, seed: int | None, clips: Sequence[Shown]) -> dict[str, Any]:
+        """Judge an item's clips beside the first one, and make its pictures; returns its record."""
+        item = record_of(index, prompt=prompt, seed=seed, fps=self.fps, clips=clips)
+        item |= self._pictures(index, clips)
+        self.items[index] = item
+        return item
+
+    def publish(self, *, layout: Layout = "authors", embed: bool = False) -> Path:
+        """Write manifest, results and page of the items there are; returns the page."""
+        from shelllcc.guidance.evaluation.report import write_report
+
+        items = [self.items[index] for index in sorted(self.items)]
+        labels = list(dict.fromkeys(clip["label"] for item in items for clip in item["clips"]))
+        manifest = [
+            {"idx": i["idx"], "prompt": i["prompt"], "videos": {clip["label"]: clip["video"] for clip in i["clips"]}}
+            for i in items
+        ]
+        write_json(self.folder / "manifest.json", {"labels": labels, "fps": self.fps, "items": manifest})
+        lines = [
+            {"idx": item["idx"], "prompt": item["prompt"], "seed": item["seed"]} | clip
+            for item in items
+            for clip in item["clips"]
+        ]
+        with whole_file(self.folder / "results.jsonl") as part:
+            part.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+        if layout == "vbench":
+            self._vbench(items)
+        page = self.folder / "report.html"
+        write_report(page, self.as_dict(items), embed=embed)
+        return page
+
+    def as_dict(self, items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """What the page shows."""
+        return {
+            "title": self.title,
+            "created": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+            "version": version("shelllcc"),
+            "settings": dict(self.settings),
+            "reference": items[0]["clips"][0]["label"] if items else None,
+            "fps": self.fps,
+            "items": list(items),
+        }
+
+    def _claim(self, *, anew: bool) -> None:
+        file = self.folder / "run.json"
+        wanted = json.loads(json.dumps(self.asked))
+        if file.exists() and not anew:
+            try:
+                known = json.loads(file.read_text(encoding="utf-8"))
+            except ValueError:
+                known = None
+            if known != wanted:
+                raise UsageError(f"{self.folder} holds another run; give another --output, or --overwrite it")
+        if anew:
+            for path in self.folder.glob("[0-9][0-9]*_*"):
+                path.unlink()
+        write_json(file, wanted)
+
+    def _pictures(self, index: int, clips: Sequence[Shown]) -> dict[str, str | None]:
+        """Side by side, montage and trace of an item, made of its files; kept where they are newer than its clips."""
+        from shelllcc.guidance.evaluation.pictures import labelled, montage, write_png
+        from shelllcc.guidance.evaluation.traceplot import trace_svg
+
+        traces = {clip.title: clip.trace for clip in clips if clip.trace}
+        names = {"side_by_side": "compare.mp4", "montage": "montage.png"}
+        names |= {"trace_plot": "trace.svg"} if traces else {}
+        files = {kind: self.path(index, name) for kind, name in names.items()}
+        newest = max((self.folder / clip.video).stat().st_mtime_ns for clip in clips)
+        if not all(path.exists() and path.stat().st_mtime_ns >= newest for path in files.values()):
+            frames = {clip.title: _frames(self.folder / clip.video) for clip in clips}
+            write_video(files["side_by_side"], labelled(frames), fps=self.fps)
+            write_png(files["montage"], montage(frames))
+            if traces:
+                with whole_file(files["trace_plot"]) as part:
+                    part.write_text(trace_svg(traces, title="the guide's trace"), encoding="utf-8")
+        return {kind: path.name for kind, path in files.items()} | ({} if traces else {"trace_plot": None})
+
+    def _vbench(self, items: Sequence[Mapping[str, Any]]) -> None:
+        """`vbench/LABEL/{prompt}-{i}.mp4`, i counting the seeds of a prompt; links where the file system has them."""
+        counts: dict[str, int] = {}
+        for item in items:
+            number = counts.get(item["prompt"], 0)
+            counts[item["prompt"]] = number + 1
+            for clip in item["clips"]:
+                link = self.folder / "vbench" / clip["label"] / f"{_safe(item['prompt'])}-{number}.mp4"
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.unlink(missing_ok=True)
+                try:
+                    os.link(self.folder / clip["video"], link)
+                except OSError:
+                    shutil.copyfile(self.folder / clip["video"], link)
+
+
+def record_of(index: int, *, prompt: str, seed: int | None, fps: float, clips: Sequence[Shown]) -> dict[str, Any]:
+    """An item as its record: every clip with its figures beside the first one's, and a verdict."""
+    reference = clips[0]
+    return {
+        "idx": index,
+        "prompt": prompt,
+        "seed": seed,
+        "fps": fps,
+        "clips": [_clip_record(clip, reference) for clip in clips],
+    }
+
+
+def _clip_record(clip: Shown, reference: Shown) -> dict[str, Any]:
+    figures = dict(clip.figures) | beside(clip.figures, reference.figures) | {"change": clip.change}
+    verdict = Verdict("reference", "the others are judged beside it")
+    if clip is not reference:
+        verdict = judge(figures, reference.figures, alarm=clip.alarm)
+    return {
+        "label": clip.label,
+        "title": clip.title,
+        "video": clip.video,
+        "width": clip.size[0],
+        "height": clip.size[1],
+        "frames": clip.frames,
+        "settings": dict(clip.settings),
+        "figures": {name: value for name, value in figures.items() if name != "power"},
+        "verdict": {"word": verdict.word, "why": verdict.why},
+        "trace": [dict(step) for step in clip.trace],
+    }
+
+
+def _frames(path: Path) -> Frames:
+    from shelllcc.guidance.wan.footage import read_video
+
+    return read_video(path)[0]
+
+
+def _safe(prompt: str) -> str:
+    """A prompt as a file's name: itself, as far as a file's name can hold it, else shortened, with a hash."""
+    kept = "".join(c if c.isprintable() and c not in "/\\" else "_" for c in prompt)
+    if kept == prompt and len(kept.encode()) <= NAME_BYTES:
+        return kept
+    short = kept.encode()[:NAME_BYTES].decode(errors="ignore")
+    return f"{short}-{hashlib.sha256(prompt.encode()).hexdigest()[:8]}"

@@ -1,0 +1,110 @@
+"""Tuning: the strength that a prompt needs, found by the verdict's balance and kept in a profile.
+
+Knows nothing of terminals; `search` knows where to look.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+from shelllcc.guidance.errors import UsageError
+from shelllcc.guidance.evaluation.runs import Run, record_of
+from shelllcc.guidance.evaluation.search import Probe, best, search
+from shelllcc.guidance.evaluation.sweep import Studio, Sweep
+from shelllcc.guidance.wan import profiles
+from shelllcc.guidance.wan.parse import of_strength
+from shelllcc.guidance.wan.plan import Resolved
+from shelllcc.guidance.wan.request import Request
+
+BUDGET = 5  # clips of a prompt, for each seed
+HIGH = 3.0  # the strongest that is tried
+BOTH = (of_strength(0.0), of_strength(1.0))
+
+
+def tune(
+    run: Run,
+    resolved: Resolved,
+    groups: Sequence[Sequence[Request]],
+    studio: Studio,
+    *,
+    budget: int,
+    embed: bool = False,
+    again: bool = False,
+    on_probe: Callable[[Request, Probe], None] = lambda request, probe: None,
+) -> Iterator[dict[str, Any]]:
+    """Find and store the profile of each prompt; yields it, with `sampled`, the number of clips that it took.
+
+    `groups` are the prompts, each with its seeds; `budget` is the most clips of a prompt. A prompt that has a profile
+    is not tuned but `again`.
+    """
+    bank = resolved.bank
+    if bank is None:
+        raise UsageError("to tune there must be a bank; " + " ".join(resolved.notes))
+    first = 0
+    try:
+        for group in groups:
+            known = None if again else profiles.find(group[0], resolved.model, bank)
+            if known is None:
+                with contextlib.ExitStack() as stack:
+                    sweeps = [
+                        stack.enter_context(contextlib.closing(Sweep(run, first + i, request, resolved, BOTH, studio)))
+                        for i, request in enumerate(group)
+                    ]
+                    found = _found(run, sweeps, budget, on_probe)
+                yield profiles.store(group[0], resolved.model, bank, found) | {
+                    "sampled": sum(s.sampled for s in sweeps)
+                }
+            else:
+                yield known | {"sampled": 0}
+            first += len(group)
+    finally:
+        if run.items:
+            run.publish(embed=embed)
+
+
+def check_budget(budget: int, groups: Sequence[Sequence[Request]]) -> None:
+    """Raise UsageError for a budget that does not reach for two strengths of every seed."""
+    seeds = max(len(group) for group in groups)
+    if budget < 2 * seeds:
+        raise UsageError(f"a budget of {budget} clips is too small: two strengths with {seeds} seeds are {2 * seeds}")
+
+
+def _found(
+    run: Run, sweeps: Sequence[Sweep], budget: int, on_probe: Callable[[Request, Probe], None]
+) -> dict[str, Any]:
+    """What the search finds for one prompt; `sweeps` are its seeds."""
+    probes = []
+    for probe in search(lambda strength: _probe(run, sweeps, strength), most=budget // len(sweeps), high=HIGH):
+        probes.append(probe)
+        on_probe(sweeps[0].request, probe)
+    for sweep in sweeps:
+        run.show(sweep.index, prompt=sweep.request.prompt, seed=sweep.request.seed, clips=sweep.shown())
+    return {
+        "strength": best(probes).strength,
+        "balance": best(probes).balance,
+        "probes": [asdict(probe) for probe in sorted(probes, key=lambda probe: probe.strength)],
+        "seeds": [sweep.request.seed for sweep in sweeps],
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _probe(run: Run, sweeps: Sequence[Sweep], strength: float) -> Probe:
+    """Sample a strength with every seed, or find its clips, and judge them."""
+    variant = of_strength(strength)
+    balances, alarms = [], []
+    for sweep in sweeps:
+        sweep.clip(variant)
+        item = record_of(sweep.index, prompt="", seed=None, fps=run.fps, clips=sweep.shown())
+        clip = next(clip for clip in item["clips"] if clip["label"] == variant.label)
+        if "balance" not in clip["figures"]:
+            low, high = sweep.request.window
+            raise UsageError(
+                f"the guide never acts: no step but the last lies in the sigmas {low:g}:{high:g}; widen --window"
+            )
+        balances.append(clip["figures"]["balance"])
+        alarms.append(clip["verdict"]["word"].endswith("alarm"))
+    return Probe(strength, sum(balances) / len(balances), any(alarms))

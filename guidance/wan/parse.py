@@ -1,0 +1,191 @@
+"""Settings written as text: sizes, windows, strengths, variants, lines of a prompts file.
+
+Knows nothing of models. Everything raises UsageError with an example of what would do.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from shelllcc.guidance.config import GuideConfig
+from shelllcc.guidance.errors import UsageError
+
+AUTO = "auto"
+SLUG_BYTES = 80  # of a file's name made from a prompt
+KNOBS = tuple(knob.name for knob in fields(GuideConfig))
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to guide: fields of GuideConfig that differ from the request's. `label` is safe in file names."""
+
+    label: str
+    title: str
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A prompt, and the fields of Request that its line of a prompts file sets."""
+
+    prompt: str
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+def size(text: str | None) -> tuple[int | None, int | None]:
+    """Width and height of WIDTHxHEIGHT."""
+    if text is None:
+        return None, None
+    width, _, height = text.lower().partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        raise UsageError(f"the size is WIDTHxHEIGHT, e.g. 832x480, got {text}")
+    return int(width), int(height)
+
+
+def window(text: str | None) -> tuple[float, float] | None:
+    """The sigmas of LOW:HIGH."""
+    if text is None:
+        return None
+    low, _, high = text.partition(":")
+    try:
+        return float(low), float(high)
+    except ValueError:
+        raise UsageError(f"the window is LOW:HIGH in sigmas, e.g. 0.1:0.9, got {text}") from None
+
+
+def strength(text: str | None) -> float | str | None:
+    """A number, or `auto`."""
+    if text is None or text == AUTO:
+        return text
+    return _number("strength", text, float)
+
+
+def numbers(name: str, text: str) -> list[float]:
+    """Comma-separated numbers, e.g. 0,0.5,1."""
+    return [float(_number(name, part, float)) for part in text.split(",")]
+
+
+def whole_numbers(name: str, text: str) -> list[int]:
+    """Comma-separated whole numbers, e.g. 0,1,2."""
+    return [int(_number(name, part, int)) for part in text.split(",")]
+
+
+def strengths(text: str) -> list[Variant]:
+    """A variant for each of comma-separated strengths."""
+    return distinct([of_strength(value) for value in numbers("strengths", text)])
+
+
+def of_strength(value: float) -> Variant:
+    """The variant of a strength alone; 0 is `unguided`."""
+    GuideConfig(strength=value)
+    if value == 0:
+        return Variant("unguided", "unguided", {"strength": 0.0})
+    return Variant(f"strength-{value:.6g}", f"strength {value:.6g}", {"strength": value})
+
+
+def variants(texts: Sequence[str]) -> list[Variant]:
+    """Variants as [NAME: ]KNOB=VALUE,KNOB=VALUE, e.g. `soft: radius=2.5,strength=0.8`; `;` separates several."""
+    parts = [part.strip() for text in texts for part in text.split(";")]
+    return distinct([_variant(part) for part in parts if part])
+
+
+def distinct(found: list[Variant]) -> list[Variant]:
+    """The variants, if no two share a label."""
+    labels = [variant.label for variant in found]
+    if twice := next((label for label in labels if labels.count(label) > 1), None):
+        raise UsageError(f"two variants are named {twice}; name them, e.g. `soft: radius=2.5`")
+    return found
+
+
+def read_prompts(path: Path) -> list[Line]:
+    """The prompts of a file, one a line with flags of its own at the end, e.g. `a cat, fog --seed 3 --steps 20`.
+
+    Blank lines and lines from # are passed over.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read the prompts file {path}: {error}") from error
+    texts = [(number, line.strip()) for number, line in enumerate(lines, 1)]
+    found = [_line(f"{path}:{n}", text) for n, text in texts if text and not text.startswith("#")]
+    if not found:
+        raise UsageError(f"the prompts file {path} holds no prompt")
+    return found
+
+
+def slug(text: str, otherwise: str = "clip") -> str:
+    """A name for a file: letters and digits of any script, the rest as hyphens, at most SLUG_BYTES long."""
+    words = "-".join("".join(c if c.isalnum() else " " for c in text.lower()).split())
+    return words.encode()[:SLUG_BYTES].decode(errors="ignore").strip("-") or otherwise
+
+
+FLAGS: Mapping[str, tuple[str, Callable[[str], Any]]] = {  # of a line of a prompts file
+    "seed": ("seed", lambda text: _number("seed", text, int)),
+    "steps": ("steps", lambda text: _number("steps", text, int)),
+    "num-inference-steps": ("steps", lambda text: _number("steps", text, int)),
+    "frames": ("frames", lambda text: _number("frames", text, int)),
+    "num-frames": ("frames", lambda text: _number("frames", text, int)),
+    "fps": ("fps", lambda text: _number("fps", text, int)),
+    "cfg": ("cfg", lambda text: _number("cfg", text, float)),
+    "guidance-scale": ("cfg", lambda text: _number("cfg", text, float)),
+    "shift": ("shift", lambda text: _number("shift", text, float)),
+    "flow-shift": ("shift", lambda text: _number("shift", text, float)),
+    "radius": ("radius", lambda text: _number("radius", text, float)),
+    "strength": ("strength", strength),
+    "window": ("window", window),
+    "negative-prompt": ("negative_prompt", str),
+    "size": ("size", size),
+}
+
+
+def _line(place: str, text: str) -> Line:
+    prompt, *flags = re.split(r"(?:^|\s)--(?=[a-z])", text)
+    values: dict[str, Any] = {}
+    for flag in flags:
+        name, _, rest = flag.strip().replace("=", " ", 1).partition(" ")
+        if name not in FLAGS:
+            raise UsageError(f"{place}: no flag --{name} for a prompt; there are {', '.join('--' + f for f in FLAGS)}")
+        try:
+            words = shlex.split(rest)
+        except ValueError:
+            words = []
+        if len(words) != 1:
+            raise UsageError(
+                f"{place}: --{name} takes one value, quoted where it has blanks, got {rest.strip() or 'none'}"
+            )
+        key, read = FLAGS[name]
+        value = read(words[0])
+        values |= dict(zip(("width", "height"), value, strict=True)) if key == "size" else {key: value}
+    return Line(prompt.strip(), values)
+
+
+def _variant(text: str) -> Variant:
+    name, colon, rest = text.partition(": ")
+    title = name.strip() if colon else text
+    settings: dict[str, Any] = {}
+    for part in (rest if colon else text).split(","):
+        knob, _, value = (word.strip() for word in part.partition("="))
+        if knob not in KNOBS or not value:
+            raise UsageError(f"a variant is KNOB=VALUE,... with knobs {', '.join(KNOBS)}, e.g. radius=2.5; got {text}")
+        settings[knob] = window(value) if knob == "window" else _number(knob, value, float)
+    GuideConfig(**settings)
+    label = slug(title, "variant") if colon else _label(settings)
+    return Variant(label, title, settings)
+
+
+def _label(settings: Mapping[str, Any]) -> str:
+    values = {k: "-".join(f"{x:.6g}" for x in v) if isinstance(v, tuple) else f"{v:.6g}" for k, v in settings.items()}
+    return "-".join(f"{knob}-{value}" for knob, value in values.items())
+
+
+def _number(name: str, text: str, kind: Callable[[str], Any]) -> Any:
+    try:
+        return kind(text.strip())
+    except ValueError:
+        what = "a whole number" if kind is int else "a number"
+        raise UsageError(f"{name} takes {what}, got {text.strip() or 'nothing'}") from None

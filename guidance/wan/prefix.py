@@ -1,0 +1,123 @@
+"""Prefix replay: what the transformer said before the guide first acted, said once for every further strength.
+
+Until its first move the guide hands the scheduler what it was given, so that samplings of one prompt and seed that
+differ in the guide alone see the same latents and ask the transformer the same things, up to the call of the step in
+which the first move is made. Knows nothing of guides, prompts or files of clips.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from shelllcc.guidance.errors import SamplingError
+
+MEMORY = 4 * 2**30  # bytes of outputs that a prefix holds at most
+
+
+@dataclass
+class Calls:
+    """How many of the transformer's calls ran, and how many were replayed."""
+
+    computed: int = 0
+    replayed: int = 0
+
+
+class Prefix:
+    """The transformer's outputs, in the order of its calls, of one sampling's steps 0 .. `steps` - 1.
+
+    Outputs lie in main memory, or as files in `folder`, and are bit for bit what the transformer gave. `limit` bounds
+    their bytes: what would pass it is not kept, and every sampling then computes it.
+    """
+
+    def __init__(self, steps: int, *, folder: Path | None = None, limit: int = MEMORY) -> None:
+        self.steps = steps
+        self.folder = folder
+        self.limit = limit
+        self.bytes = 0
+        self.calls: list[Calls] = []
+        self._outputs: list[Tensor | Path] = []
+        self._shapes: list[tuple[torch.Size, torch.dtype]] = []
+        self._full = False
+
+    @contextlib.contextmanager
+    def replayed(self, pipe: Any) -> Iterator[Calls]:
+        """Within the block, for one sampling of `pipe`, known outputs are replayed and new ones of the prefix kept.
+
+        Forward hooks of the transformers hear replayed outputs as they hear computed ones. Afterwards the
+        transformers are as they were, also on an exception. Raises SamplingError for another shape or dtype of
+        latents than the prefix was made with.
+        """
+        calls = Calls()
+        self.calls.append(calls)
+        transformers = [getattr(pipe, name, None) for name in ("transformer", "transformer_2")]
+        found = [model for model in transformers if model is not None]
+        own = [model.__dict__.get("forward") for model in found]  # of offloading and the like
+        for model in found:
+            model.forward = self._replaying(model.forward, pipe, calls)
+        try:
+            yield calls
+        finally:
+            for model, forward in zip(found, own, strict=True):
+                if forward is None:
+                    del model.forward
+                else:
+                    model.forward = forward
+
+    def discard(self) -> None:
+        """Forget all outputs, and remove their files."""
+        for output in self._outputs:
+            if isinstance(output, Path):
+                output.unlink(missing_ok=True)
+        self._outputs, self._shapes, self.bytes = [], [], 0
+        if self.folder is not None and self.folder.is_dir():
+            self.folder.rmdir()
+
+    def _replaying(self, forward: Callable[..., Any], pipe: Any, calls: Calls) -> Callable[..., Any]:
+        def replaying(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+            within = (pipe.scheduler.step_index or 0) < self.steps
+            number = calls.computed + calls.replayed
+            if within and number < len(self._outputs):
+                calls.replayed += 1
+                return (self._recall(number, hidden_states),)
+            output = forward(hidden_states, *args, **kwargs)
+            if within and number == len(self._outputs):
+                self._keep(output[0], hidden_states)
+            calls.computed += 1
+            return output
+
+        return replaying
+
+    def _recall(self, number: int, latents: Tensor) -> Tensor:
+        if (latents.shape, latents.dtype) != self._shapes[number]:
+            raise SamplingError("a prefix serves one size and number of frames; make another for another request")
+        kept = self._outputs[number]
+        if isinstance(kept, Path):
+            from safetensors.torch import load_file
+
+            kept = load_file(kept)["output"]
+        return kept.to(latents.device, copy=True)
+
+    def _keep(self, output: Tensor, latents: Tensor) -> None:
+        size = output.numel() * output.element_size()
+        if self._full or self.bytes + size > self.limit:
+            self._full = True
+            return
+        self.bytes += size
+        kept = output.detach().to("cpu", copy=True).contiguous()
+        if self.folder is None:
+            self._outputs.append(kept)
+        else:
+            from safetensors.torch import save_file
+
+            self.folder.mkdir(parents=True, exist_ok=True)
+            path = self.folder / f"{len(self._outputs):04d}.safetensors"
+            save_file({"output": kept}, path)
+            self._outputs.append(path)
+        self._shapes.append((latents.shape, latents.dtype))

@@ -1,0 +1,122 @@
+"""Profiles: the strengths that `tune` found, one file a prompt and setting. Knows nothing of sampling.
+
+A profile belongs to everything that a clip depends on but its seed and strength: prompt, model, bank and settings.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from shelllcc.guidance.errors import UsageError
+from shelllcc.guidance.wan.request import Request
+from shelllcc.guidance.wan.video import write_json
+
+if TYPE_CHECKING:
+    from shelllcc.anchors.bank import Bank
+    from shelllcc.guidance.wan.pipeline import Model
+
+BELONGS = ("settings", "model", "bank")
+FREE = ("seed", "strength", "preset", "fps")  # fields of Request that a profile does not depend on
+
+
+def folder() -> Path:
+    """Where profiles lie: SHELLLCC_PROFILES, or the platform's data folder."""
+    if chosen := os.environ.get("SHELLLCC_PROFILES"):
+        return Path(chosen).expanduser()
+    import platformdirs
+
+    return Path(platformdirs.user_data_dir("shelllcc")) / "profiles"
+
+
+def identity(request: Request, model: Model, bank: Bank) -> dict[str, Any]:
+    """What a profile belongs to."""
+    settings = {key: value for key, value in request.as_dict().items() if key not in FREE}
+    return {
+        "settings": settings,
+        "model": {"source": model.name, "revision": model.revision},
+        "bank": {"name": bank.name, "sha256": bank.sha256},
+    }
+
+
+def name_of(belongs: Mapping[str, Any]) -> str:
+    """A profile's name: 12 hex digits."""
+    return hashlib.sha256(json.dumps(belongs, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def find(request: Request, model: Model, bank: Bank) -> dict[str, Any] | None:
+    """The profile of a request, if it was tuned."""
+    path = folder() / f"{name_of(identity(request, model, bank))}.json"
+    return read(path) if path.exists() else None
+
+
+def store(request: Request, model: Model, bank: Bank, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the profile of a request; `found` has `strength`, and figures to show. Returns it."""
+    belongs = identity(request, model, bank)
+    profile = {"name": name_of(belongs), "strength": found["strength"]} | belongs | dict(found)
+    write_json(folder() / f"{profile['name']}.json", profile)
+    return profile
+
+
+def every() -> Iterator[dict[str, Any]]:
+    """All profiles, by prompt."""
+    found = [read(path) for path in sorted(folder().glob("*.json"))]
+    yield from sorted(found, key=lambda profile: profile["settings"]["prompt"])
+
+
+def named(name: str) -> list[dict[str, Any]]:
+    """The profiles whose name begins so, or whose prompt it is. Raises UsageError where there is none."""
+    found = [p for p in every() if p["name"].startswith(name) or p["settings"]["prompt"] == name]
+    if not found or not name:
+        raise UsageError(f"no profile {name}; `shelllcc profiles list` shows them")
+    return found
+
+
+def forget(name: str) -> None:
+    (folder() / f"{name}.json").unlink(missing_ok=True)
+
+
+def take_over(path: Path) -> int:
+    """Store the profiles of a file that `profiles export` wrote, and count them. Raises UsageError."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        found = [_checked(profile, path) for profile in record["profiles"]]
+    except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
+        raise UsageError(f"cannot read profiles from {path}: {error}") from error
+    for profile in found:
+        belongs = {key: profile[key] for key in BELONGS}
+        write_json(folder() / f"{name_of(belongs)}.json", profile | {"name": name_of(belongs)})
+    return len(found)
+
+
+def tuned_request(request: Request, model: Model, bank: Bank) -> tuple[Request, str]:
+    """The request at the strength of its profile, or as it was, and a note that says which."""
+    profile = find(request, model, bank)
+    if profile is None:
+        hint = "`shelllcc tune` finds one"
+        return request, f"no profile for this prompt and these settings, strength {request.strength:g}; {hint}"
+    return replace(request, strength=profile["strength"]), f"strength {profile['strength']:g}, as tuned for this prompt"
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A profile's file. Raises UsageError."""
+    try:
+        profile = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"cannot read the profile {path}: {error}; delete it and tune again") from error
+    return _checked(profile, path)
+
+
+def _checked(profile: Any, path: Path) -> dict[str, Any]:
+    """A profile, if it is one. Raises UsageError."""
+    parts = profile if isinstance(profile, dict) else {}
+    sound = all(isinstance(parts.get(key), dict) for key in BELONGS)
+    sound = sound and all(isinstance(parts.get(key), (int, float)) for key in ("strength", "balance"))
+    if not sound or not isinstance(parts["settings"].get("prompt"), str) or not 0 <= parts["strength"] <= 10:
+        raise UsageError(f"{path} holds no proper profile; delete it and tune again")
+    return parts

@@ -1,0 +1,130 @@
+"""Prefix replay and cached texts: fewer calls, the same frames."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+
+from shelllcc.guidance.errors import SamplingError
+from shelllcc.guidance.wan.prefix import Prefix
+from shelllcc.guidance.wan.presets import PRESETS
+from shelllcc.guidance.wan.request import Request
+from shelllcc.guidance.wan.sample import first_move, guide_for, sample
+from shelllcc.guidance.wan.texts import Texts, encoder_fingerprint
+
+STRENGTHS = (0.0, 0.5, 1.0, 2.0, 3.0)
+SMALL = dict(width=64, height=64, frames=5)
+
+
+@pytest.fixture(scope="module")
+def shipped(pipe):
+    from shelllcc import load_bank
+
+    return load_bank("auto", pipe)
+
+
+def request(**values):
+    return Request.resolve(PRESETS["tiny"], prompt="a tabby cat, zoom in, daylight", **(SMALL | values))
+
+
+def arms(**values):
+    return [replace(request(**values), strength=strength) for strength in STRENGTHS]
+
+
+def steps_of(pipe, bank, requests):
+    return 1 + max(first_move(pipe, r, guide_for(r, bank)) for r in requests if r.strength)
+
+
+@pytest.mark.parametrize("cfg", [1.0, 3.0])
+def test_a_sweep_is_one_prefix_and_five_tails_and_every_clip_equals_its_own_run(pipe, shipped, cfg):
+    requests = arms(cfg=cfg, steps=12)
+    prefix = Prefix(steps_of(pipe, shipped, requests))
+    swept = [sample(pipe, r, guide_for(r, shipped), prefix=prefix) for r in requests]
+    alone = [sample(pipe, r, guide_for(r, shipped)) for r in requests]
+    for ours, theirs in zip(swept, alone, strict=True):
+        torch.testing.assert_close(ours.latents, theirs.latents, rtol=0, atol=0)
+        assert ours.frames_sha256 == theirs.frames_sha256
+        assert ours.trace == theirs.trace
+    a_step = 2 if cfg > 1 else 1
+    shared, tail = prefix.steps * a_step, (12 - prefix.steps) * a_step
+    assert [(calls.computed, calls.replayed) for calls in prefix.calls] == [(shared + tail, 0)] + [(tail, shared)] * 4
+    assert prefix.bytes == shared * alone[0].latents.numel() * 4
+
+
+@pytest.mark.parametrize(("high", "share"), [(0.85, 0.73), (0.75, 0.60)])
+def test_five_strengths_take_no_more_than_their_share_of_calls(pipe, shipped, high, share):
+    requests = arms(window=(0.0, high), steps=50)
+    steps = steps_of(pipe, shipped, requests)
+    assert (steps + 5 * (50 - steps)) / (5 * 50) <= share
+
+
+def test_outputs_on_disk_give_the_same_frames_and_leave_nothing(pipe, shipped, tmp_path):
+    requests = arms(steps=12)
+    prefix = Prefix(steps_of(pipe, shipped, requests), folder=tmp_path / "replay")
+    clips = [sample(pipe, r, guide_for(r, shipped), prefix=prefix) for r in requests[:3]]
+    assert prefix.calls[-1].replayed == prefix.steps == len(list((tmp_path / "replay").iterdir()))
+    assert clips[2].frames_sha256 == sample(pipe, requests[2], guide_for(requests[2], shipped)).frames_sha256
+    prefix.discard()
+    assert not (tmp_path / "replay").exists()
+
+
+def test_what_passes_the_limit_is_computed_again(pipe, shipped):
+    requests = arms(steps=12)
+    one = 16 * 2 * 8 * 8 * 4
+    prefix = Prefix(steps_of(pipe, shipped, requests), limit=2 * one)
+    clips = [sample(pipe, r, guide_for(r, shipped), prefix=prefix) for r in requests[:2]]
+    assert (prefix.bytes, prefix.calls[1].replayed) == (2 * one, 2)
+    assert clips[1].frames_sha256 == sample(pipe, requests[1], guide_for(requests[1], shipped)).frames_sha256
+
+
+def test_another_size_is_refused_and_the_transformer_is_as_it_was(pipe, shipped):
+    prefix = Prefix(3)
+    sample(pipe, request(steps=3), prefix=prefix)
+    with pytest.raises(SamplingError, match="one size"):
+        sample(pipe, request(steps=3, width=80), prefix=prefix)
+    assert "forward" not in pipe.transformer.__dict__
+
+
+def test_a_forward_of_ones_own_stays(pipe):
+    forward = pipe.transformer.forward
+    pipe.transformer.forward = mine = lambda *args, **kwargs: forward(*args, **kwargs)
+    try:
+        with Prefix(1).replayed(pipe):
+            assert pipe.transformer.forward is not mine
+        assert pipe.transformer.forward is mine
+    finally:
+        del pipe.transformer.forward
+
+
+@pytest.mark.parametrize("prompt", ["a tabby cat, zoom in, daylight", ""])
+def test_embeddings_from_disk_are_the_encoders_own(pipe, tmp_path, prompt, monkeypatch):
+    texts = Texts(pipe, tmp_path)
+    with torch.no_grad():
+        own = pipe.encode_prompt(prompt, do_classifier_free_guidance=False, max_sequence_length=512)[0]
+    torch.testing.assert_close(texts.embed(prompt), own, rtol=0, atol=0)
+    monkeypatch.setattr(pipe, "encode_prompt", lambda *args, **kwargs: pytest.fail("encoded again"))
+    torch.testing.assert_close(Texts(pipe, tmp_path).embed(prompt), own, rtol=0, atol=0)
+
+
+def test_a_broken_or_unwritable_cache_is_no_error(pipe, tmp_path):
+    own = Texts(pipe, tmp_path).embed("grass")
+    [file] = tmp_path.iterdir()
+    file.write_bytes(b"torn")
+    torch.testing.assert_close(Texts(pipe, tmp_path).embed("grass"), own, rtol=0, atol=0)
+    torch.testing.assert_close(Texts(pipe, file / "no folder").embed("grass"), own, rtol=0, atol=0)
+
+
+def test_another_encoder_has_another_fingerprint(pipe):
+    other = copy.deepcopy(pipe.text_encoder)
+    before = encoder_fingerprint(other, pipe.tokenizer)
+    assert before == encoder_fingerprint(pipe.text_encoder, pipe.tokenizer)
+    with torch.no_grad():
+        other.shared.weight.add_(1e-3)
+    assert encoder_fingerprint(other, pipe.tokenizer) != before
+
+
+def test_frames_do_not_depend_on_cached_texts(pipe, shipped, tmp_path):
+    wanted = request(steps=3, cfg=3.0, negative_prompt="fog")
+    clips = [sample(pipe, wanted, texts=texts) for texts in (None, Texts(pipe, tmp_path), Texts(pipe, tmp_path))]
+    assert len({clip.frames_sha256 for clip in clips}) == 1
