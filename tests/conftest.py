@@ -56,7 +56,7 @@ def pipe():
 
 
 @pytest.fixture
-def shelllcc(monkeypatch, capsys, tmp_path, pipe):
+def shelllcc(monkeypatch, capsys, tmp_path, tmp_path_factory, pipe):
     """Run the command line in this process, with the loaded embedded model; returns (exit code, stdout, stderr)."""
     from shelllcc import cli
     from shelllcc.guidance.wan import pipeline
@@ -70,7 +70,7 @@ def shelllcc(monkeypatch, capsys, tmp_path, pipe):
     monkeypatch.setattr(pipeline, "load_pipeline", load)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SHELLLCC_CACHE", str(tmp_path.parent / "cache"))
-    monkeypatch.setenv("SHELLLCC_PROFILES", str(tmp_path.parent / "profiles"))
+    monkeypatch.setenv("SHELLLCC_PROFILES", str(tmp_path_factory.mktemp("profiles")))
 
     def run(*words):
         monkeypatch.setattr(sys, "argv", ["shelllcc", *map(str, words)])
