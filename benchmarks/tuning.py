@@ -28,7 +28,7 @@ from shelllcc.guidance.evaluation.figures import change, figures
 from shelllcc.guidance.evaluation.runs import Shown, record_of
 from shelllcc.guidance.evaluation.search import Probe, best, search
 from shelllcc.guidance.evaluation.tune import BUDGET, HIGH
-from shelllcc.guidance.evaluation.verdict import balance
+from shelllcc.guidance.trace import balance
 from shelllcc.guidance.wan.pipeline import find_model, load_pipeline
 from shelllcc.guidance.wan.prefix import Prefix
 from shelllcc.guidance.wan.presets import PRESETS
@@ -84,11 +84,10 @@ class Caption:
         )
 
     def _shown(self, clip: Clip) -> Shown:
-        trace = [{"gain": step.gain} for step in clip.trace]
-        distance = typical_distance(self.bank, clip.latents[0])
-        own = figures(clip.frames) | {"balance": balance(distance, trace, excess=self.excess)}
+        gain, distance = clip.trace[-1].gain[0] if clip.trace else 0.0, typical_distance(self.bank, clip.latents[0])
+        own = figures(clip.frames) | {"balance": balance(gain=gain, excess=self.excess, distance=distance)}
         size, moved = (clip.frames.shape[2], clip.frames.shape[1]), change(clip.frames, self.unguided.frames)
-        return Shown("", "", "", size, len(clip.frames), {}, own, moved, alarm=clip.alarm)
+        return Shown("", "", "", size, len(clip.frames), {}, own, moved)
 
 
 def main(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
-NOISE, REGRESSION = 0.2, -0.1  # of the gain, in the logarithm (docs/research-log.md, section 9)
+OUTWARD, EXPECTED = 0.5, 0.16  # of the balance (docs/research-log.md, section 10)
+NOISE, REGRESSION = 0.25, -0.1  # of the balance while sampling, and of the net gain, in the logarithm
 
 Alarm = Literal["noise", "mean regression"]
 ADVICE: dict[Alarm, str] = {
@@ -33,12 +35,20 @@ class Step:
     gain: list[float]
 
 
+def balance(*, gain: float, excess: float, distance: float) -> float:
+    """Detail too much (above 0) or too little (below 0) for a clip at a distance, as a logarithm.
+
+    The farther out a clip lies, the less detail the guide and cfg may have made. `distance` is over that of real clips.
+    """
+    return gain + excess + OUTWARD * math.log(max(distance, 1e-6)) - EXPECTED
+
+
 def alarm(step: Step, clip: int = 0) -> Alarm | None:
-    """What the gain up to a step warns of: detail made larger, or smaller, than real clips have it.
+    """What the balance and the gain up to a step warn of: detail made larger, or smaller, than real clips have it.
 
     What cfg added to a clip is the guide's to take back, and no alarm.
     """
-    gain, excess = step.gain[clip], max(step.excess[clip], 0.0)
-    if gain > NOISE:
+    gain, excess, distance = step.gain[clip], step.excess[clip], step.distance[clip] / step.target
+    if gain > 0 and balance(gain=gain, excess=excess, distance=distance) > NOISE:
         return "noise"
-    return "mean regression" if gain + excess < REGRESSION else None
+    return "mean regression" if gain + max(excess, 0.0) < REGRESSION else None

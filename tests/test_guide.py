@@ -95,14 +95,16 @@ def test_the_gain_is_what_the_guide_made_of_the_details_size(bank, latents):
 
 
 def test_alarms_tell_too_much_detail_and_too_little():
-    def step(gain, excess=0.0):
-        return Step(0, 0.3, [1.0], 1.0, [excess], [1.0], [0.1], [gain])
+    def step(gain, excess=0.0, distance=1.0):
+        return Step(0, 0.3, [distance], 1.0, [excess], [1.0], [0.1], [gain])
 
     assert alarm(step(0.15)) is None
-    assert alarm(step(0.4)) == "noise"
+    assert alarm(step(0.45)) == "noise"
+    assert alarm(step(0.45, distance=0.6)) is None  # a smooth clip may be given more
+    assert alarm(step(0.2, distance=2.0)) == "noise"
     assert alarm(step(-0.2)) == "mean regression"
     assert alarm(step(-0.2, excess=0.3)) is None  # cfg had added more
-    assert alarm(Step(0, 0.3, [1.0] * 2, 1.0, [0.0] * 2, [1.0] * 2, [0.1] * 2, [0.0, 0.4]), clip=1) == "noise"
+    assert alarm(Step(0, 0.3, [1.0] * 2, 1.0, [0.0] * 2, [1.0] * 2, [0.1] * 2, [0.0, 0.45]), clip=1) == "noise"
 
 
 def test_a_clip_is_guided_alike_alone_and_in_a_batch(bank, latents):

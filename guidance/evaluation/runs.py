@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from shelllcc.guidance.trace import Alarm
-
     Frames = NDArray[np.uint8]
 
 Layout = Literal["authors", "vbench"]
@@ -60,7 +58,6 @@ class Shown:
     figures: Mapping[str, Any]
     change: float
     trace: Sequence[Mapping[str, Any]] = ()
-    alarm: Alarm | None = None
 
 
 class Run:
@@ -208,7 +205,7 @@ def _clip_record(clip: Shown, reference: Shown) -> dict[str, Any]:
     figures = dict(clip.figures) | beside(clip.figures, reference.figures) | {"change": clip.change}
     verdict = Verdict("reference", "the others are judged beside it")
     if clip is not reference:
-        verdict = judge(figures, reference.figures, alarm=clip.alarm)
+        verdict = judge(figures, reference.figures)
     return {
         "label": clip.label,
         "title": clip.title,

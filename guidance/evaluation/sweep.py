@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from shelllcc.guidance.evaluation.figures import change
 from shelllcc.guidance.evaluation.runs import Run, Shown
-from shelllcc.guidance.evaluation.verdict import balance
+from shelllcc.guidance.trace import balance
 from shelllcc.guidance.wan.generate import Reporter, make, write
 from shelllcc.guidance.wan.parse import Variant
 from shelllcc.guidance.wan.plan import Plan, Resolved
@@ -129,7 +129,8 @@ class Sweep:
         plan, metrics = self.plan(variant), record["metrics"]
         own = dict(metrics[plan.label])
         if excess is not None and "distance" in own:
-            own["balance"] = balance(own["distance"], record["trace"], excess=excess)
+            gain = record["trace"][-1]["gain"][0] if record["trace"] else 0.0
+            own["balance"] = balance(gain=gain, excess=excess, distance=own["distance"])
         request = plan.request
         return Shown(
             label=variant.label,
@@ -141,5 +142,4 @@ class Sweep:
             figures=own,
             change=metrics["change"],
             trace=record["trace"],
-            alarm=record["alarm"],
         )

@@ -7,11 +7,11 @@ should be. The latents of a sampled clip do: the farther out it lies, the less d
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from shelllcc.guidance.trace import ADVICE, Alarm
+from shelllcc.guidance.trace import ADVICE
 
 Word = Literal["reference", "same", "better", "worse", "noise alarm", "mean-regression alarm"]
 
@@ -20,7 +20,7 @@ EVEN = 0.02  # difference of two balances that says nothing
 VISIBLE = 0.5  # grey levels of noise
 FLICKER = 1.2  # of the jitter's ratio, over what more detail explains
 BLURRED = 0.8  # ratio of the Laplacian variance
-OUTWARD, EXPECTED = 0.5, 0.16  # of the balance; docs/research-log.md, section 10
+HARSH = 0.15  # of the balance (docs/research-log.md, section 10)
 
 
 @dataclass(frozen=True)
@@ -31,32 +31,21 @@ class Verdict:
     why: str
 
 
-def balance(distance: float, trace: Sequence[Mapping[str, Any]], *, excess: float) -> float:
-    """Detail too much (above 0) or too little (below 0) for a clip of that distance, as a logarithm.
-
-    `distance` is the median shell distance of the sampled latents, real clips having 1; `trace` the guide's, empty for
-    an unguided clip; `excess` what cfg added to the distance, of any guided clip of the same noise. Fitted on the tiny
-    model.
-    """
-    gain = trace[-1]["gain"][0] if trace else 0.0
-    return gain + excess + OUTWARD * math.log(max(distance, 1e-6)) - EXPECTED
-
-
-def judge(figures: Mapping[str, Any], reference: Mapping[str, Any], *, alarm: Alarm | None = None) -> Verdict:
+def judge(figures: Mapping[str, Any], reference: Mapping[str, Any]) -> Verdict:
     """The verdict on a clip beside a reference.
 
     `figures` are the clip's own, those `beside` the reference, and `change`; `reference` the reference's own. Their
-    `balance` decides where both have it, and images alone otherwise. `alarm` is the guide's own.
+    `balance` (see guidance.trace) decides where both have it, and images alone otherwise.
     """
     if figures["change"] < SAME:
         return Verdict("same", "no visible difference")
     if figures["noise"] > VISIBLE:
         return Verdict("noise alarm", f"noise of {figures['noise']:.1f} grey levels was added, also where nothing is")
     ours, theirs = figures.get("balance"), reference.get("balance")
-    if alarm == "noise":
-        return Verdict("noise alarm", ADVICE[alarm])
+    if ours is not None and theirs is not None and ours > max(HARSH, theirs):
+        return Verdict("noise alarm", f"{ADVICE['noise']} ({ours:+.2f}, 0 is right)")
     blurred = figures["lap_ratio"] < BLURRED and figures["fine"] < 0
-    if alarm == "mean regression" or (blurred and (ours is None or ours < -EVEN)):
+    if blurred and (ours is None or ours < -EVEN):
         return Verdict("mean-regression alarm", "fine detail is lost: the clip is blurred toward a mean")
     if figures["jitter_ratio"] > FLICKER * math.sqrt(max(1.0, figures["lap_ratio"])):
         return Verdict("worse", "it flickers more than its detail explains")
