@@ -84,10 +84,9 @@ def noise(clip: Figures, reference: Figures) -> float:
     Detail makes the variance of the Laplacian larger in proportion, noise by as much in flat blocks as in busy ones.
     """
     (flat, busy), (flat_before, busy_before) = ((v["flat"] ** 2, v["busy"] ** 2) for v in (clip, reference))
-    detail = max(0.0, busy - flat) / max(busy_before - flat_before, 1e-12)
+    detail = max(1.0, (busy - flat) / max(busy_before - flat_before, 1e-12))
     added = flat - detail * flat_before
-    hidden = added < HIDDEN * max(detail, 1.0) * flat_before
-    return 0.0 if hidden else math.sqrt(max(0.0, added)) / WHITE
+    return 0.0 if added <= HIDDEN * detail * flat_before else math.sqrt(added) / WHITE
 
 
 def change(frames: Frames, reference: Frames) -> float:
