@@ -21,30 +21,16 @@ if TYPE_CHECKING:
 
 Figures = Mapping[str, Any]
 RATIOS = ("lap", "hf", "kurtosis", "flat", "busy", "jitter", "contrast")
-MEANING: Mapping[str, str] = {
-    "lap": "variance of the Laplacian: sharpness",
-    "hf": "share of the spectrum's energy above 0.25 cycles a pixel",
-    "kurtosis": "of the gradients: falls under noise",
-    "flat": "deviation of the Laplacian in the flattest blocks, in grey levels: rises under noise",
-    "busy": "deviation of the Laplacian in the busiest blocks, in grey levels",
-    "jitter": "second difference over time, in grey levels: rises with flicker",
-    "contrast": "deviation of the grey values",
-    "noise": "deviation of the noise that was added, in grey levels",
-    "spectrum": "mean difference of the logarithms (base 10) of the two radial power spectra",
-    "fine": "logarithm (base 10) of the power of the finest third of the spectrum over the reference's",
-    "change": "mean difference of pixels, from 0 to 1",
-    "distance": "median shell distance of the latents; real clips have 1",
-    "balance": "detail too much (above 0) or too little (below) for a clip at that distance",
-}
 WHITE = 2.58  # deviation of the grey Laplacian of independent noise of deviation 1 in red, green and blue
 HIDDEN = 0.2  # noise below that share of the variance in flat blocks is none that could be told from detail
 CHUNK = 16  # frames at once, for the spectra
 
 
 def figures(frames: Frames) -> dict[str, Any]:
-    """RATIOS' figures of a clip, and its `power`, log10 of the radial power spectrum in 47 rings.
+    """RATIOS' figures of a clip, and its `power`, log10 of the radial power spectrum in 47 rings (see `metrics`).
 
-    lap and hf are the paper's: of grey frames, the Laplacian of frames bordered by zeros.
+    lap and hf are the paper's: of grey frames, the Laplacian of frames bordered by zeros. flat and busy, the deviations
+    of the Laplacian in the flattest and busiest blocks, and jitter are in grey levels of 255.
     """
     clip = torch.from_numpy(frames)
     lap, hf, power = torch.zeros(1), torch.zeros(1), torch.zeros(1)
@@ -68,7 +54,10 @@ def figures(frames: Frames) -> dict[str, Any]:
 
 
 def beside(clip: Figures, reference: Figures) -> dict[str, float]:
-    """Ratios of a clip's figures to a reference's, and how their spectra differ."""
+    """Ratios of a clip's figures to a reference's, added noise, and how their spectra differ.
+
+    spectrum is the mean difference of log10 power, fine the difference in the finest third of the rings.
+    """
     ratios = {f"{name}_ratio": _ratio(clip[name], reference[name]) for name in RATIOS}
     apart = torch.tensor(clip["power"]) - torch.tensor(reference["power"])
     return ratios | {

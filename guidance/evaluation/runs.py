@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 Layout = Literal["authors", "vbench"]
 LAYOUTS: tuple[Layout, ...] = ("authors", "vbench")
+INNER = ("power", "busy", "busy_ratio", "fine")  # figures that verdicts are made of, and nobody reads
 NAME_BYTES = 200  # of a prompt in a file name
 
 
@@ -214,7 +215,7 @@ def _clip_record(clip: Shown, reference: Shown) -> dict[str, Any]:
         "height": clip.size[1],
         "frames": clip.frames,
         "settings": dict(clip.settings),
-        "figures": {name: value for name, value in figures.items() if name != "power"},
+        "figures": {name: value for name, value in figures.items() if name not in INNER},
         "verdict": {"word": verdict.word, "why": verdict.why},
         "trace": [dict(step) for step in clip.trace],
     }

@@ -16,6 +16,7 @@ from shelllcc.anchors.build import split_sources
 from shelllcc.anchors.latents import Clips, LatentFile
 from shelllcc.guidance.errors import UsageError
 from shelllcc.guidance.evaluation.analyze import analyze, radial
+from shelllcc.guidance.evaluation.pictures import write_png
 from shelllcc.guidance.files import whole_file
 from shelllcc.guidance.wan.encode import Encoding
 from shelllcc.guidance.wan.pipeline import LATENTS_ALONE, load_vae
@@ -69,7 +70,7 @@ def study(
         tiles = _radial_tiles(bank, held[0], encoding)
         grid = _grid(tiles)
         write_video(folder / "radial.mp4", grid, fps=round(encoding.framing.fps or 16))
-        write_picture(folder / "radial.png", np.concatenate([tile[len(tile) // 2] for tile in tiles], axis=1))
+        write_png(folder / "radial.png", np.concatenate([tile[len(tile) // 2] for tile in tiles], axis=1))
         paths += [folder / "radial.mp4", folder / "radial.png"]
     on_stage("picture")
     try:
@@ -80,14 +81,6 @@ def study(
     table["files"] = [str(path) for path in paths]
     write_json(folder / "analysis.json", table)
     return table, notes
-
-
-def write_picture(path: Path, pixels: Frames) -> None:
-    """Write uint8 (H, W, 3) as PNG."""
-    import imageio.v3 as iio
-
-    with whole_file(path) as part:
-        iio.imwrite(part, pixels, extension=".png")
 
 
 @torch.no_grad()

@@ -10,15 +10,17 @@ const LOOKS = {
 };
 
 const FIGURES = {
+  balance: ["Balance", "Detail too much (above 0) or too little (below 0) for a clip at its distance. 0 is right."],
   lap_ratio: ["Sharpness", "Variance of the Laplacian over the reference's. Above 1 is sharper; noise raises it too."],
   hf_ratio: ["Fine detail", "Share of energy in high spatial frequencies over the reference's."],
   kurtosis_ratio: ["Edges", "How heavy-tailed the gradients are, over the reference's. Edges and texture raise it, noise lowers it."],
   flat_ratio: ["Flat places", "Roughness of the flattest places over the reference's. Noise shows here first."],
   jitter_ratio: ["Unrest", "Frame-to-frame jitter over the reference's. Above 1 is less calm."],
   contrast_ratio: ["Contrast", "Spread of brightness over the reference's. Averaged-out videos lose it."],
+  noise: ["Noise", "Deviation of the noise that the reference has not, in grey levels of 255."],
   spectrum: ["Spectrum", "Mean difference of the logarithmic power spectra. 0 is equal."],
   change: ["Change", "Mean difference of pixels from the reference, of 1."],
-  lap: ["Laplacian", "Variance of the Laplacian, averaged over frames: sharpness in its own unit."],
+  distance: ["Distance", "Median distance of the latents from the bank's anchors. Real clips have 1."],
 };
 
 const lookOf = word => LOOKS[String(word ?? "").replaceAll("-", " ")] ?? "other";
@@ -31,9 +33,10 @@ function badge(verdict) {
   return el("span", { class: `badge is-${look}` }, icon(look), el("span", {}, verdict.word));
 }
 
-// The keys of all clips' figures, those the page can explain first.
+// The keys of all clips' figures, those the page can explain first; a ratio stands for its figure.
 function figureKeys(clips) {
-  const found = new Set(clips.flatMap(clip => Object.keys(clip.figures ?? {})));
+  const all = clips.flatMap(clip => Object.keys(clip.figures ?? {}));
+  const found = new Set(all.filter(key => !all.includes(`${key}_ratio`)));
   const known = Object.keys(FIGURES).filter(key => found.has(key));
   return [...known, ...[...found].filter(key => !(key in FIGURES)).sort()];
 }
