@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 Layout = Literal["authors", "vbench"]
 LAYOUTS: tuple[Layout, ...] = ("authors", "vbench")
+PICTURES = {"side_by_side": "compare.mp4", "montage": "montage.png", "trace_plot": "trace.svg"}
 INNER = ("power", "busy", "busy_ratio", "fine")  # figures that verdicts are made of, and nobody reads
 NAME_BYTES = 200  # of a prompt in a file name
 
@@ -151,9 +152,20 @@ class Run:
             if known != wanted:
                 raise UsageError(f"{self.folder} holds another run; give another --output, or --overwrite it")
         if anew:
-            for path in self.folder.glob("[0-9][0-9]*_*"):
-                path.unlink()
+            self._clear()
         write_json(file, wanted)
+
+    def _clear(self) -> None:
+        """Remove the clips and pictures that the manifest of the run before names."""
+        try:
+            items = json.loads((self.folder / "manifest.json").read_text(encoding="utf-8"))["items"]
+            names = [Path(name) for item in items for name in item["videos"].values()]
+            names += [self.path(item["idx"], name) for item in items for name in PICTURES.values()]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return
+        for name in names:
+            for path in (self.folder / name.name, self.folder / name.with_suffix(".json").name):
+                path.unlink(missing_ok=True)
 
     def _pictures(self, index: int, clips: Sequence[Shown]) -> dict[str, str | None]:
         """Side by side, montage and trace of an item, made of its files; kept where they are newer than its clips."""
@@ -161,9 +173,7 @@ class Run:
         from shelllcc.guidance.evaluation.traceplot import trace_svg
 
         traces = {clip.title: clip.trace for clip in clips if clip.trace}
-        names = {"side_by_side": "compare.mp4", "montage": "montage.png"}
-        names |= {"trace_plot": "trace.svg"} if traces else {}
-        files = {kind: self.path(index, name) for kind, name in names.items()}
+        files = {kind: self.path(index, name) for kind, name in PICTURES.items() if traces or kind != "trace_plot"}
         newest = max((self.folder / clip.video).stat().st_mtime_ns for clip in clips)
         if not all(path.exists() and path.stat().st_mtime_ns >= newest for path in files.values()):
             frames = {clip.title: _frames(self.folder / clip.video) for clip in clips}
@@ -176,6 +186,7 @@ class Run:
 
     def _vbench(self, items: Sequence[Mapping[str, Any]]) -> None:
         """`vbench/LABEL/{prompt}-{i}.mp4`, i counting the seeds of a prompt; links where the file system has them."""
+        shutil.rmtree(self.folder / "vbench", ignore_errors=True)
         counts: dict[str, int] = {}
         for item in items:
             number = counts.get(item["prompt"], 0)
@@ -183,7 +194,6 @@ class Run:
             for clip in item["clips"]:
                 link = self.folder / "vbench" / clip["label"] / f"{_safe(item['prompt'])}-{number}.mp4"
                 link.parent.mkdir(parents=True, exist_ok=True)
-                link.unlink(missing_ok=True)
                 try:
                     os.link(self.folder / clip["video"], link)
                 except OSError:
