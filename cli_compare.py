@@ -75,9 +75,13 @@ def compare(
 
     checked = check_layout(layout)
     if videos:
-        if prompt or prompts_file or strengths or variant:
-            raise UsageError("give videos that exist, or prompts to sample, not both")
+        sampling = (prompt, prompts_file, strengths, variant, seeds, negative_prompt, steps, cfg, cfg_2, shift, frames)
+        if any(value is not None for value in (*sampling, size, fps, preset, radius, window, replay_folder, dtype)):
+            raise UsageError("give videos that exist, or prompts and how to sample them, not both")
         folder = output or Path("outputs") / f"compare-{parse.slug(videos[0].stem)}"
+        if dry_run:
+            options.print_json({"dry_run": True, "output": str(folder), "videos": [str(path) for path in videos]})
+            return
         item, page = workbench.compare_videos(
             videos, folder, layout=checked, embed=embed, anew=overwrite, on_note=lambda line: _say(f"note: {line}")
         )
@@ -85,7 +89,7 @@ def compare(
         return
     if strengths and variant:
         raise UsageError("give --strengths or --variants, not both")
-    ways = parse.variants(variant) if variant else parse.strengths(strengths or STRENGTHS)
+    ways = parse.variants(variant) if variant else parse.strengths(STRENGTHS if strengths is None else strengths)
     resolved, folder, numbers = _resolve(
         "compare", prompt, prompts_file, seeds, output, model, bank, preset, dtype,
         negative_prompt=negative_prompt, steps=steps, cfg=cfg, cfg_2=cfg_2, shift=shift, frames=frames, size=size,
@@ -114,7 +118,7 @@ def tune(
     prompt: options.Prompts = None,
     prompts_file: options.PromptsFile = None,
     budget: Annotated[
-        int | None, typer.Option(min=1, help="Most clips to sample for a prompt. (default: 5 a seed)")
+        int | None, typer.Option(min=1, help="Most clips of a prompt, all seeds together. (default: 5 a seed)")
     ] = None,
     seeds: options.Seeds = None,
     negative_prompt: options.NegativePrompt = None,
@@ -141,6 +145,7 @@ def tune(
     """Find the strength that a prompt needs, and keep it for `generate --strength auto`."""
     from shelllcc.guidance.evaluation import tune as tuning
     from shelllcc.guidance.evaluation.compare import run_of
+    from shelllcc.guidance.evaluation.search import TOLERANCE
     from shelllcc.guidance.evaluation.sweep import with_seeds
 
     resolved, folder, numbers = _resolve(
@@ -149,21 +154,21 @@ def tune(
         radius=radius, window=window,
     )  # fmt: skip
     groups = with_seeds(resolved, numbers)
-    most = budget or tuning.BUDGET * len(numbers)
-    tuning.check_budget(most, groups)
+    tuning.check_budget(budget, groups)
     run = run_of(folder, "tune", resolved, [request for group in groups for request in group], {})
     found = []
     with _studio(resolved, device, replay_folder) as (studio, reporter), run.held(anew=overwrite):
 
         def on_probe(request: Request, probe: Probe) -> None:
-            state = "alarm" if probe.alarm else "too much" if probe.balance > 0 else "too little"
-            reporter.line(f"strength {probe.strength:<5g} balance {probe.balance:+.3f}  {state}")
+            state = "right" if probe.cost < TOLERANCE else "too much" if probe.balance > 0 else "too little"
+            line = f"strength {probe.strength:<5g} balance {probe.balance:+.3f}  {'alarm' if probe.alarm else state}"
+            reporter.line(line if len(groups) == 1 else f"{_short(request.prompt, 40)}: {line}")
 
         for profile in tuning.tune(
-            run, resolved, groups, studio, budget=most, embed=embed, again=again, on_probe=on_probe
+            run, resolved, groups, studio, budget=budget, embed=embed, again=again, on_probe=on_probe
         ):
             found.append(profile)
-            took = f"{profile['sampled']} clips" if profile["sampled"] else "as tuned before"
+            took = "as tuned before" if profile["known"] else f"{profile['sampled']} clips sampled"
             reporter.line(f"{_short(profile['settings']['prompt'])}: strength {profile['strength']:g} ({took})")
     page = folder / "report.html"
     if as_json:
@@ -183,7 +188,7 @@ def list_profiles(as_json: options.Json = False) -> None:
     """All profiles, by prompt."""
     from shelllcc.guidance.wan import profiles as store
 
-    found = list(store.every())
+    found = list(store.every(on_broken=lambda line: _say(f"note: {line}")))
     if as_json:
         options.print_json({"folder": str(store.folder()), "profiles": found})
         return
@@ -215,8 +220,9 @@ def export(
     from shelllcc.guidance.wan import profiles as store
     from shelllcc.guidance.wan.video import write_json
 
-    found = [profile for one in name for profile in store.named(one)] if name else list(store.every())
-    write_json(output, {"profiles": found})
+    chosen = [profile for one in name for profile in store.named(one)] if name else store.every()
+    found = {profile["name"]: profile for profile in chosen}
+    write_json(output, {"profiles": list(found.values())})
     print(f"{len(found)} profiles written to {output}")
 
 
@@ -238,9 +244,12 @@ def forget(
 
     if bool(name) == every:
         raise UsageError("give the profiles to forget, or --all")
-    found = list(store.every()) if every else [profile for one in name or [] for profile in store.named(one)]
-    for profile in found:
-        store.forget(profile["name"])
+    if every:
+        print(f"{store.forget_all()} profiles forgotten")
+        return
+    found = {profile["name"] for one in name or [] for profile in store.named(one)}
+    for one in found:
+        store.forget(one)
     print(f"{len(found)} profiles forgotten")
 
 
@@ -265,7 +274,7 @@ def _resolve(
 
     check_dtype(dtype)
     width, height = parse.size(size)
-    numbers = parse.whole_numbers("seeds", seeds or "0")
+    numbers = parse.whole_numbers("seeds", "0" if seeds is None else seeds)
     if len(set(numbers)) < len(numbers):
         raise UsageError(f"a seed comes twice in {seeds}")
     values |= {"width": width, "height": height, "window": parse.window(window), "seed": numbers[0]}

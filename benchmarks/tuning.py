@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean
 from typing import Annotated, Any
@@ -25,10 +25,9 @@ from shelllcc.anchors.score import typical_distance
 from shelllcc.anchors.shelf import load_bank
 from shelllcc.guidance.evaluation import metrics
 from shelllcc.guidance.evaluation.figures import change, figures
-from shelllcc.guidance.evaluation.runs import Shown, record_of
+from shelllcc.guidance.evaluation.runs import Shown, verdict_of
 from shelllcc.guidance.evaluation.search import Probe, best, search
 from shelllcc.guidance.evaluation.tune import BUDGET, HIGH
-from shelllcc.guidance.trace import balance
 from shelllcc.guidance.wan.pipeline import find_model, load_pipeline
 from shelllcc.guidance.wan.prefix import Prefix
 from shelllcc.guidance.wan.presets import PRESETS
@@ -74,20 +73,18 @@ class Caption:
     def _try(self, strength: float) -> Tried:
         clip = self._sample(strength)
         shown = [self._shown(self.unguided), self._shown(clip)]
-        judged = record_of(0, prompt="", seed=0, fps=1, clips=shown)["clips"][1]
-        alarm = judged["verdict"]["word"].endswith("alarm")
+        alarm = strength > 0 and verdict_of(shown[1], shown[0])[0].word.endswith("alarm")
         video = metrics.grey(torch.from_numpy(clip.frames)[None])
         return Tried(
-            Probe(strength, judged["figures"]["balance"], alarm),
+            Probe(strength, shown[1].balance(self.excess)["balance"], alarm),
             metrics.spectrum_distance(video, self.real),
             metrics.sliced_wasserstein(video, self.real, patches=8192),
         )
 
     def _shown(self, clip: Clip) -> Shown:
-        gain, distance = clip.trace[-1].gain[0] if clip.trace else 0.0, typical_distance(self.bank, clip.latents[0])
-        own = figures(clip.frames) | {"balance": balance(gain=gain, excess=self.excess, distance=distance)}
+        own = figures(clip.frames) | {"distance": typical_distance(self.bank, clip.latents[0])}
         size, moved = (clip.frames.shape[2], clip.frames.shape[1]), change(clip.frames, self.unguided.frames)
-        return Shown("", "", "", size, len(clip.frames), {}, own, moved)
+        return Shown("", "", "", size, len(clip.frames), {}, own, moved, [asdict(step) for step in clip.trace])
 
 
 def main(

@@ -139,6 +139,55 @@ def test_shared_steps_on_disk_leave_nothing(shelllcc, tmp_path):
     assert list((tmp_path / "steps").iterdir()) == []
 
 
+def test_variants_of_different_windows_are_those_of_generate_and_judged_alone(shelllcc, tmp_path):
+    wide = ["--variants", "strength=0; soft: radius=2; wide: window=0:0.8,strength=2"]
+    both = json.loads(shelllcc("compare", *CAT, *SMALL, *wide, "--cfg", "2", "-o", "both", "--json")[1])
+    wide[1] = "strength=0; wide: window=0:0.8,strength=2"
+    alone = json.loads(shelllcc("compare", *CAT, *SMALL, *wide, "--cfg", "2", "-o", "alone", "--json")[1])
+    assert both["items"][0]["clips"][2] == alone["items"][0]["clips"][1]
+    words = ["--window", "0:0.8", "--strength", "2", "--cfg", "2", "-o", "clip.mp4"]
+    assert shelllcc("generate", *CAT, *SMALL, *words)[0] == 0
+    ours, theirs = (json.loads((tmp_path / p).read_text()) for p in ("both/00_wide.json", "clip.json"))
+    assert ours["frames_sha256"] == theirs["frames_sha256"]
+
+
+def test_two_folders_hold_the_same_clips(shelllcc, tmp_path):
+    for folder in ("a", "b"):
+        assert shelllcc("compare", *CAT, *SMALL, "--strengths", "0,1", "-o", folder)[0] == 0
+    for name in ("00_strength-1.mp4", "00_compare.mp4", "00_montage.png", "results.jsonl", "manifest.json"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+@pytest.mark.parametrize("torn", [{"metrics": None}, {"metrics": {"guided": {}}}, {"trace": "abc"}])
+def test_a_sidecar_with_parts_missing_is_made_again(shelllcc, tmp_path, torn):
+    words = ["compare", *CAT, *SMALL, "--strengths", "0,1", "-o", "run", "--json"]
+    first = json.loads(shelllcc(*words)[1])
+    sidecar = tmp_path / "run/00_strength-1.json"
+    sidecar.write_text(json.dumps(json.loads(sidecar.read_text()) | torn))
+    assert json.loads(shelllcc(*words)[1]) == first
+
+
+def test_overwriting_survives_a_torn_manifest_and_removes_what_was_there(shelllcc, tmp_path):
+    assert shelllcc("compare", *CAT, *SMALL, "--strengths", "0,2", "--layout", "vbench", "-o", "run")[0] == 0
+    (tmp_path / "run/manifest.json").write_text('{"items": [{"idx": 0, "videos": {"a": ""}}]}')
+    (tmp_path / "run/00_notes.txt").write_text("mine")
+    assert shelllcc("compare", *CAT, *SMALL, "--strengths", "0,1", "-o", "run", "--overwrite")[0] == 0
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert "00_notes.txt" in names
+    assert not names & {"00_strength-2.mp4", "00_strength-2.json", "vbench"}
+
+
+def test_a_run_that_made_no_clip_does_not_block_its_folder(shelllcc, tmp_path):
+    assert shelllcc("compare", *CAT, *SMALL, "-o", "run", "--device", "meta:9")[0] == 1
+    assert shelllcc("compare", *CAT, *SMALL, "-o", "run", "--seeds", "1")[0] == 0
+
+
+def test_a_line_of_strength_0_can_be_compared(shelllcc, tmp_path):
+    (tmp_path / "prompts.txt").write_text("a tabby cat --strength 0\n")
+    code, _, err = shelllcc("compare", "--prompts-file", "prompts.txt", *SMALL, "--strengths", "0,1", "-o", "run")
+    assert code == 0, err
+
+
 def test_a_dry_run_says_what_would_be_done(shelllcc, tmp_path):
     code, out, _ = shelllcc("compare", *CAT, "--strengths", "0,2", "--seeds", "4,5", "--dry-run", "--json")
     clips = json.loads(out)["clips"]
@@ -163,6 +212,10 @@ def test_a_dry_run_says_what_would_be_done(shelllcc, tmp_path):
         ([*CAT, "--size", "63x64"], "multiple of 16"),
         (["only.mp4"], "two videos"),
         (["a.mp4", "b.mp4", *CAT], "not both"),
+        (["a.mp4", "b.mp4", "--seeds", "3"], "not both"),
+        ([*CAT, "--seeds", ""], "seeds takes a whole number"),
+        ([*CAT, "--strengths", "1,1"], "leave one out"),
+        ([*CAT, "--replay-folder", "/dev/null"], "cannot keep steps"),
         (["a.mp4", "b.mp4"], "cannot read a.mp4"),
     ],
 )
@@ -236,7 +289,25 @@ def test_tuning_goes_on_where_it_was(shelllcc, tmp_path, counted):
     made = len(counted)
     second = json.loads(shelllcc(*words, "--again")[1])["profiles"][0]
     assert len(counted) == made
-    assert (second["sampled"], second["strength"]) == (0, first["strength"])
+    assert (second["sampled"], second["strength"], second["known"]) == (0, first["strength"], False)
+
+
+def test_a_tuned_prompt_stays_on_the_page_of_a_run_that_goes_on(shelllcc, tmp_path):
+    words = ["tune", *CAT, "--prompt", "grass", *SMALL, "--budget", "3", "-o", "run"]
+    assert shelllcc(*words)[0] == 0
+    manifest, results = ((tmp_path / "run" / name).read_bytes() for name in ("manifest.json", "results.jsonl"))
+    assert shelllcc("profiles", "forget", "grass")[0] == 0
+    assert shelllcc(*words)[0] == 0
+    assert (tmp_path / "run/manifest.json").read_bytes() == manifest
+    assert (tmp_path / "run/results.jsonl").read_bytes() == results
+
+
+def test_pictures_follow_the_clips_of_a_smaller_search(shelllcc, tmp_path):
+    words = ["tune", *CAT, *SMALL, "--again", "-o", "run"]
+    assert shelllcc(*words)[0] == 0
+    before = (tmp_path / "run/00_montage.png").read_bytes()
+    assert shelllcc(*words, "--budget", "2")[0] == 0
+    assert (tmp_path / "run/00_montage.png").read_bytes() != before
 
 
 def test_several_seeds_share_the_budget(shelllcc, counted):
@@ -291,6 +362,9 @@ def test_profiles_are_listed_shown_exported_taken_over_and_forgotten(shelllcc, t
     code, _, err = shelllcc("generate", *CAT, *SMALL, "--strength", "auto", "--dry-run")
     assert (code, err.count("\n")) == (2, 1)
     assert "no proper profile" in err
+    assert "no proper profile" in shelllcc("profiles", "list")[2]
+    assert shelllcc("profiles", "forget", "--all")[1] == "1 profiles forgotten\n"
+    assert list((tmp_path / "mine").iterdir()) == []
 
 
 def test_an_interrupt_leaves_finished_clips_and_a_run_that_goes_on(tmp_path, shelllcc):

@@ -16,13 +16,13 @@ def test_a_line_of_a_prompts_file_has_flags_of_its_own(tmp_path):
     found = lines(
         tmp_path,
         "\ufeff# a comment\n\na cat, fog\ngrass --seed 3 --cfg=2.5 --window 0:0.7\n"
-        'a flower -- roll, night --negative-prompt "blurry, grey" --size 64x48\n'
+        'a flower -- roll, night --negative-prompt "blurry, --grey" --size 64x48\n'
         "gravel --strength auto --flow-shift 5\n",
     )
     assert [(line.prompt, dict(line.values)) for line in found] == [
         ("a cat, fog", {}),
         ("grass", {"seed": 3, "cfg": 2.5, "window": (0.0, 0.7)}),
-        ("a flower -- roll, night", {"negative_prompt": "blurry, grey", "width": 64, "height": 48}),
+        ("a flower -- roll, night", {"negative_prompt": "blurry, --grey", "width": 64, "height": 48}),
         ("gravel", {"strength": "auto", "shift": 5.0}),
     ]
 
@@ -32,10 +32,13 @@ def test_a_line_of_a_prompts_file_has_flags_of_its_own(tmp_path):
     [
         ("grass --sed 3", "no flag --sed"),
         ("grass --seed", "--seed takes one value"),
-        ("grass --seed 1 2", "--seed takes one value"),
-        ("grass --seed one", "seed takes a whole number"),
+        ("grass --seed 1 2", "no flag 2"),
+        ("# a line\ngrass --seed one", "prompts.txt:2: seed takes a whole number"),
         ("grass --size big", "WIDTHxHEIGHT"),
-        ('grass --negative-prompt "open', "--negative-prompt takes one value"),
+        ('grass --negative-prompt "open', "a quote is not closed"),
+        ("grass --Seed 3", "no flag --Seed"),
+        ("grass --seed 1 --seed 2", "comes twice"),
+        ("grass --seed --cfg 2", "--seed takes one value"),
         ("# nothing\n\n", "holds no prompt"),
     ],
 )
@@ -64,7 +67,18 @@ def test_variants_are_over_any_knob():
 
 
 @pytest.mark.parametrize(
-    "text", ["radius", "radius=", "steps=3", "radius=0", "window=1:0", "a: radius=1; a: radius=2", "../x=1"]
+    "text",
+    [
+        "radius",
+        "radius=",
+        "a:radius=1",
+        "radius=1,radius=2",
+        "steps=3",
+        "radius=0",
+        "window=1:0",
+        "a: radius=1; a: radius=2",
+        "../x=1",
+    ],
 )
 def test_bad_variants_are_refused(text):
     with pytest.raises(UsageError):

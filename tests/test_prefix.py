@@ -52,6 +52,16 @@ def test_a_sweep_is_one_prefix_and_five_tails_and_every_clip_equals_its_own_run(
     assert prefix.bytes == shared * alone[0].latents.numel() * 4
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+def test_windows_may_differ_in_any_order(pipe, shipped, order):
+    requests = [request(strength=s, window=w, steps=12) for s, w in ((0.0, (0, 0.5)), (2.0, (0, 0.8)), (1.0, (0, 0.5)))]
+    prefix = Prefix(12)
+    for index in order:
+        wanted = requests[index]
+        swept = sample(pipe, wanted, guide_for(wanted, shipped), prefix=prefix)
+        assert swept.frames_sha256 == sample(pipe, wanted, guide_for(wanted, shipped)).frames_sha256
+
+
 @pytest.mark.parametrize(("high", "share"), [(0.85, 0.73), (0.75, 0.60)])
 def test_five_strengths_take_no_more_than_their_share_of_calls(pipe, shipped, high, share):
     requests = arms(window=(0.0, high), steps=50)
@@ -90,7 +100,7 @@ def test_a_forward_of_ones_own_stays(pipe):
     forward = pipe.transformer.forward
     pipe.transformer.forward = mine = lambda *args, **kwargs: forward(*args, **kwargs)
     try:
-        with Prefix(1).replayed(pipe):
+        with Prefix(1).replayed(pipe, 1):
             assert pipe.transformer.forward is not mine
         assert pipe.transformer.forward is mine
     finally:

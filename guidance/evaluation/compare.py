@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shelllcc.guidance.errors import UsageError
 from shelllcc.guidance.evaluation.figures import change, figures
 from shelllcc.guidance.evaluation.runs import Layout, Run, Shown
 from shelllcc.guidance.evaluation.sweep import Studio, Sweep
-from shelllcc.guidance.files import sha256_of
+from shelllcc.guidance.files import sha256_of, whole_file
 from shelllcc.guidance.wan.footage import read_video
 from shelllcc.guidance.wan.parse import Variant, slug
 from shelllcc.guidance.wan.plan import Resolved
 from shelllcc.guidance.wan.request import Request
 from shelllcc.guidance.wan.video import write_video
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 TAKEN = ("compare", "montage", "trace")  # an item's pictures are called so
 
@@ -44,7 +49,8 @@ def check_variants(variants: Sequence[Variant], requests: Sequence[Request], res
     if taken := next((v.label for v in variants if v.label in TAKEN), None):
         raise UsageError(f"a variant cannot be named {taken}: a file of the run is; give it another name")
     for variant in variants:
-        if replace(requests[0], **variant.settings).strength and resolved.bank is None:
+        guides = any(replace(request, **variant.settings).strength for request in requests)
+        if guides and resolved.bank is None:
             raise UsageError("to guide there must be a bank; " + " ".join(resolved.notes))
 
 
@@ -83,9 +89,10 @@ def compare_videos(
     anew: bool = False,
     on_note: Callable[[str], None] = lambda line: None,
 ) -> tuple[dict[str, Any], Path]:
-    """The record of existing videos of one size, judged beside the first, and the page. Copies them into the folder.
+    """The record of existing videos of one size, judged beside the first, and the page.
 
-    Where they differ in length, all are measured over the frames of the shortest. Raises UsageError for other sizes.
+    mp4 files are copied, others encoded. Where they differ in length, all are measured over the frames of the shortest.
+    Raises UsageError for other sizes.
     """
     if len(videos) < 2:
         raise UsageError("give two videos or more, the reference first: shelllcc compare BASE.mp4 OTHER.mp4")
@@ -109,14 +116,24 @@ def compare_videos(
     run = Run(folder, title="compare", asked=asked, settings=settings, fps=round(rates[0], 3))
     with run.held(anew=anew):
         shown = []
-        for label, (frames, _) in zip(labels, read, strict=True):
+        for label, path, (frames, _) in zip(labels, videos, read, strict=True):
             file = run.path(0, f"{label}.mp4")
-            write_video(file, frames, fps=run.fps)
+            _copy(path, file, frames, run.fps)
             part, reference = frames[:shortest], read[0][0][:shortest]
             size = (frames.shape[2], frames.shape[1])
             shown.append(Shown(label, label, file.name, size, len(frames), {}, figures(part), change(part, reference)))
         item = run.show(0, prompt=" | ".join(path.name for path in videos), seed=None, clips=shown)
         return item, run.publish(layout=layout, embed=embed)
+
+
+def _copy(path: Path, file: Path, frames: NDArray[np.uint8], fps: float) -> None:
+    """An mp4 as it is; another video as H.264, without an odd row or column, which that cannot hold."""
+    if path.suffix.lower() == ".mp4":
+        with whole_file(file) as part:
+            shutil.copyfile(path, part)
+    else:
+        height, width = (side // 2 * 2 for side in frames.shape[1:3])
+        write_video(file, frames[:, :height, :width], fps=fps)
 
 
 def _labels(videos: Sequence[Path]) -> list[str]:

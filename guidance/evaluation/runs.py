@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,8 @@ from shelllcc.guidance.errors import OutputError, UsageError
 from shelllcc.guidance.evaluation.figures import beside
 from shelllcc.guidance.evaluation.verdict import Verdict, judge
 from shelllcc.guidance.files import whole_file
-from shelllcc.guidance.wan.video import write_json, write_video
+from shelllcc.guidance.trace import balance
+from shelllcc.guidance.wan.video import read_sidecar, write_json, write_video
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,6 +63,19 @@ class Shown:
     change: float
     trace: Sequence[Mapping[str, Any]] = ()
 
+    @property
+    def excess(self) -> float | None:
+        """What cfg added to the distance; None of an unguided clip."""
+        return float(self.trace[0]["excess"][0]) if self.trace else None
+
+    def balance(self, excess: float | None) -> dict[str, float]:
+        """The balance, where it can be known; `excess` is that of an unguided clip."""
+        excess = excess if self.excess is None else self.excess
+        if excess is None or "distance" not in self.figures:
+            return {}
+        gain = self.trace[-1]["gain"][0] if self.trace else 0.0
+        return {"balance": balance(gain=gain, excess=excess, distance=self.figures["distance"])}
+
 
 class Run:
     """A run's folder. `asked` is all that decides on its clips: only an equal run may go on in the folder."""
@@ -70,6 +85,7 @@ class Run:
     ) -> None:
         self.folder, self.title, self.asked, self.settings, self.fps = folder, title, asked, settings, fps
         self.items: dict[int, dict[str, Any]] = {}
+        self._pictured: dict[int, list[str]] = {}  # the clips that an item's pictures were made of, in a run before
 
     @contextlib.contextmanager
     def held(self, *, anew: bool = False) -> Iterator[Run]:
@@ -144,28 +160,42 @@ class Run:
     def _claim(self, *, anew: bool) -> None:
         file = self.folder / "run.json"
         wanted = json.loads(json.dumps(self.asked))
-        if file.exists() and not anew:
+        if not anew and file.exists() and any(self.folder.glob("[0-9][0-9]*_*.mp4")):
             try:
                 known = json.loads(file.read_text(encoding="utf-8"))
             except ValueError:
                 known = None
             if known != wanted:
                 raise UsageError(f"{self.folder} holds another run; give another --output, or --overwrite it")
-        if anew:
+            self._pictured = {item["idx"]: list(item["videos"].values()) for item in self._manifest()}
+        else:
             self._clear()
         write_json(file, wanted)
 
-    def _clear(self) -> None:
-        """Remove the clips and pictures that the manifest of the run before names."""
+    def _manifest(self) -> list[dict[str, Any]]:
+        """The items of the manifest that lies in the folder, if it is one."""
         try:
             items = json.loads((self.folder / "manifest.json").read_text(encoding="utf-8"))["items"]
-            names = [Path(name) for item in items for name in item["videos"].values()]
-            names += [self.path(item["idx"], name) for item in items for name in PICTURES.values()]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return
-        for name in names:
-            for path in (self.folder / name.name, self.folder / name.with_suffix(".json").name):
+        except (OSError, ValueError, KeyError, TypeError):
+            return []
+        names = [(item.get("idx"), item.get("videos")) for item in items if isinstance(item, dict)]
+        sound = all(isinstance(idx, int) and isinstance(videos, dict) for idx, videos in names)
+        return items if sound and len(names) == len(items) else []
+
+    def _clear(self) -> None:
+        """Remove what a run before wrote, and nothing else."""
+        pictures = "|".join(re.escape(name) for name in PICTURES.values())
+        mine = re.compile(rf"[0-9]{{2,}}_({pictures})|manifest\.json|results\.jsonl|report\.html")
+        gone = [path for path in self.folder.iterdir() if mine.fullmatch(path.name)]
+        gone += [self.folder / Path(str(name)).name for item in self._manifest() for name in item["videos"].values()]
+        for sidecar in self.folder.glob("[0-9][0-9]*_*.json"):
+            with contextlib.suppress(UsageError):
+                read_sidecar(sidecar)
+                gone += [sidecar, sidecar.with_suffix(".mp4")]
+        for path in gone:
+            if path.is_file():
                 path.unlink(missing_ok=True)
+        shutil.rmtree(self.folder / "vbench", ignore_errors=True)
 
     def _pictures(self, index: int, clips: Sequence[Shown]) -> dict[str, str | None]:
         """Side by side, montage and trace of an item, made of its files; kept where they are newer than its clips."""
@@ -175,7 +205,8 @@ class Run:
         traces = {clip.title: clip.trace for clip in clips if clip.trace}
         files = {kind: self.path(index, name) for kind, name in PICTURES.items() if traces or kind != "trace_plot"}
         newest = max((self.folder / clip.video).stat().st_mtime_ns for clip in clips)
-        if not all(path.exists() and path.stat().st_mtime_ns >= newest for path in files.values()):
+        known = self._pictured.get(index) == [clip.video for clip in clips]
+        if not known or not all(path.exists() and path.stat().st_mtime_ns >= newest for path in files.values()):
             frames = {clip.title: _frames(self.folder / clip.video) for clip in clips}
             write_video(files["side_by_side"], labelled(frames), fps=self.fps)
             write_png(files["montage"], montage(frames))
@@ -202,21 +233,26 @@ class Run:
 
 def record_of(index: int, *, prompt: str, seed: int | None, fps: float, clips: Sequence[Shown]) -> dict[str, Any]:
     """An item as its record: every clip with its figures beside the first one's, and a verdict."""
-    reference = clips[0]
-    return {
-        "idx": index,
-        "prompt": prompt,
-        "seed": seed,
-        "fps": fps,
-        "clips": [_clip_record(clip, reference) for clip in clips],
-    }
+    return {"idx": index, "prompt": prompt, "seed": seed, "fps": fps, "clips": [_clip_record(c, clips) for c in clips]}
 
 
-def _clip_record(clip: Shown, reference: Shown) -> dict[str, Any]:
+def verdict_of(clip: Shown, reference: Shown) -> tuple[Verdict, dict[str, Any]]:
+    """The verdict on a clip beside a reference, and the figures that it rests on.
+
+    What cfg added is asked of the clip itself, so that no other variant has a say.
+    """
     figures = dict(clip.figures) | beside(clip.figures, reference.figures) | {"change": clip.change}
-    verdict = Verdict("reference", "the others are judged beside it")
-    if clip is not reference:
-        verdict = judge(figures, reference.figures)
+    figures |= clip.balance(reference.excess)
+    return judge(figures, dict(reference.figures) | reference.balance(clip.excess)), figures
+
+
+def _clip_record(clip: Shown, clips: Sequence[Shown]) -> dict[str, Any]:
+    verdict, figures = verdict_of(clip, clips[0])
+    if clip is clips[0]:
+        verdict = Verdict("reference", "the others are judged beside it")
+        guided = [other for other in clips if other.trace]
+        last = min(guided, key=lambda other: (other.trace[0]["sigma"], other.label), default=clip)
+        figures |= clip.balance(last.excess)
     return {
         "label": clip.label,
         "title": clip.title,

@@ -6,14 +6,15 @@ What all ways share, the transformer's calls before the guide first acts, is com
 from __future__ import annotations
 
 import functools
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shelllcc.guidance.errors import OutputError
 from shelllcc.guidance.evaluation.figures import change
 from shelllcc.guidance.evaluation.runs import Run, Shown
-from shelllcc.guidance.trace import balance
 from shelllcc.guidance.wan.generate import Reporter, make, write
 from shelllcc.guidance.wan.parse import Variant
 from shelllcc.guidance.wan.plan import Plan, Resolved
@@ -30,11 +31,18 @@ if TYPE_CHECKING:
 class Studio:
     """What samples: a pipeline, loaded when the first clip is to be made, and who hears how far it is.
 
-    Prefixes lie in `folder`, or in memory.
+    Prefixes lie in `folder`, or in memory. Raises OutputError for a folder that cannot be written.
     """
 
     def __init__(self, load: Callable[[], WanPipeline], reporter: Reporter, folder: Path | None = None) -> None:
         self.load, self.reporter, self.folder = load, reporter, folder
+        if folder is not None:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                with tempfile.TemporaryFile(dir=folder):
+                    pass
+            except OSError as error:
+                raise OutputError(f"cannot keep steps in {folder}: {error.strerror or error}") from error
 
     @functools.cached_property
     def pipe(self) -> WanPipeline:
@@ -75,7 +83,7 @@ class Sweep:
         """What the variants share; made when the first of them is sampled."""
         requests = [self.plan(variant).request for variant in self.variants]
         moves = [first_move(self.studio.pipe, r, guide_for(r, self.resolved.bank)) for r in requests if r.strength]
-        folder = self.studio.folder and self.studio.folder / f"{self.index:02d}"
+        folder = self.studio.folder and Path(tempfile.mkdtemp(prefix="shelllcc-", dir=self.studio.folder))
         return Prefix(1 + max(moves, default=self.request.steps), folder=folder)
 
     def plan(self, variant: Variant) -> Plan:
@@ -84,11 +92,20 @@ class Sweep:
         path = self.run.path(self.index, f"{variant.label}.mp4")
         return Plan(resolved.model, request, resolved.bank, path, False, resolved.dtype)
 
+    def finished(self, variant: Variant) -> dict[str, Any] | None:
+        """The sidecar's record of a variant's clip, if it is there, whole, and measured beside a reference."""
+        plan = self.plan(variant)
+        if not plan.finished():
+            return None
+        record = read_sidecar(plan.sidecar)
+        return record if isinstance(record["metrics"].get("change"), float) else None
+
     def clip(self, variant: Variant) -> dict[str, Any]:
         """The sidecar's record of a variant's clip, which is sampled unless it is there, whole."""
         plan = self.plan(variant)
-        if plan.finished():
-            record = read_sidecar(plan.sidecar)
+        known = self.finished(variant)
+        if known is not None:
+            record = known
         elif variant == self.reference:
             self._seen, seconds = self._make(variant)
             record = write(plan, self.studio.pipe, {plan.label: self._seen}, seconds, metrics={"change": 0.0})
@@ -113,9 +130,7 @@ class Sweep:
         """The clips there are, the reference first."""
         first = {self.reference.label: (self.reference, self.clip(self.reference))}
         found = list((first | self.records).values())
-        traces = [record["trace"] for _, record in found if record["trace"]]
-        excess = traces[0][0]["excess"][0] if traces else None
-        return [self._shown(variant, record, excess) for variant, record in found]
+        return [self._shown(variant, record) for variant, record in found]
 
     def _make(self, variant: Variant) -> tuple[Clip, dict[str, float]]:
         name = f"{self.index:02d} {variant.title}"
@@ -125,12 +140,8 @@ class Sweep:
             request, self.resolved.bank, studio.pipe, studio.reporter, name=name, prefix=self.prefix, texts=studio.texts
         )
 
-    def _shown(self, variant: Variant, record: Mapping[str, Any], excess: float | None) -> Shown:
+    def _shown(self, variant: Variant, record: Mapping[str, Any]) -> Shown:
         plan, metrics = self.plan(variant), record["metrics"]
-        own = dict(metrics[plan.label])
-        if excess is not None and "distance" in own:
-            gain = record["trace"][-1]["gain"][0] if record["trace"] else 0.0
-            own["balance"] = balance(gain=gain, excess=excess, distance=own["distance"])
         request = plan.request
         return Shown(
             label=variant.label,
@@ -139,7 +150,7 @@ class Sweep:
             size=(request.width, request.height),
             frames=request.frames,
             settings=variant.settings,
-            figures=own,
+            figures=metrics[plan.label],
             change=metrics["change"],
             trace=record["trace"],
         )

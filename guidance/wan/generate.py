@@ -119,8 +119,9 @@ def write(
     if plan.compare:
         frames["compare"] = side_by_side(frames["unguided"], frames["guided"])
     plan.sidecar.unlink(missing_ok=True)
+    tag = {key: value for key, value in recipe.items() if key not in ("videos", "sidecar")}  # the same in any folder
     for label, path in plan.videos.items():
-        write_video(path, frames[label], fps=plan.request.fps, record={"shows": label} | recipe)
+        write_video(path, frames[label], fps=plan.request.fps, record={"shows": label} | tag)
     record["sha256"] = {label: sha256_of(path) for label, path in plan.videos.items()}
     write_json(plan.sidecar, record)
     return record

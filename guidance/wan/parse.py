@@ -98,7 +98,7 @@ def distinct(found: list[Variant]) -> list[Variant]:
     """The variants, if no two share a label."""
     labels = [variant.label for variant in found]
     if twice := next((label for label in labels if labels.count(label) > 1), None):
-        raise UsageError(f"two variants are named {twice}; name them, e.g. `soft: radius=2.5`")
+        raise UsageError(f"two variants are {twice}; leave one out, or name them, e.g. `soft: radius=2.5`")
     return found
 
 
@@ -130,7 +130,6 @@ FLAGS: Mapping[str, tuple[str, Callable[[str], Any]]] = {  # of a line of a prom
     "num-inference-steps": ("steps", lambda text: _number("steps", text, int)),
     "frames": ("frames", lambda text: _number("frames", text, int)),
     "num-frames": ("frames", lambda text: _number("frames", text, int)),
-    "fps": ("fps", lambda text: _number("fps", text, int)),
     "cfg": ("cfg", lambda text: _number("cfg", text, float)),
     "guidance-scale": ("cfg", lambda text: _number("cfg", text, float)),
     "shift": ("shift", lambda text: _number("shift", text, float)),
@@ -144,23 +143,28 @@ FLAGS: Mapping[str, tuple[str, Callable[[str], Any]]] = {  # of a line of a prom
 
 
 def _line(place: str, text: str) -> Line:
-    prompt, *flags = re.split(r"(?:^|\s)--(?=[a-z])", text)
+    begin = re.search(r"(?:^|\s)--(?=[A-Za-z])", text)
+    prompt, rest = (text, "") if begin is None else (text[: begin.start()], text[begin.start() :])
+    try:
+        words = iter(shlex.split(rest.replace("\\", "\\\\")))
+    except ValueError as error:
+        raise UsageError(f"{place}: a quote is not closed in {rest.strip()}") from error
     values: dict[str, Any] = {}
-    for flag in flags:
-        name, _, rest = flag.strip().replace("=", " ", 1).partition(" ")
-        if name not in FLAGS:
-            raise UsageError(f"{place}: no flag --{name} for a prompt; there are {', '.join('--' + f for f in FLAGS)}")
-        try:
-            words = shlex.split(rest)
-        except ValueError:
-            words = []
-        if len(words) != 1:
-            raise UsageError(
-                f"{place}: --{name} takes one value, quoted where it has blanks, got {rest.strip() or 'none'}"
-            )
+    for word in words:
+        name, equals, value = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or name not in FLAGS:
+            raise UsageError(f"{place}: no flag {word} for a prompt; there are {', '.join('--' + f for f in FLAGS)}")
         key, read = FLAGS[name]
-        value = read(words[0])
-        values |= dict(zip(("width", "height"), value, strict=True)) if key == "size" else {key: value}
+        given = value if equals else next(words, "--")
+        if given.startswith("--"):
+            raise UsageError(f"{place}: --{name} takes one value, quoted if it has blanks")
+        if key in values or (key == "size" and "width" in values):
+            raise UsageError(f"{place}: --{name} comes twice")
+        try:
+            found = read(given)
+        except UsageError as error:
+            raise UsageError(f"{place}: {error}") from error
+        values |= dict(zip(("width", "height"), found, strict=True)) if key == "size" else {key: found}
     return Line(prompt.strip(), values)
 
 
@@ -171,7 +175,12 @@ def _variant(text: str) -> Variant:
     for part in (rest if colon else text).split(","):
         knob, _, value = (word.strip() for word in part.partition("="))
         if knob not in KNOBS or not value:
-            raise UsageError(f"a variant is KNOB=VALUE,... with knobs {', '.join(KNOBS)}, e.g. radius=2.5; got {text}")
+            known = ", ".join(KNOBS)
+            raise UsageError(
+                f"a variant is [NAME: ]KNOB=VALUE,... with knobs {known}, e.g. soft: radius=2.5; got {text}"
+            )
+        if knob in settings:
+            raise UsageError(f"{knob} comes twice in the variant {text}")
         settings[knob] = window(value) if knob == "window" else _number(knob, value, float)
     GuideConfig(**settings)
     label = slug(title, "variant") if colon else _label(settings)

@@ -75,6 +75,9 @@ class Plan:
         same = all(record.get(key) == mine[key] for key in ("request", "model", "compare"))
         same &= (record.get("bank") or {}).get("sha256") == (self.bank.sha256 if self.bank else None)
         same &= self.dtype in (None, record.get("dtype"))
+        metrics, trace = record.get("metrics"), record.get("trace")
+        same &= isinstance(metrics, dict) and isinstance(metrics.get(self.label), dict)
+        same &= isinstance(trace, list) and all(isinstance(step, dict) for step in trace)
         hashes = record.get("sha256") or {}
         return same and all(p.is_file() and sha256_of(p) == hashes.get(label) for label, p in self.videos.items())
 
@@ -131,7 +134,7 @@ def resolve(
     for request in requests:
         _check_sizes(request, found)
 
-    off = all(request.strength == 0 for request in requests)
+    off = not wanted and all(request.strength == 0 for request in requests)
     wanted = wanted or bool(record) or bank is not None or "strength" in given
     chosen, notes = (None, []) if off else _bank_for(found, bank, record or {}, wanted=wanted)
     if chosen is None:

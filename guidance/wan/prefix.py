@@ -8,6 +8,7 @@ which the first move is made. Knows nothing of guides, prompts or files of clips
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,10 +31,11 @@ class Calls:
 
 
 class Prefix:
-    """The transformer's outputs, in the order of its calls, of one sampling's steps 0 .. `steps` - 1.
+    """The transformer's outputs, in the order of its calls, of the steps that samplings share.
 
-    Outputs lie in main memory, or as files in `folder`, and are bit for bit what the transformer gave. `limit` bounds
-    their bytes: what would pass it is not kept, and every sampling then computes it.
+    A sampling shares its steps up to its guide's first move, whatever the others do; at most `steps` are kept. Outputs
+    lie in main memory, or as files in `folder`, which is the prefix's alone, and are bit for bit what the transformer
+    gave. `limit` bounds their bytes: what would pass it is not kept, and every sampling then computes it.
     """
 
     def __init__(self, steps: int, *, folder: Path | None = None, limit: int = MEMORY) -> None:
@@ -47,12 +49,12 @@ class Prefix:
         self._full = False
 
     @contextlib.contextmanager
-    def replayed(self, pipe: Any) -> Iterator[Calls]:
+    def replayed(self, pipe: Any, shared: int) -> Iterator[Calls]:
         """Within the block, for one sampling of `pipe`, known outputs are replayed and new ones of the prefix kept.
 
-        Forward hooks of the transformers hear replayed outputs as they hear computed ones. Afterwards the
-        transformers are as they were, also on an exception. Raises SamplingError for another shape or dtype of
-        latents than the prefix was made with.
+        `shared` is the number of this sampling's steps whose calls are those of the unguided one. Forward hooks of the
+        transformers hear replayed outputs as they hear computed ones. Afterwards the transformers are as they were,
+        also on an exception. Raises SamplingError for another shape or dtype of latents than the prefix was made with.
         """
         calls = Calls()
         self.calls.append(calls)
@@ -60,7 +62,7 @@ class Prefix:
         found = [model for model in transformers if model is not None]
         own = [model.__dict__.get("forward") for model in found]  # of offloading and the like
         for model in found:
-            model.forward = self._replaying(model.forward, pipe, calls)
+            model.forward = self._replaying(model.forward, pipe, calls, min(shared, self.steps))
         try:
             yield calls
         finally:
@@ -72,16 +74,13 @@ class Prefix:
 
     def discard(self) -> None:
         """Forget all outputs, and remove their files."""
-        for output in self._outputs:
-            if isinstance(output, Path):
-                output.unlink(missing_ok=True)
         self._outputs, self._shapes, self.bytes = [], [], 0
-        if self.folder is not None and self.folder.is_dir():
-            self.folder.rmdir()
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _replaying(self, forward: Callable[..., Any], pipe: Any, calls: Calls) -> Callable[..., Any]:
+    def _replaying(self, forward: Callable[..., Any], pipe: Any, calls: Calls, steps: int) -> Callable[..., Any]:
         def replaying(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-            within = (pipe.scheduler.step_index or 0) < self.steps
+            within = (pipe.scheduler.step_index or 0) < steps
             number = calls.computed + calls.replayed
             if within and number < len(self._outputs):
                 calls.replayed += 1

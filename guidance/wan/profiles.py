@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,9 +64,14 @@ def store(request: Request, model: Model, bank: Bank, found: Mapping[str, Any]) 
     return profile
 
 
-def every() -> Iterator[dict[str, Any]]:
-    """All profiles, by prompt."""
-    found = [read(path) for path in sorted(folder().glob("*.json"))]
+def every(*, on_broken: Callable[[str], None] = lambda line: None) -> Iterator[dict[str, Any]]:
+    """All profiles, by prompt; a broken one is passed over, and `on_broken` hears of it."""
+    found = []
+    for path in sorted(folder().glob("*.json")):
+        try:
+            found.append(read(path))
+        except UsageError as error:
+            on_broken(str(error))
     yield from sorted(found, key=lambda profile: profile["settings"]["prompt"])
 
 
@@ -73,12 +79,21 @@ def named(name: str) -> list[dict[str, Any]]:
     """The profiles whose name begins so, or whose prompt it is. Raises UsageError where there is none."""
     found = [p for p in every() if p["name"].startswith(name) or p["settings"]["prompt"] == name]
     if not found or not name:
-        raise UsageError(f"no profile {name}; `shelllcc profiles list` shows them")
+        raise UsageError(f"no profile {name or 'of no name'}; `shelllcc profiles list` shows them")
     return found
 
 
 def forget(name: str) -> None:
+    """Remove the profile of that name."""
     (folder() / f"{name}.json").unlink(missing_ok=True)
+
+
+def forget_all() -> int:
+    """Remove all profiles, broken ones too, and count them."""
+    paths = list(folder().glob("*.json"))
+    for path in paths:
+        path.unlink(missing_ok=True)
+    return len(paths)
 
 
 def take_over(path: Path) -> int:
@@ -109,14 +124,17 @@ def read(path: Path) -> dict[str, Any]:
         profile = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"cannot read the profile {path}: {error}; delete it and tune again") from error
-    return _checked(profile, path)
+    return _checked(profile, path) | {"name": path.stem}
 
 
 def _checked(profile: Any, path: Path) -> dict[str, Any]:
     """A profile, if it is one. Raises UsageError."""
     parts = profile if isinstance(profile, dict) else {}
     sound = all(isinstance(parts.get(key), dict) for key in BELONGS)
-    sound = sound and all(isinstance(parts.get(key), (int, float)) for key in ("strength", "balance"))
-    if not sound or not isinstance(parts["settings"].get("prompt"), str) or not 0 <= parts["strength"] <= 10:
-        raise UsageError(f"{path} holds no proper profile; delete it and tune again")
+    sound = sound and all(type(parts.get(key)) in (int, float) for key in ("strength", "balance"))
+    named = [("settings", "prompt"), ("model", "source"), ("bank", "name")]
+    if not sound or not all(isinstance(parts[part].get(key), str) for part, key in named):
+        raise UsageError(f"{path} holds no proper profile; remove it, and tune again")
+    if not 0 <= parts["strength"] <= 10 or not math.isfinite(parts["balance"]):
+        raise UsageError(f"{path} holds a profile with impossible numbers; remove it, and tune again")
     return parts

@@ -110,7 +110,7 @@ def sample(
         if guide is not None:
             stack.enter_context(guided(pipe, guide))
         if prefix is not None:
-            stack.enter_context(prefix.replayed(pipe))
+            stack.enter_context(prefix.replayed(pipe, 1 + first_move(pipe, request, guide)))
         try:
             frames = pipe(
                 **_texts(request, texts),
