@@ -97,14 +97,14 @@ def generate(
     cli_anchors.check_dtype(dtype)
     plans = plan_clips(**chosen, values=values)
     for note in dict.fromkeys(note for plan in plans for note in plan.notes):
-        _say(f"note: {note}")
+        options.say(f"note: {note}")
     if dry_run:
         report = {"dry_run": True, "clips": [plan.describe() for plan in plans]}
         print(json.dumps(report, ensure_ascii=False, indent=None if as_json else 2))
         return
     waiting = [plan for plan in plans if not (resume and plan.finished())]
     if len(waiting) < len(plans):
-        _say(f"{len(plans) - len(waiting)} of {len(plans)} clips are finished already")
+        options.say(f"{len(plans) - len(waiting)} of {len(plans)} clips are finished already")
     records = _generate(waiting, device)
     if as_json:
         print(json.dumps({"clips": records, "skipped": len(plans) - len(waiting)}, ensure_ascii=False))
@@ -146,7 +146,7 @@ def main() -> None:
     except Exception as error:
         code = _failed(error)
     if code == 130:
-        _say("interrupted")
+        options.say("interrupted")
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -228,9 +228,5 @@ def _failed(error: Exception) -> int:
     else:
         message, code = f"unexpected {type(error).__name__}: {error}; SHELLLCC_DEBUG=1 shows where", 1
     if message.strip():
-        _say("error: " + " ".join(message.split()))
+        options.say("error: " + " ".join(message.split()))
     return code
-
-
-def _say(line: str) -> None:
-    print(f"shelllcc: {line}".encode(errors="replace").decode(), file=sys.stderr)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from shelllcc import cli_options as options
 from shelllcc.guidance.errors import UsageError
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def calibrate(
         raise UsageError(f"{encoding.model.name} has no transformer to calibrate for; give --model")
     files, note = held_out_files(found, _gather(sources or [str(folder)], encoding, workers).files)
     if note:
-        _say(f"note: {note}")
+        options.say(f"note: {note}")
     pipe = load_pipeline(encoding.model, device=device, dtype=dtype)
     with TerminalReporter() as reporter:
         reporter.stage("calibrating")
@@ -293,7 +293,7 @@ def analyze(
     with TerminalReporter() as reporter:
         table, notes = study(found, truth, made, encoding, output, most=most, on_stage=reporter.stage)
     for note in notes:
-        _say(f"note: {note}")
+        options.say(f"note: {note}")
     if as_json:
         print(json.dumps(table, ensure_ascii=False))
         return
@@ -390,7 +390,7 @@ def score(
     encoding = _encoding(model, size, fps, frames, clips, Path(), device, chosen)
     chosen = chosen or find_bank(fingerprint(encoding.model.vae))
     check_bank(chosen, fingerprint(encoding.model.vae))
-    scores = list(score_files(found, chosen, encoding, on_problem=lambda line: _say(f"note: {line}")))
+    scores = list(score_files(found, chosen, encoding, on_problem=lambda line: options.say(f"note: {line}")))
     if not scores:
         raise UsageError("none of the files could be scored")
     if as_json:
@@ -492,7 +492,7 @@ def _gather(sources: list[str], encoding: Encoding, workers: int | None, shard: 
         reporter.stage("encoding")
         gathered = gather(sources, encoding, workers=workers or usual, shard=shard, on_file=reporter.count)
     for note in (*(f"skipped: {reason}" for reason in gathered.skipped), *gathered.notes):
-        _say(f"note: {note}")
+        options.say(f"note: {note}")
     if not gathered.files:
         raise UsageError("none of the sources could be used")
     return gathered
@@ -535,7 +535,3 @@ def _print(report: dict[str, Any], as_json: bool) -> None:
         if value not in ([], None):
             text = json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else str(value)
             print(f"{key:<18} {''.join(c if c.isprintable() else repr(c)[1:-1] for c in text)}")
-
-
-def _say(line: str) -> None:
-    print(f"shelllcc: {line}".encode(errors="replace").decode(), file=sys.stderr)

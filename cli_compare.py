@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -83,7 +82,12 @@ def compare(
             options.print_json({"dry_run": True, "output": str(folder), "videos": [str(path) for path in videos]})
             return
         item, page = workbench.compare_videos(
-            videos, folder, layout=checked, embed=embed, anew=overwrite, on_note=lambda line: _say(f"note: {line}")
+            videos,
+            folder,
+            layout=checked,
+            embed=embed,
+            anew=overwrite,
+            on_note=lambda line: options.say(f"note: {line}"),
         )
         _report([item], page, as_json=as_json)
         return
@@ -188,7 +192,7 @@ def list_profiles(as_json: options.Json = False) -> None:
     """All profiles, by prompt."""
     from shelllcc.guidance.wan import profiles as store
 
-    found = list(store.every(on_broken=lambda line: _say(f"note: {line}")))
+    found = list(store.every(on_broken=lambda line: options.say(f"note: {line}")))
     if as_json:
         options.print_json({"folder": str(store.folder()), "profiles": found})
         return
@@ -283,7 +287,7 @@ def _resolve(
         wanted=True, values=values,
     )  # fmt: skip
     for note in resolved.notes:
-        _say(f"note: {note}")
+        options.say(f"note: {note}")
     name = parse.slug(prompts_file.stem if prompts_file else resolved.requests[0].prompt)
     return resolved, output or Path("outputs") / f"{command}-{name}", numbers
 
@@ -367,7 +371,3 @@ def _table(heads: Iterable[str], rows: Sequence[Sequence[str]]) -> None:
 def _short(prompt: str, length: int = 60) -> str:
     text = "".join(c if c.isprintable() else " " for c in prompt)
     return text if len(text) <= length else text[: length - 1] + "…"
-
-
-def _say(line: str) -> None:
-    print(f"shelllcc: {line}".encode(errors="replace").decode(), file=sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -60,3 +61,8 @@ Replay = Annotated[
 
 def print_json(record: Any) -> None:
     print(json.dumps(record, ensure_ascii=False))
+
+
+def say(line: str) -> None:
+    """A line to the user, on stderr."""
+    print(f"shelllcc: {line}".encode(errors="replace").decode(), file=sys.stderr)

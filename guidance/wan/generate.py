@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from shelllcc.guidance.files import sha256_of
 from shelllcc.guidance.trace import alarm
 from shelllcc.guidance.wan.plan import Plan
-from shelllcc.guidance.wan.video import side_by_side, write_json, write_video
+from shelllcc.guidance.wan.video import write_json, write_video
 
 if TYPE_CHECKING:
     from diffusers import WanPipeline
@@ -102,6 +102,8 @@ def write(
     metrics: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write the clips of a plan, by label, then the sidecar; returns its record, with `metrics` among its own."""
+    from shelllcc.guidance.evaluation.pictures import labelled
+
     recipe: dict[str, Any] = plan.describe() | {
         "device": str(pipe._execution_device),
         "dtype": str(pipe.transformer.dtype).removeprefix("torch."),
@@ -115,9 +117,9 @@ def write(
         "trace": _trace(clips[plan.label]),
         "alarm": clips[plan.label].alarm,
     }
-    frames = {label: clip.frames for label, clip in clips.items()}
+    frames: dict[str, Iterable[Any]] = {label: clip.frames for label, clip in clips.items()}
     if plan.compare:
-        frames["compare"] = side_by_side(frames["unguided"], frames["guided"])
+        frames["compare"] = labelled({label: clip.frames for label, clip in clips.items()})
     plan.sidecar.unlink(missing_ok=True)
     tag = {key: value for key, value in recipe.items() if key not in ("videos", "sidecar")}  # the same in any folder
     for label, path in plan.videos.items():

@@ -81,9 +81,3 @@ def read_sidecar(path: Path) -> dict[str, Any]:
     if not isinstance((record.get("model") or {}).get("source"), (str, type(None))):
         raise UsageError(f"{path} is no proper sidecar: the model's source must be a string")
     return record
-
-
-def side_by_side(left: Frames, right: Frames, *, gap: int = 4) -> Frames:
-    """Two videos of one shape next to each other, with a white gap."""
-    t, h, _, c = left.shape
-    return np.concatenate([left, np.full((t, h, gap, c), 255, np.uint8), right], axis=2)
