@@ -1,0 +1,88 @@
+"""How a model is put into memory: weights, precision, offloading, adapters, caches. Checked before anything is loaded.
+
+Knows nothing of torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from shelllcc.guidance.errors import UsageError
+
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "dtype": ("float32", "bfloat16", "float16"),
+    "offload": ("none", "model", "group"),
+    "quantize": ("none", "fp8", "int8", "nf4"),
+    "cache": ("none", "first-block", "taylorseer", "magcache", "fastercache", "pab"),
+}
+
+
+@dataclass(frozen=True)
+class Lora:
+    """A low-rank adapter: a file, a folder, or a hub id (owner/name, or owner/name/file.safetensors)."""
+
+    source: str
+    weight: float = 1.0
+
+    @classmethod
+    def parse(cls, text: str) -> Lora:
+        """From SOURCE or SOURCE:WEIGHT. Raises UsageError."""
+        source, colon, number = text.rpartition(":")
+        if not colon:
+            source, number = text, "1"
+        try:
+            weight = float(number)
+        except ValueError:
+            source, weight = text, 1.0  # the colon is of the path
+        if not source.strip() or not math.isfinite(weight):
+            raise UsageError(f"--lora takes PATH_OR_ID or PATH_OR_ID:WEIGHT, got {text!r}")
+        return cls(source, weight)
+
+
+@dataclass(frozen=True)
+class Loading:
+    """Raises UsageError.
+
+    dtype        of the transformer and the text encoder; None is the device's usual one. The VAE stays float32
+    offload      none: all on the device; model: one part at a time; group: one block at a time
+    quantize     weights of the transformer at rest: fp8 (cast layer by layer), int8 (torchao), nf4 (bitsandbytes)
+    tiling       decode in overlapping tiles
+    transformer  a single file (.safetensors, .gguf) in place of the model's own transformer; transformer_2 likewise
+    loras        adapters, all at once
+    cache        a feature cache of diffusers: faster, other frames
+    """
+
+    dtype: str | None = None
+    offload: str = "none"
+    quantize: str = "none"
+    tiling: bool = False
+    transformer: str | None = None
+    transformer_2: str | None = None
+    loras: tuple[Lora, ...] = field(default=())
+    cache: str = "none"
+
+    def __post_init__(self) -> None:
+        for name, allowed in CHOICES.items():
+            value = getattr(self, name)
+            if value not in allowed and not (name == "dtype" and value is None):
+                raise UsageError(f"--{name} is one of {', '.join(allowed)}, got {value}")
+        if self.quantize != "none" and any(str(f).endswith(".gguf") for f in (self.transformer, self.transformer_2)):
+            raise UsageError("a .gguf transformer is quantized already; leave --quantize out")
+
+    def recipe(self) -> dict[str, Any]:
+        """What of it makes other frames, as JSON; the dtype, which the device may choose, aside."""
+        record = asdict(self)
+        del record["dtype"], record["offload"]
+        return record | {"loras": [asdict(lora) for lora in self.loras]}
+
+    @classmethod
+    def from_recipe(cls, record: Mapping[str, Any]) -> Loading:
+        """The loading of a sidecar's recipe. Raises UsageError where it is not one."""
+        try:
+            loras = tuple(Lora(str(lora["source"]), float(lora["weight"])) for lora in record.get("loras", ()))
+            return cls(**dict(record) | {"loras": loras})
+        except (TypeError, KeyError, ValueError) as error:
+            raise UsageError(f"the sidecar's loading is no proper one: {error}") from error
