@@ -20,7 +20,7 @@ from shelllcc.guidance.config import GuideConfig
 from shelllcc.guidance.errors import BankError, UsageError
 from shelllcc.guidance.precision import full_precision
 from shelllcc.guidance.shell import Shell, stretch
-from shelllcc.guidance.trace import Step
+from shelllcc.guidance.trace import Step, Trace
 
 if TYPE_CHECKING:
     from shelllcc.anchors.bank import Bank
@@ -45,7 +45,8 @@ class ShellGuide:
             raise UsageError("give a GuideConfig or a strength, not both")
         self.bank = bank
         self.config = config or (GuideConfig() if strength is None else GuideConfig(strength=strength))
-        self.trace: list[Step] = []
+        self._trace = Trace()
+        self._sigmas: list[float] = []
         self._shares: list[float] = []
         self._weights: list[float] = []
         self._excess: Tensor | None = None
@@ -57,8 +58,9 @@ class ShellGuide:
 
     def begin(self, sigmas: Sequence[float]) -> None:
         """Forget the sampling before, and plan one over these noise levels (the last is 0)."""
-        self.trace = []
+        self._trace = Trace()
         self._excess = None
+        self._sigmas = list(sigmas)
         self._shares = self.shares(sigmas)
         self._weights = _weights(sigmas)
 
@@ -78,9 +80,14 @@ class ShellGuide:
         share = 1 - (1 - SHARE) ** (self.config.strength * DOSE / dose)
         return [share if acts else 0.0 for acts in inside]
 
-    def share_at(self, index: int) -> float:
-        """The share of the step of this index."""
-        return self._shares[index]
+    def step_at(self, index: int) -> tuple[float, float]:
+        """Noise level and share of the step of this index."""
+        return self._sigmas[index], self._shares[index]
+
+    @property
+    def trace(self) -> list[Step]:
+        """What it saw and did so far. Reading it waits for the device; guiding does not."""
+        return self._trace.steps()
 
     @torch.no_grad()
     def move(
@@ -118,18 +125,8 @@ class ShellGuide:
         move = move * shrink.view(-1, 1, 1, 1, 1)
         sizes = [_rms(v - self._of_colours(v)).clamp_min(1e-6) for v in (clip, clip + move)]
         self._gain = self._gain + (sizes[1] / sizes[0]).log() * (self._weights[index] if self._weights else 1.0)
-        self.trace.append(
-            Step(
-                index=index,
-                sigma=sigma,
-                distance=median.tolist(),
-                target=radius,
-                excess=self._excess.tolist(),
-                aimed=aim.tolist(),
-                move=(size * shrink).tolist(),
-                gain=self._gain.tolist(),
-            )
-        )
+        seen = torch.stack([median, self._excess, aim, size * shrink, self._gain])
+        self._trace.note(index, sigma, radius, seen)
         return move
 
     def _of_colours(self, x: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ def guided(pipe: HasScheduler, guide: ShellGuide) -> Iterator[ShellGuide]:
     """
     scheduler = pipe.scheduler
     check_scheduler(scheduler)
-    original, outputs = type(scheduler), Outputs()
+    original, outputs = type(scheduler), Outputs(pipe)
     transformers = [getattr(pipe, name, None) for name in ("transformer", "transformer_2")]
     handles = [model.register_forward_hook(outputs.hear) for model in transformers if model is not None]
     scheduler.__class__ = _guided_class(original, guide, outputs)
@@ -52,12 +52,15 @@ def guided(pipe: HasScheduler, guide: ShellGuide) -> Iterator[ShellGuide]:
 
 
 class Outputs:
-    """What a transformer has said since the last step."""
+    """What a transformer has said since the last step. Raises ModelError where the scheduler is not that guided."""
 
-    def __init__(self) -> None:
+    def __init__(self, pipe: HasScheduler) -> None:
+        self.pipe, self.scheduler = pipe, pipe.scheduler
         self.heard: list[Tensor] = []
 
     def hear(self, _model: Any, _args: Any, output: Any) -> None:
+        if self.pipe.scheduler is not self.scheduler:
+            raise ModelError("the pipeline got another scheduler within guided(); set it before")
         self.heard.append(output[0])
 
     def take(self) -> list[Tensor]:
@@ -97,9 +100,9 @@ def _guided_class(original: type, guide: ShellGuide, outputs: Outputs) -> type:
             self._init_step_index(timestep)
             guide.begin(self.sigmas.tolist())
         index, heard = int(self.step_index), outputs.take()
-        share = guide.share_at(index)
+        sigma, share = guide.step_at(index)
         if share > 0:
-            sigma, conditional = float(self.sigmas[index]), _conditional(heard, model_output)
+            conditional = _conditional(heard, model_output)
             before = None if conditional is None else x0_from_velocity(sample, conditional, sigma)
             x0 = x0_from_velocity(sample, model_output, sigma)
             move = guide.move(x0, sigma, share=share, index=index, conditional=before)

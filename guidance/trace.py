@@ -1,10 +1,13 @@
-"""What the guide saw and did, step by step, and the alarms that it gives. Knows nothing of tensors."""
+"""What the guide saw and did, step by step, and the alarms that it gives. Knows nothing of tensors' arithmetic."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 OUTWARD, EXPECTED = 0.5, 0.16  # of the balance (docs/research-log.md, section 10)
 NOISE, REGRESSION = 0.25, -0.1  # of the balance while sampling, and of the net gain, in the logarithm
@@ -33,6 +36,25 @@ class Step:
     aimed: list[float]
     move: list[float]
     gain: list[float]
+
+
+class Trace:
+    """The steps of one sampling. They are noted without waiting for the device, and read when somebody asks."""
+
+    def __init__(self) -> None:
+        self._steps: list[Step] = []
+        self._unread: list[tuple[int, float, float, Tensor]] = []
+
+    def note(self, index: int, sigma: float, target: float, numbers: Tensor) -> None:
+        """A step; `numbers` (5, b) are distance, excess, aimed, move and gain of every clip."""
+        self._unread.append((index, sigma, target, numbers))
+
+    def steps(self) -> list[Step]:
+        for index, sigma, target, numbers in self._unread:
+            distance, excess, aimed, move, gain = numbers.tolist()
+            self._steps.append(Step(index, sigma, distance, target, excess, aimed, move, gain))
+        self._unread.clear()
+        return list(self._steps)
 
 
 def balance(*, gain: float, excess: float, distance: float) -> float:

@@ -82,7 +82,7 @@ def test_the_gain_is_what_the_guide_made_of_the_details_size(bank, latents):
     for guide in guides:
         guide.begin([0.5, 0.4, 0.1, 0.0])
         for index, sigma in enumerate((0.5, 0.4)):
-            guide.move(x0, sigma, share=guide.share_at(index), index=index)
+            guide.move(x0, sigma, share=guide.step_at(index)[1], index=index)
     less, more = ([step.gain[0] for step in guide.trace] for guide in guides)
     assert less[1] < less[0] < 0 < more[0] < more[1]
     colours = guides[1].bank.shell.leading(bank.guided).colours()
@@ -90,7 +90,7 @@ def test_the_gain_is_what_the_guide_made_of_the_details_size(bank, latents):
     detail = clip - torch.einsum("cd,bdthw->bcthw", colours, clip)
     fresh = ShellGuide(bank, GuideConfig(radius=8.0, trust=10.0))
     fresh.begin([0.5, 0.4, 0.1, 0.0])
-    moved = detail + fresh.move(x0, 0.5, share=fresh.share_at(0))  # without cfg, moves are of detail alone
+    moved = detail + fresh.move(x0, 0.5, share=fresh.step_at(0)[1])  # without cfg, moves are of detail alone
     assert more[0] == pytest.approx(0.2 * math.log(moved.norm() / detail.norm()), rel=1e-3)
 
 

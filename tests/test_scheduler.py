@@ -44,8 +44,8 @@ def run(scheduler, start, guide=None, steps=STEPS):
 def guided_x0(guide, sample, sigma, index):
     """x0 after the guide, as the equations have it: no velocity in between."""
     x0 = sample - sigma * velocity(sample, sigma)
-    if guide.share_at(index) > 0:
-        x0 = x0 + guide.move(x0, sigma, share=guide.share_at(index), index=index)
+    if guide.step_at(index)[1] > 0:
+        x0 = x0 + guide.move(x0, sigma, share=guide.step_at(index)[1], index=index)
     return x0
 
 
