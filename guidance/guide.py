@@ -114,8 +114,8 @@ class ShellGuide:
         radius = self.bank.curve.at(sigma)[frames > 1]
         aim = radius * (-config.calm * self._excess).exp()
         self._beyond, self._colours = self._beyond.to(x0.device), self._colours.to(x0.device)
-        moves = stretch(residual, aim / median.clamp_min(1e-6), beyond=self._beyond, texture=self._texture * radius)
-        detail = shell.lift(moves, x0.shape)
+        ratio, texture = aim / median.clamp_min(1e-6), self._texture * radius
+        detail = shell.lift(residual, x0.shape, lambda r: stretch(r, ratio, beyond=self._beyond, texture=texture))
         clip = x0 - x0.mean((2, 3, 4), keepdim=True)
         contrast = clip * ((-CONTRAST * self._excess).exp() - 1).view(-1, 1, 1, 1, 1)
         move = share * (detail + self._of_colours(contrast - detail))

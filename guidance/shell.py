@@ -6,6 +6,7 @@ has a skeleton point z_hat and lies at distance |(z - z_hat) / scale| from it; t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -110,14 +111,17 @@ class Shell:
             return parts[0]
         return torch.cat([r for r, _ in parts], dim=1), torch.cat([d for _, d in parts], dim=1)
 
-    def lift(self, moves: Tensor, shape: torch.Size) -> Tensor:
-        """Moves (b, n, d) of the projected patches as one move of the latents of `shape` (b c t h w)."""
+    def lift(self, tokens: Tensor, shape: torch.Size, change: Callable[[Tensor], Tensor]) -> Tensor:
+        """What `change` makes of projected patches (b, n, d), as one move of the latents of `shape` (b c t h w).
+
+        It is given some whole frames at a time, so that all moves of patches never lie in memory at once.
+        """
         b, c, t, h, w = shape
         frames = self._frames_at_once(shape)
         parts = []
-        for start, part in zip(range(0, t, frames), torch.split(moves, frames * h * w, dim=1), strict=True):
+        for start, part in zip(range(0, t, frames), torch.split(tokens, frames * h * w, dim=1), strict=True):
             with full_precision():
-                patches = part @ self.basis.T
+                patches = change(part) @ self.basis.T
             span = torch.Size((b, c, min(frames, t - start), h, w))
             parts.append(average_tokens(patches, span, size=self.patch))
         return torch.cat(parts, dim=2)
@@ -135,7 +139,7 @@ def stretch(residual: Tensor, ratio: Tensor, *, beyond: Tensor, texture: float) 
     what is pushed outward must be texture: patches whose residual is smaller than `texture`, its RMS on the shell,
     hardly follow, so that flat places are not filled with noise.
     """
-    factor = (ratio[:, None] * beyond).clamp(LEAST, MOST)[:, None]
-    energy = residual.square().mean(-1, keepdim=True)
-    gate = energy**1.5 / (energy**1.5 + texture**3)
-    return torch.where(factor > 1, gate, 1.0) * (factor - 1) * residual
+    factor = (ratio[:, None] * beyond).clamp(LEAST, MOST)[:, None] - 1
+    energy = residual.square().mean(-1, keepdim=True) ** 1.5
+    gate = energy / (energy + texture**3)
+    return torch.addcmul(factor.clamp_max(0), gate, factor.clamp_min(0)).mul_(residual)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from shelllcc.guidance import coding
 
-BLOCK = 64  # residuals that are whitened together
+BLOCK = 128  # residuals that are whitened together
 Search = Callable[..., Tensor]
 """nearest(tokens (n, d), anchors (m, d), *, k) -> indices (n, k)."""
 
