@@ -46,27 +46,19 @@ def root(
 
 
 @app.command()
+@options.expanded
 def generate(
     ctx: typer.Context,
+    *,
     prompt: options.Prompts = None,
     prompts_file: options.PromptsFile = None,
-    negative_prompt: options.NegativePrompt = None,
     seed: Annotated[
         int | None, typer.Option(help="Of the noise; further prompts take the next ones. (default: 0)")
     ] = None,
-    steps: options.Steps = None,
-    cfg: options.Cfg = None,
-    cfg_2: options.Cfg2 = None,
-    shift: options.Shift = None,
-    frames: options.Frames = None,
-    size: options.Size = None,
-    fps: options.Fps = None,
+    strength: options.Strength = None,
+    bank: options.Bank = None,
     model: options.Model = None,
     preset: options.Preset = None,
-    strength: options.Strength = None,
-    radius: options.Radius = None,
-    window: options.Window = None,
-    bank: options.Bank = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The .mp4; a folder for several prompts.")
     ] = None,
@@ -74,28 +66,24 @@ def generate(
     sidecar: Annotated[Path | None, typer.Option("--from", help="Replay a clip's .json; flags override it.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Skip clips that are finished.")] = False,
     device: options.Device = None,
-    dtype: options.Dtype = None,
     dry_run: options.DryRun = False,
     as_json: options.Json = False,
+    sampling: options.Sampling,
+    loading: options.Loading,
 ) -> None:
     """Sample videos pulled onto the shell of real latents."""
     from shelllcc.guidance.wan import parse
     from shelllcc.guidance.wan.plan import plan_clips
 
-    width, height = parse.size(size)
     chosen: dict[str, Any] = {
         "prompts": list(prompt or []), "prompts_file": prompts_file, "model": model, "bank": bank, "preset": preset,
-        "output": output, "compare": compare, "sidecar": sidecar, "dtype": dtype,
+        "output": output, "compare": compare, "sidecar": sidecar,
     }  # fmt: skip
-    values = {
-        "negative_prompt": negative_prompt, "seed": seed, "steps": steps, "cfg": cfg, "cfg_2": cfg_2, "shift": shift,
-        "frames": frames, "width": width, "height": height, "fps": fps, "strength": parse.strength(strength),
-        "radius": radius, "window": parse.window(window),
-    }  # fmt: skip
+    values = sampling.values() | {"seed": seed, "strength": parse.strength(strength)}
+    how = loading.values()
     if sidecar is not None:  # a replay hears flags alone, not variables or shelllcc.toml
-        chosen, values = (_flags_alone(ctx, d) for d in (chosen, values))
-    cli_anchors.check_dtype(dtype)
-    plans = plan_clips(**chosen, values=values)
+        chosen, values, how = (_flags_alone(ctx, d) for d in (chosen, values, how))
+    plans = plan_clips(**chosen, loading=how, values=values)
     for note in dict.fromkeys(note for plan in plans for note in plan.notes):
         options.say(f"note: {note}")
     if dry_run:
@@ -159,13 +147,12 @@ def _generate(plans: list[Any], device: str | None) -> list[dict[str, Any]]:
         return records
     with TerminalReporter() as reporter:
         reporter.stage("loading")
-        from shelllcc.guidance.wan.pipeline import load_pipeline
-        from shelllcc.guidance.wan.texts import Texts
+        from shelllcc.guidance.wan.studio import Studio
 
-        pipe = load_pipeline(plans[0].model, device=device, dtype=plans[0].dtype)
-        texts = Texts(pipe)
+        studio = Studio(plans[0].model, plans[0].loading, reporter, device=device)
+        studio.expect(plan.request for plan in plans)
         for plan in plans:
-            records.append(sample(plan, pipe, reporter, texts=texts))
+            records.append(sample(plan, studio))
             if plan.bank and not records[-1]["trace"]:
                 low, high = plan.request.window
                 reporter.note(
@@ -178,7 +165,7 @@ def _generate(plans: list[Any], device: str | None) -> list[dict[str, Any]]:
 
 def _flags_alone(ctx: typer.Context, options: dict[str, Any]) -> dict[str, Any]:
     """The options that were given as flags; the others as if they had not been set."""
-    parameters = {"prompts": "prompt", "width": "size", "height": "size"}
+    parameters = {"prompts": "prompt", "width": "size", "height": "size", "loras": "lora"}
     return {
         name: value
         for name, value in options.items()

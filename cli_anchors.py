@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -44,6 +44,9 @@ Folder = Annotated[
     typer.Option("--latents", help="Where encoded videos are kept (default: a .latents folder beside the bank)."),
 ]
 Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Processes. (default: the cores; 1 on a GPU)")]
+EngineName = Annotated[
+    str, typer.Option("--engine", help="local, or ray for a running Ray cluster (or this machine as one).")
+]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1.", envvar="SHELLLCC_DEVICE")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="The bank to write, a .safetensors file.")]
 BankArgument = Annotated[str, typer.Argument(metavar="BANK", help="A bank: a file or a name.")]
@@ -68,6 +71,7 @@ def build(
     frames: Frames = None,
     clips: ClipsOption = 1,
     latents: Folder = None,
+    engine: EngineName = "local",
     workers: Workers = None,
     shard: Annotated[
         str | None, typer.Option(help="i/n: encode that share of the videos and stop. (default: all)")
@@ -85,8 +89,8 @@ def build(
         seed=seed,
     )  # fmt: skip
     encoding = _encoding(model, size, fps, frames, clips, latents or output.with_suffix(".latents"), device)
-    part = _shard(shard)
-    gathered = _gather(sources, encoding, workers, part)
+    part = parse_shard(shard)
+    gathered = _gather(sources, encoding, workers, part, engine, device)
     if part != (0, 1):
         report = {"latents": str(encoding.folder), "files": len(gathered.files), "skipped": gathered.skipped}
         _print(report | {"next": "when all shards are done, the same command without --shard"}, as_json)
@@ -121,13 +125,14 @@ def calibrate(
     from shelllcc.anchors.fingerprints import fingerprint
     from shelllcc.anchors.shelf import locate
     from shelllcc.guidance.wan.banks import calibrate_bank, held_out_files
+    from shelllcc.guidance.wan.loading import Loading
     from shelllcc.guidance.wan.pipeline import load_pipeline
     from shelllcc.guidance.wan.progress import TerminalReporter
 
     path = locate(bank)
     found, target = read_bank(path), output or path
     _check_output(target)
-    check_dtype(dtype)
+    loading = Loading(dtype=dtype)
     folder = latents or path.with_suffix(".latents")
     if not sources and not folder.is_dir():
         raise UsageError(f"give held-out videos or latents: there is no {folder}")
@@ -138,7 +143,7 @@ def calibrate(
     files, note = held_out_files(found, _gather(sources or [str(folder)], encoding, workers).files)
     if note:
         options.say(f"note: {note}")
-    pipe = load_pipeline(encoding.model, device=device, dtype=dtype)
+    pipe = load_pipeline(encoding.model, loading, device=device)
     with TerminalReporter() as reporter:
         reporter.stage("calibrating")
         done = calibrate_bank(found, files, pipe, model=encoding.model.name, most=most, on_clip=reporter.count)
@@ -483,14 +488,25 @@ def _encoding(
     return Encoding(found, framing, folder, pick_device(device), vae_weights(found))
 
 
-def _gather(sources: list[str], encoding: Encoding, workers: int | None, shard: tuple[int, int] = (0, 1)) -> Gathered:
+def _gather(
+    sources: list[str],
+    encoding: Encoding,
+    workers: int | None,
+    shard: tuple[int, int] = (0, 1),
+    engine: str = "local",
+    device: str | None = None,
+) -> Gathered:
     from shelllcc.guidance.wan.banks import gather
+    from shelllcc.guidance.wan.engines import engine_of
     from shelllcc.guidance.wan.progress import TerminalReporter
 
-    usual = (os.cpu_count() or 1) if encoding.device == "cpu" else 1
+    if engine == "local" and workers is None:
+        workers = (os.cpu_count() or 1) if encoding.device == "cpu" else 1
+    chosen = engine_of(engine, workers, device=device if engine == "ray" else encoding.device)
+    encoding = replace(encoding, device=chosen.device or encoding.device)
     with TerminalReporter() as reporter:
         reporter.stage("encoding")
-        gathered = gather(sources, encoding, workers=workers or usual, shard=shard, on_file=reporter.count)
+        gathered = gather(sources, encoding, engine=chosen, shard=shard, on_file=reporter.count)
     for note in (*(f"skipped: {reason}" for reason in gathered.skipped), *gathered.notes):
         options.say(f"note: {note}")
     if not gathered.files:
@@ -498,7 +514,7 @@ def _gather(sources: list[str], encoding: Encoding, workers: int | None, shard: 
     return gathered
 
 
-def _shard(text: str | None) -> tuple[int, int]:
+def parse_shard(text: str | None) -> tuple[int, int]:
     """(i, n) of i/n, i from 0 or as Slurm counts, below n."""
     if text is None:
         return 0, 1

@@ -11,18 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from shelllcc import cli_options as options
-from shelllcc.cli_anchors import check_dtype
 from shelllcc.guidance.errors import UsageError
 
 if TYPE_CHECKING:
-    from diffusers import WanPipeline
-
     from shelllcc.guidance.evaluation.search import Probe
-    from shelllcc.guidance.evaluation.sweep import Studio
     from shelllcc.guidance.wan.parse import Variant
     from shelllcc.guidance.wan.plan import Resolved
     from shelllcc.guidance.wan.progress import TerminalReporter
     from shelllcc.guidance.wan.request import Request
+    from shelllcc.guidance.wan.studio import Studio
 
 profiles = typer.Typer(no_args_is_help=True, help="The strengths that `tune` found.")
 STYLES = {"better": "green", "worse": "yellow", "noise alarm": "bold red", "mean-regression alarm": "bold red"}
@@ -30,6 +27,7 @@ WIDTH = 160  # of tables that go to no terminal
 STRENGTHS = "0,1"
 
 
+@options.expanded
 def compare(
     videos: Annotated[
         list[Path] | None, typer.Argument(help="Videos that exist, the reference first; nothing is sampled then.")
@@ -44,18 +42,8 @@ def compare(
         typer.Option("--variants", help="Ways to guide, e.g. 'soft: radius=2.5; strength=2,window=0:0.8'."),
     ] = None,
     seeds: options.Seeds = None,
-    negative_prompt: options.NegativePrompt = None,
-    steps: options.Steps = None,
-    cfg: options.Cfg = None,
-    cfg_2: options.Cfg2 = None,
-    shift: options.Shift = None,
-    frames: options.Frames = None,
-    size: options.Size = None,
-    fps: options.Fps = None,
     model: options.Model = None,
     preset: options.Preset = None,
-    radius: options.Radius = None,
-    window: options.Window = None,
     bank: options.Bank = None,
     output: options.Folder = None,
     layout: Annotated[str, typer.Option(help="authors, or vbench for VBench's folders besides.")] = "authors",
@@ -63,9 +51,11 @@ def compare(
     overwrite: options.Overwrite = False,
     replay_folder: options.Replay = None,
     device: options.Device = None,
-    dtype: options.Dtype = None,
     dry_run: options.DryRun = False,
     as_json: options.Json = False,
+    *,
+    sampling: options.Sampling,
+    loading: options.Loading,
 ) -> None:
     """Sample prompts with and without guidance, or in any variants of it, and judge them side by side."""
     from shelllcc.guidance.evaluation import compare as workbench
@@ -74,8 +64,8 @@ def compare(
 
     checked = check_layout(layout)
     if videos:
-        sampling = (prompt, prompts_file, strengths, variant, seeds, negative_prompt, steps, cfg, cfg_2, shift, frames)
-        if any(value is not None for value in (*sampling, size, fps, preset, radius, window, replay_folder, dtype)):
+        told = (prompt, prompts_file, strengths, variant, seeds, preset, replay_folder)
+        if sampling != options.Sampling() or any(value is not None for value in told):
             raise UsageError("give videos that exist, or prompts and how to sample them, not both")
         folder = output or Path("outputs") / f"compare-{parse.slug(videos[0].stem)}"
         if dry_run:
@@ -95,10 +85,8 @@ def compare(
         raise UsageError("give --strengths or --variants, not both")
     ways = parse.variants(variant) if variant else parse.strengths(STRENGTHS if strengths is None else strengths)
     resolved, folder, numbers = _resolve(
-        "compare", prompt, prompts_file, seeds, output, model, bank, preset, dtype,
-        negative_prompt=negative_prompt, steps=steps, cfg=cfg, cfg_2=cfg_2, shift=shift, frames=frames, size=size,
-        fps=fps, radius=radius, window=window,
-    )  # fmt: skip
+        "compare", sampling, loading, prompt, prompts_file, seeds, output, model, bank, preset
+    )
     from shelllcc.guidance.evaluation.sweep import with_seeds
 
     requests = [request for group in with_seeds(resolved, numbers) for request in group]
@@ -118,6 +106,7 @@ def compare(
     _report(items, folder / "report.html", as_json=as_json)
 
 
+@options.expanded
 def tune(
     prompt: options.Prompts = None,
     prompts_file: options.PromptsFile = None,
@@ -125,17 +114,8 @@ def tune(
         int | None, typer.Option(min=1, help="Most clips of a prompt, all seeds together. (default: 5 a seed)")
     ] = None,
     seeds: options.Seeds = None,
-    negative_prompt: options.NegativePrompt = None,
-    steps: options.Steps = None,
-    cfg: options.Cfg = None,
-    cfg_2: options.Cfg2 = None,
-    shift: options.Shift = None,
-    frames: options.Frames = None,
-    size: options.Size = None,
     model: options.Model = None,
     preset: options.Preset = None,
-    radius: options.Radius = None,
-    window: options.Window = None,
     bank: options.Bank = None,
     output: options.Folder = None,
     again: Annotated[bool, typer.Option("--again", help="Also prompts that have a profile.")] = False,
@@ -143,8 +123,10 @@ def tune(
     overwrite: options.Overwrite = False,
     replay_folder: options.Replay = None,
     device: options.Device = None,
-    dtype: options.Dtype = None,
     as_json: options.Json = False,
+    *,
+    sampling: options.Sampling,
+    loading: options.Loading,
 ) -> None:
     """Find the strength that a prompt needs, and keep it for `generate --strength auto`."""
     from shelllcc.guidance.evaluation import tune as tuning
@@ -153,10 +135,8 @@ def tune(
     from shelllcc.guidance.evaluation.sweep import with_seeds
 
     resolved, folder, numbers = _resolve(
-        "tune", prompt, prompts_file, seeds, output, model, bank, preset, dtype,
-        negative_prompt=negative_prompt, steps=steps, cfg=cfg, cfg_2=cfg_2, shift=shift, frames=frames, size=size,
-        radius=radius, window=window,
-    )  # fmt: skip
+        "tune", sampling, loading, prompt, prompts_file, seeds, output, model, bank, preset
+    )
     groups = with_seeds(resolved, numbers)
     tuning.check_budget(budget, groups)
     run = run_of(folder, "tune", resolved, [request for group in groups for request in group], {})
@@ -259,6 +239,8 @@ def forget(
 
 def _resolve(
     command: str,
+    sampling: options.Sampling,
+    loading: options.Loading,
     prompt: Sequence[str] | None,
     prompts_file: Path | None,
     seeds: str | None,
@@ -266,26 +248,19 @@ def _resolve(
     model: str | None,
     bank: str | None,
     preset: str | None,
-    dtype: str | None,
-    *,
-    size: str | None,
-    window: str | None,
-    **values: Any,
 ) -> tuple[Resolved, Path, list[int]]:
     """What to sample, the run's folder, and the seeds."""
     from shelllcc.guidance.wan import parse
-    from shelllcc.guidance.wan.plan import resolve
+    from shelllcc.guidance.wan.plan import check_comparable, resolve
 
-    check_dtype(dtype)
-    width, height = parse.size(size)
     numbers = parse.whole_numbers("seeds", "0" if seeds is None else seeds)
     if len(set(numbers)) < len(numbers):
         raise UsageError(f"a seed comes twice in {seeds}")
-    values |= {"width": width, "height": height, "window": parse.window(window), "seed": numbers[0]}
     resolved = resolve(
-        prompts=list(prompt or []), prompts_file=prompts_file, model=model, bank=bank, preset=preset, dtype=dtype,
-        wanted=True, values=values,
+        prompts=list(prompt or []), prompts_file=prompts_file, model=model, bank=bank, preset=preset, wanted=True,
+        loading=loading.values(), values=sampling.values() | {"seed": numbers[0]},
     )  # fmt: skip
+    check_comparable(resolved.loading)
     for note in resolved.notes:
         options.say(f"note: {note}")
     name = parse.slug(prompts_file.stem if prompts_file else resolved.requests[0].prompt)
@@ -297,15 +272,11 @@ def _studio(
     resolved: Resolved, device: str | None, replay_folder: Path | None
 ) -> Iterator[tuple[Studio, TerminalReporter]]:
     """The studio, and its progress on stderr."""
-    from shelllcc.guidance.evaluation.sweep import Studio
-    from shelllcc.guidance.wan import pipeline
     from shelllcc.guidance.wan.progress import TerminalReporter
-
-    def load() -> WanPipeline:
-        return pipeline.load_pipeline(resolved.model, device=device, dtype=resolved.dtype)
+    from shelllcc.guidance.wan.studio import Studio
 
     with TerminalReporter() as reporter:
-        yield Studio(load, reporter, replay_folder), reporter
+        yield Studio(resolved.model, resolved.loading, reporter, device=device, folder=replay_folder), reporter
 
 
 def _dry_run(

@@ -25,6 +25,7 @@ from shelllcc.anchors.latents import open_latents, save_latents
 from shelllcc.anchors.shelf import load_bank
 from shelllcc.guidance.evaluation.analyze import degraded, share_of_pairs
 from shelllcc.guidance.shell import Shell
+from shelllcc.guidance.wan.loading import Loading
 from shelllcc.guidance.wan.pipeline import find_model, load_pipeline
 from training import whole_clip
 from training.bank import encode
@@ -93,7 +94,7 @@ def main(
     cfgs: Annotated[str, typer.Option(help="cfg values to sample at.")] = "1,2,5,3",
     latents: Annotated[Path, typer.Option(help="A folder for the clips' latents.")] = Path("runs/latents"),
 ) -> None:
-    pipe = load_pipeline(find_model(None), device=device, dtype="float32")
+    pipe = load_pipeline(find_model(None), Loading(dtype="float32"), device=device)
     bank, studio = load_bank("auto", pipe), Studio(load(), pipe.device)
 
     def filmed() -> Tensor:

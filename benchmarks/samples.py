@@ -32,6 +32,7 @@ from shelllcc.guidance.config import GuideConfig
 from shelllcc.guidance.files import whole_file
 from shelllcc.guidance.guide import ShellGuide
 from shelllcc.guidance.scheduler import guided
+from shelllcc.guidance.wan.loading import Loading
 from shelllcc.guidance.wan.pipeline import TINY, find_model, load_pipeline, weights_sha256
 from shelllcc.guidance.wan.presets import PRESETS
 
@@ -110,7 +111,7 @@ class Sampler:
     def pipe(self, model: str = "tiny") -> Any:
         if model not in self.pipes:
             folder = find_model(str(EARLY) if model == "early" else None)
-            self.pipes[model] = load_pipeline(folder, device=self.device, dtype="float32")
+            self.pipes[model] = load_pipeline(folder, Loading(dtype="float32"), device=self.device)
         return self.pipes[model]
 
     def guide(self, arm: Arm) -> ShellGuide | None:

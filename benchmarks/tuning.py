@@ -28,6 +28,7 @@ from shelllcc.guidance.evaluation.figures import change, figures
 from shelllcc.guidance.evaluation.runs import Shown, verdict_of
 from shelllcc.guidance.evaluation.search import Probe, best, search
 from shelllcc.guidance.evaluation.tune import BUDGET, HIGH
+from shelllcc.guidance.wan.loading import Loading
 from shelllcc.guidance.wan.pipeline import find_model, load_pipeline
 from shelllcc.guidance.wan.prefix import Prefix
 from shelllcc.guidance.wan.presets import PRESETS
@@ -95,7 +96,7 @@ def main(
     out: Annotated[Path, typer.Option(help="JSON to write.")] = Path("runs/tuning.json"),
 ) -> None:
     part: Split = "tuning" if split == "tuning" else "held-out"
-    pipe = load_pipeline(find_model(None), device=device, dtype="float32")
+    pipe = load_pipeline(find_model(None), Loading(dtype="float32"), device=device)
     bank, studio = load_bank("auto", pipe), Studio(load(), device)
     films = [controls.through_vae(pipe.vae, real_frames(studio, count, part, draw_number=d)) for d in range(DRAWS)]
     rows = []

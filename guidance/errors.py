@@ -6,6 +6,7 @@ ShellLCCError
 ├── BankError         a bank that cannot be read or does not fit the model
 ├── VideoError        a video that cannot be read
 ├── SamplingError     sampling went wrong, e.g. the model gave NaN
+│   └── MemoryShort   it did not fit into memory
 └── OutputError       a file that cannot be written
 """
 
@@ -34,6 +35,14 @@ class VideoError(ShellLCCError):
 
 class SamplingError(ShellLCCError):
     """Sampling went wrong."""
+
+
+class MemoryShort(SamplingError):
+    """A stage of sampling that did not fit into memory; `advice` is what to try."""
+
+    def __init__(self, stage: str, advice: str = "use fewer --frames or a smaller --size") -> None:
+        super().__init__(f"out of memory while {stage}; {advice}")
+        self.stage = stage
 
 
 class OutputError(ShellLCCError):

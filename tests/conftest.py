@@ -63,9 +63,9 @@ def shelllcc(monkeypatch, capsys, tmp_path, tmp_path_factory, pipe):
 
     real = pipeline.load_pipeline
 
-    def load(model, **options):
+    def load(model, loading=None, **options):
         pipeline.pick_device(options.get("device"))
-        return pipe if model.is_tiny else real(model, **options)
+        return pipe if model.is_tiny else real(model, loading, **options)
 
     monkeypatch.setattr(pipeline, "load_pipeline", load)
     monkeypatch.chdir(tmp_path)

@@ -87,7 +87,7 @@ def test_a_replay_hears_flags_alone_and_repeats_dtype_and_compare(shelllcc, tmp_
     from shelllcc.guidance.wan.plan import plan_clips
 
     [plan] = plan_clips(sidecar=tmp_path / "a.json", values={})
-    assert (plan.dtype, plan.compare) == ("bfloat16", True)
+    assert (plan.loading.dtype, plan.compare) == ("bfloat16", True)
     code, out, err = shelllcc("generate", "--from", "a.json", "-o", "b.mp4", "--dry-run")
     assert code == 0, err
     assert json.loads(out)["clips"][0]["request"] == record["request"]
@@ -249,7 +249,7 @@ USAGE = {
     "cfg": ([*PROMPT, "--cfg", "nan"], "cfg must be positive"),
     "seed": ([*PROMPT, "--seed", "-1"], "seed must lie in"),
     "preset": ([*PROMPT, "--preset", "huge"], "no preset huge"),
-    "dtype": ([*PROMPT, "--dtype", "int4"], "dtype is float32"),
+    "dtype": ([*PROMPT, "--dtype", "int4"], "--dtype is one of float32"),
     "compare": ([*PROMPT, "--compare", "--strength", "0"], "nothing to compare"),
     "sidecar": (["--from", "none.json"], "cannot read the sidecar"),
     "prompts file": (["--prompts-file", "none.txt"], "cannot read the prompts file"),
@@ -358,7 +358,7 @@ def test_wan21_configs_run_at_a_toy_size(shelllcc, root, tmp_path):
     from benchmarks.wan_geometry import main
 
     main(tmp_path / "geometry", toy=True, device="cpu")
-    words = ["--model", "geometry/model", "--bank", "geometry/bank.safetensors", "--preset", "wan2.1-480p"]
+    words = ["--model", "geometry/model", "--bank", "geometry/bank.safetensors", "--preset", "diffusers-480p"]
     code, out, err = shelllcc(
         "generate", "--prompt", "一只猫在草地上 a cat", *words, *SMALL, "--compare", "-o", "wan.mp4", "--json"
     )

@@ -1,4 +1,4 @@
-"""Prefix replay and cached texts: fewer calls, the same frames."""
+"""Prefix replay: fewer calls, the same frames."""
 
 import copy
 from dataclasses import replace
@@ -11,7 +11,6 @@ from shelllcc.guidance.wan.prefix import Prefix
 from shelllcc.guidance.wan.presets import PRESETS
 from shelllcc.guidance.wan.request import Request
 from shelllcc.guidance.wan.sample import first_move, guide_for, sample
-from shelllcc.guidance.wan.texts import Texts, encoder_fingerprint
 
 STRENGTHS = (0.0, 0.5, 1.0, 2.0, 3.0)
 SMALL = dict(width=64, height=64, frames=5)
@@ -105,36 +104,3 @@ def test_a_forward_of_ones_own_stays(pipe):
         assert pipe.transformer.forward is mine
     finally:
         del pipe.transformer.forward
-
-
-@pytest.mark.parametrize("prompt", ["a tabby cat, zoom in, daylight", ""])
-def test_embeddings_from_disk_are_the_encoders_own(pipe, tmp_path, prompt, monkeypatch):
-    texts = Texts(pipe, tmp_path)
-    with torch.no_grad():
-        own = pipe.encode_prompt(prompt, do_classifier_free_guidance=False, max_sequence_length=512)[0]
-    torch.testing.assert_close(texts.embed(prompt), own, rtol=0, atol=0)
-    monkeypatch.setattr(pipe, "encode_prompt", lambda *args, **kwargs: pytest.fail("encoded again"))
-    torch.testing.assert_close(Texts(pipe, tmp_path).embed(prompt), own, rtol=0, atol=0)
-
-
-def test_a_broken_or_unwritable_cache_is_no_error(pipe, tmp_path):
-    own = Texts(pipe, tmp_path).embed("grass")
-    [file] = tmp_path.iterdir()
-    file.write_bytes(b"torn")
-    torch.testing.assert_close(Texts(pipe, tmp_path).embed("grass"), own, rtol=0, atol=0)
-    torch.testing.assert_close(Texts(pipe, file / "no folder").embed("grass"), own, rtol=0, atol=0)
-
-
-def test_another_encoder_has_another_fingerprint(pipe):
-    other = copy.deepcopy(pipe.text_encoder)
-    before = encoder_fingerprint(other, pipe.tokenizer)
-    assert before == encoder_fingerprint(pipe.text_encoder, pipe.tokenizer)
-    with torch.no_grad():
-        other.shared.weight.add_(1e-3)
-    assert encoder_fingerprint(other, pipe.tokenizer) != before
-
-
-def test_frames_do_not_depend_on_cached_texts(pipe, shipped, tmp_path):
-    wanted = request(steps=3, cfg=3.0, negative_prompt="fog")
-    clips = [sample(pipe, wanted, texts=texts) for texts in (None, Texts(pipe, tmp_path), Texts(pipe, tmp_path))]
-    assert len({clip.frames_sha256 for clip in clips}) == 1

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 from shelllcc.guidance.errors import UsageError
 from shelllcc.guidance.evaluation.figures import change, figures
 from shelllcc.guidance.evaluation.runs import Layout, Run, Shown
-from shelllcc.guidance.evaluation.sweep import Studio, Sweep
+from shelllcc.guidance.evaluation.sweep import Sweep
 from shelllcc.guidance.files import sha256_of, whole_file
 from shelllcc.guidance.wan.footage import read_video
 from shelllcc.guidance.wan.parse import Variant, slug
 from shelllcc.guidance.wan.plan import Resolved
 from shelllcc.guidance.wan.request import Request
+from shelllcc.guidance.wan.studio import Studio
 from shelllcc.guidance.wan.video import write_video
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ def run_of(folder: Path, title: str, resolved: Resolved, requests: Sequence[Requ
     """The run of these requests in a folder; `asked` is what else decides on its clips."""
     first, bank = requests[0], resolved.bank
     model = {"source": resolved.model.name, "revision": resolved.model.revision}
-    common = {"title": title, "model": model, "bank": bank and bank.sha256, "dtype": resolved.dtype}
+    common = {"title": title, "model": model, "bank": bank and bank.sha256, "dtype": resolved.loading.dtype}
+    common["loading"] = resolved.loading.recipe()
     varying = ("prompt", "seed", "strength")
     settings = {
         "model": resolved.model.name,
@@ -68,6 +70,7 @@ def compare_prompts(
 
     Manifest, results and page are those of the finished requests, also when it is interrupted.
     """
+    studio.expect(requests)
     try:
         for index, request in enumerate(requests):
             with contextlib.closing(Sweep(run, index, request, resolved, variants, studio)) as sweep:

@@ -7,51 +7,21 @@ from __future__ import annotations
 
 import functools
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from shelllcc.guidance.errors import OutputError
 from shelllcc.guidance.evaluation.figures import change
 from shelllcc.guidance.evaluation.runs import Run, Shown
-from shelllcc.guidance.wan.generate import Reporter, make, write
+from shelllcc.guidance.wan.generate import make, write
 from shelllcc.guidance.wan.parse import Variant
 from shelllcc.guidance.wan.plan import Plan, Resolved
 from shelllcc.guidance.wan.prefix import Prefix
 from shelllcc.guidance.wan.request import Request
 from shelllcc.guidance.wan.sample import Clip, first_move, guide_for
-from shelllcc.guidance.wan.texts import Texts
+from shelllcc.guidance.wan.studio import Studio
 from shelllcc.guidance.wan.video import read_sidecar
-
-if TYPE_CHECKING:
-    from diffusers import WanPipeline
-
-
-class Studio:
-    """What samples: a pipeline, loaded when the first clip is to be made, and who hears how far it is.
-
-    Prefixes lie in `folder`, or in memory. Raises OutputError for a folder that cannot be written.
-    """
-
-    def __init__(self, load: Callable[[], WanPipeline], reporter: Reporter, folder: Path | None = None) -> None:
-        self.load, self.reporter, self.folder = load, reporter, folder
-        if folder is not None:
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                with tempfile.TemporaryFile(dir=folder):
-                    pass
-            except OSError as error:
-                raise OutputError(f"cannot keep steps in {folder}: {error.strerror or error}") from error
-
-    @functools.cached_property
-    def pipe(self) -> WanPipeline:
-        self.reporter.stage("loading")
-        return self.load()
-
-    @functools.cached_property
-    def texts(self) -> Texts:
-        return Texts(self.pipe)
 
 
 def with_seeds(resolved: Resolved, seeds: Sequence[int]) -> list[list[Request]]:
@@ -90,7 +60,7 @@ class Sweep:
         request = replace(self.request, **variant.settings)
         resolved = self.resolved
         path = self.run.path(self.index, f"{variant.label}.mp4")
-        return Plan(resolved.model, request, resolved.bank, path, False, resolved.dtype)
+        return Plan(resolved.model, request, resolved.bank, path, False, resolved.loading)
 
     def finished(self, variant: Variant) -> dict[str, Any] | None:
         """The sidecar's record of a variant's clip, if it is there, whole, and measured beside a reference."""
@@ -134,11 +104,8 @@ class Sweep:
 
     def _make(self, variant: Variant) -> tuple[Clip, dict[str, float]]:
         name = f"{self.index:02d} {variant.title}"
-        request, studio = self.plan(variant).request, self.studio
         self.sampled += 1
-        return make(
-            request, self.resolved.bank, studio.pipe, studio.reporter, name=name, prefix=self.prefix, texts=studio.texts
-        )
+        return make(self.plan(variant).request, self.resolved.bank, self.studio, name=name, prefix=self.prefix)
 
     def _shown(self, variant: Variant, record: Mapping[str, Any]) -> Shown:
         plan, metrics = self.plan(variant), record["metrics"]

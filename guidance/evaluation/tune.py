@@ -14,11 +14,12 @@ from typing import Any
 from shelllcc.guidance.errors import UsageError
 from shelllcc.guidance.evaluation.runs import Run, verdict_of
 from shelllcc.guidance.evaluation.search import Probe, best, search
-from shelllcc.guidance.evaluation.sweep import Studio, Sweep
+from shelllcc.guidance.evaluation.sweep import Sweep
 from shelllcc.guidance.wan import profiles
 from shelllcc.guidance.wan.parse import of_strength
 from shelllcc.guidance.wan.plan import Resolved
 from shelllcc.guidance.wan.request import Request
+from shelllcc.guidance.wan.studio import Studio
 
 BUDGET = 5  # clips of a prompt, for each seed
 HIGH = 3.0  # the strongest that is tried
@@ -44,6 +45,7 @@ def tune(
     bank = resolved.bank
     if bank is None:
         raise UsageError("to tune there must be a bank; " + " ".join(resolved.notes))
+    studio.expect(request for group in groups for request in group)
     first = 0
     try:
         for group in groups:

@@ -25,6 +25,7 @@ from shelllcc.anchors.sources import expand
 from shelllcc.anchors.train import Report, TrainConfig, save_checkpoint, train_manifold
 from shelllcc.guidance.errors import BankError, ModelError, UsageError
 from shelllcc.guidance.wan.encode import Encoding, encode_videos
+from shelllcc.guidance.wan.engines import Engine
 
 if TYPE_CHECKING:
     from diffusers import WanPipeline
@@ -45,7 +46,7 @@ def gather(
     sources: Sequence[str | Path],
     encoding: Encoding,
     *,
-    workers: int = 1,
+    engine: Engine | None = None,
     shard: tuple[int, int] = (0, 1),
     on_file: Callable[[int, int], None] = lambda done, total: None,
 ) -> Gathered:
@@ -58,7 +59,7 @@ def gather(
     own = encoding.folder.resolve()  # in among the sources, it holds what is encoded below, perhaps framed otherwise
     latents = [path for path in found.latents if not (videos and path.resolve().is_relative_to(own))]
     paths, skipped = latents, list[str]()
-    for done, result in enumerate(encode_videos(videos, encoding, workers=workers), 1):
+    for done, result in enumerate(encode_videos(videos, encoding, engine=engine), 1):
         if result.latents is None:
             skipped.append(result.reason)
         else:

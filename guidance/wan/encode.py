@@ -1,4 +1,4 @@
-"""Videos to files of normalised latents, resumable and in several processes. Knows nothing of shells or banks.
+"""Videos to files of normalised latents, resumable and with any engine's workers. Knows nothing of shells or banks.
 
 A file of latents is named by the hash of the video's bytes, the VAE and the framing. It is written whole or not at
 all, so that whatever is there is finished. On the CPU every process computes on one thread: the latents do not depend
@@ -9,14 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import threading
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,12 +25,11 @@ from shelllcc.anchors.sources import caption_of
 from shelllcc.guidance.errors import ModelError, UsageError, VideoError
 from shelllcc.guidance.files import sha256_of
 from shelllcc.guidance.threads import one_thread
+from shelllcc.guidance.wan.engines import Engine, Here, work_off
 from shelllcc.guidance.wan.footage import Framing, read_clips
 from shelllcc.guidance.wan.pipeline import Model, load_vae
 
 if TYPE_CHECKING:
-    from multiprocessing.process import BaseProcess
-
     from diffusers import AutoencoderKLWan
     from numpy.typing import NDArray
 
@@ -74,45 +69,22 @@ class Encoded:
     reason: str = ""
 
 
-def encode_videos(videos: Sequence[Path], encoding: Encoding, *, workers: int = 1) -> Iterator[Encoded]:
+def encode_videos(videos: Sequence[Path], encoding: Encoding, *, engine: Engine | None = None) -> Iterator[Encoded]:
     """Encode those videos that have no file of latents yet; yields each as it is done, in any order.
 
-    Raises ModelError where the VAE cannot be loaded or runs out of memory.
+    A video whose worker dies is tried again, and passed over in the end. Raises ModelError where the VAE cannot be
+    loaded or runs out of memory, or where worker after worker dies.
     """
-    if workers == 1 or len(videos) < 2:
-        yield from (_encode(video, encoding) for video in videos)
-        return
-    from multiprocessing import get_context
-
-    with _no_interrupts():  # children inherit it, from before their first line
-        pool = ProcessPoolExecutor(min(workers, len(videos)), get_context("spawn"), _start_worker)
-        futures = [pool.submit(_encode, video, encoding) for video in videos]
-    try:
-        for future in as_completed(futures):
-            yield future.result()
-    except BrokenProcessPool as error:
-        raise ModelError("a worker process died, perhaps for want of memory; try fewer --workers") from error
-    except BaseException:
-        for process in (pool._processes or {}).values():  # files are written whole: nothing is lost by a quick end
-            process.terminate()
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    start = partial(_encoder, encoding)
+    with closing(work_off(videos, start, engine or Here())) as outcomes:
+        for outcome in outcomes:
+            if not outcome.again:
+                yield outcome.result or Encoded(outcome.job, None, f"cannot encode {outcome.job}: {outcome.died}")
 
 
-@contextmanager
-def _no_interrupts() -> Iterator[None]:
-    """Within the block Ctrl-C is ignored, and by processes that start there for good."""
-    import signal
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+def _encoder(encoding: Encoding) -> Callable[[Path], Encoded]:
+    """What a worker does with a video."""
+    return partial(_encode, encoding=encoding)
 
 
 @torch.no_grad()
@@ -158,17 +130,3 @@ def _encode(video: Path, encoding: Encoding) -> Encoded:
 @cache
 def _vae(source: str, revision: str, device: str) -> AutoencoderKLWan:
     return load_vae(source, revision, device=device)
-
-
-def _start_worker() -> None:
-    """No life after the parent's."""
-    from multiprocessing import parent_process
-
-    parent = parent_process()
-    if parent is not None:
-        threading.Thread(target=_exit_after, args=(parent,), daemon=True).start()
-
-
-def _exit_after(parent: BaseProcess) -> None:
-    parent.join()
-    os._exit(1)

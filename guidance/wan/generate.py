@@ -10,8 +10,9 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
+from shelllcc.guidance.errors import MemoryShort
 from shelllcc.guidance.files import sha256_of
 from shelllcc.guidance.trace import alarm
 from shelllcc.guidance.wan.plan import Plan
@@ -23,51 +24,45 @@ if TYPE_CHECKING:
     from shelllcc.anchors.bank import Bank
     from shelllcc.guidance.wan.prefix import Prefix
     from shelllcc.guidance.wan.request import Request
-    from shelllcc.guidance.wan.sample import Clip, Moment
-    from shelllcc.guidance.wan.texts import Texts
+    from shelllcc.guidance.wan.sample import Clip
+    from shelllcc.guidance.wan.studio import Studio
 
 LIBRARIES = ("torch", "diffusers", "transformers", "faiss-cpu", "imageio", "imageio-ffmpeg", "safetensors", "numpy")
 
 
-class Reporter(Protocol):
-    """Where progress goes."""
-
-    def stage(self, name: str) -> None: ...
-
-    def step(self, moment: Moment) -> None: ...
-
-
-def generate(plan: Plan, pipe: WanPipeline, reporter: Reporter, *, texts: Texts | None = None) -> dict[str, Any]:
+def generate(plan: Plan, studio: Studio) -> dict[str, Any]:
     """Sample and write the clips of a plan; returns the sidecar's record."""
     from shelllcc.guidance.wan.prefix import Prefix
     from shelllcc.guidance.wan.sample import first_move, guide_for
 
     arms = {"unguided": plan.request.unguided()} if plan.compare else {}
     arms[plan.label] = plan.request
-    prefix = Prefix(1 + first_move(pipe, plan.request, guide_for(plan.request, plan.bank))) if plan.compare else None
-    made = {
-        label: make(request, plan.bank, pipe, reporter, name=label, prefix=prefix, texts=texts)
-        for label, request in arms.items()
-    }
-    reporter.stage("writing")
+    studio.expect(arms.values())
+    prefix = None
+    if plan.compare:
+        prefix = Prefix(1 + first_move(studio.pipe, plan.request, guide_for(plan.request, plan.bank)))
+    made = {label: make(request, plan.bank, studio, name=label, prefix=prefix) for label, request in arms.items()}
+    studio.reporter.stage("writing")
     clips = {label: clip for label, (clip, _) in made.items()}
     seconds = {key: value for _, spent in made.values() for key, value in spent.items()}
-    return write(plan, pipe, clips, seconds)
+    return write(plan, studio.pipe, clips, seconds)
 
 
 def make(
     request: Request,
     bank: Bank | None,
-    pipe: WanPipeline,
-    reporter: Reporter,
+    studio: Studio,
     *,
     name: str,
     prefix: Prefix | None = None,
-    texts: Texts | None = None,
 ) -> tuple[Clip, dict[str, float]]:
-    """Sample one clip, `name` to the reporter; returns it and how long sampling and decoding took."""
+    """Sample one clip, `name` to the reporter; returns it and how long sampling and decoding took.
+
+    Raises MemoryShort with what to try next.
+    """
     from shelllcc.guidance.wan.sample import guide_for, sample
 
+    pipe, reporter, loading = studio.pipe, studio.reporter, studio.loading
     reporter.stage(f"{name} sampling")
     started = time.perf_counter()
     decoding = [started]
@@ -77,7 +72,11 @@ def make(
         reporter.stage(f"{name} decoding")
 
     guide = guide_for(request, bank)
-    clip = sample(pipe, request, guide, prefix=prefix, texts=texts, on_step=reporter.step, on_decode=on_decode)
+    how: dict[str, Any] = {"prefix": prefix, "texts": studio.texts, "cache": loading.cache}
+    try:
+        clip = sample(pipe, request, guide, **how, on_step=reporter.step, on_decode=on_decode)
+    except MemoryShort as error:
+        raise MemoryShort(error.stage, loading.relief(error.stage, studio.device)) from error
     sampling, rest = decoding[0] - started, time.perf_counter() - decoding[0]
     return clip, {f"{name}_sampling": round(sampling, 3), f"{name}_decoding": round(rest, 3)}
 

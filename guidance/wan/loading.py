@@ -78,6 +78,16 @@ class Loading:
         del record["dtype"], record["offload"]
         return record | {"loras": [asdict(lora) for lora in self.loras]}
 
+    def relief(self, stage: str, device: str) -> str:
+        """What to try next where memory does not suffice for a stage (loading, encoding, sampling or decoding)."""
+        if device.startswith("cpu"):
+            return "use fewer --frames or a smaller --size"
+        if stage == "decoding" and not self.tiling:
+            return "try --tiling"
+        if self.offload != "group":
+            return f"try --offload {'model' if self.offload == 'none' else 'group'}"
+        return "use fewer --frames, a smaller --size or a larger GPU"
+
     @classmethod
     def from_recipe(cls, record: Mapping[str, Any]) -> Loading:
         """The loading of a sidecar's recipe. Raises UsageError where it is not one."""

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shelllcc.anchors.fingerprints import WAN21_VAE
-from shelllcc.guidance.errors import ModelError
+from shelllcc.guidance.errors import ModelError, UsageError
+from shelllcc.guidance.wan.caches import check_cache
+from shelllcc.guidance.wan.loading import Loading
+from shelllcc.guidance.wan.loras import add_loras, find_lora
+from shelllcc.guidance.wan.placing import check_offload, place
+from shelllcc.guidance.wan.weights import cast_at_rest, check_file, first_line, load_transformer, reading, require
 
 if TYPE_CHECKING:
     import torch
@@ -17,11 +23,12 @@ if TYPE_CHECKING:
 
 TINY = Path(__file__).parent / "tiny"
 LATENTS_ALONE = "wan2.1-vae"
+WEIGHTS = (".safetensors", ".gguf", ".ckpt", ".pt", ".pth", ".bin")
 
 
 @dataclass(frozen=True)
 class Model:
-    """A pipeline folder or hub id, and its configs, read without loading any weights."""
+    """A pipeline folder or hub id (owner/name or owner/name@revision), and its configs, read without any weights."""
 
     source: str
     revision: str
@@ -52,6 +59,8 @@ def find_model(model: str | None) -> Model:
     folder = Path(str(model))
     if folder.is_dir():
         return _describe(str(folder), "local", folder)
+    if folder.suffix in WEIGHTS:
+        raise ModelError(f"{model} is a single file; give it as --transformer, beside the --model it was made for")
     if not _is_hub_id(str(model)):
         raise ModelError(f"no model at {model}; give a diffusers folder, a hub id such as owner/name, or `tiny`")
     return _find_on_hub(str(model))
@@ -64,45 +73,94 @@ def find_latent_space(model: str | None) -> Model:
     return Model(LATENTS_ALONE, "none", {}, dict(WAN21_VAE), False)
 
 
-def load_pipeline(model: Model, *, device: str | None = None, dtype: str | None = None) -> WanPipeline:
-    """The pipeline with its weights, on `device` (CUDA if there is one), its VAE always in float32.
+def load_pipeline(
+    model: Model, loading: Loading | None = None, *, device: str | None = None, text_encoder: bool = True
+) -> WanPipeline:
+    """The pipeline with its weights on `device` (CUDA if there is one), or offloaded from it; its VAE in float32.
 
-    `dtype` is that of the transformer and the text encoder: float32 on the CPU, bfloat16 elsewhere, unless given.
+    Without `text_encoder` it takes embeddings alone, and the encoder is not read. Raises ModelError, and UsageError
+    for a loading that this model or device cannot have.
     """
-    import torch
-    from diffusers import WanPipeline
-    from safetensors import SafetensorError
-
     quieten()
+    from diffusers import WanPipeline
+
+    loading = loading or Loading()
     target = pick_device(device)
-    usual = torch.float32 if torch.device(target).type == "cpu" else torch.bfloat16
-    number: torch.dtype = getattr(torch, dtype) if dtype else usual
-    vae = load_vae(model.source, model.revision, device="cpu")
-    try:
-        pipe: WanPipeline = WanPipeline.from_pretrained(
-            model.source, revision=_hub_revision(model.source, model.revision), vae=vae, dtype=number
-        )
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"cannot load {model.source}: {_first_line(error)}") from error
+    check_loading(model, loading, target)
+    number = pick_dtype(loading.dtype, target)
+    repo, revision = _repo(model.source), _hub_revision(model.source, model.revision)
+    parts: dict[str, Any] = {"vae": load_vae(model.source, model.revision, device="cpu")}
+    for part in ("transformer", "transformer_2") if model.two_stage else ("transformer",):
+        parts[part] = load_transformer(repo, revision, part, loading, number)
+    if not text_encoder:
+        parts |= {"text_encoder": None, "tokenizer": None}
+    with reading(model.source):
+        pipe: WanPipeline = WanPipeline.from_pretrained(repo, revision=revision, dtype=number, **parts)
+    add_loras(pipe, loading.loras)
+    if loading.quantize == "fp8":
+        for part in ("transformer", "transformer_2") if model.two_stage else ("transformer",):
+            cast_at_rest(parts[part], number)
+    if loading.tiling:
+        pipe.vae.enable_tiling()
     pipe.set_progress_bar_config(disable=True)
-    return _move(pipe, model.source, target)
+    # The hooks by which diffusers learns what to stream, when taken off, switch off those of a cache.
+    place(pipe, loading.offload, target, stream=loading.cache == "none")
+    return pipe
+
+
+def load_text_encoder(model: Model, loading: Loading | None = None, *, device: str | None = None) -> WanPipeline:
+    """A pipeline of the text encoder and the tokenizer alone, to call `encode_prompt` of. Raises as `load_pipeline`."""
+    quieten()
+    from diffusers import WanPipeline
+
+    loading = loading or Loading()
+    target = pick_device(device)
+    check_offload(loading.offload, target)
+    others = dict.fromkeys(("vae", "transformer", "transformer_2"))
+    with reading(f"the text encoder of {model.source}"):
+        pipe: WanPipeline = WanPipeline.from_pretrained(
+            _repo(model.source),
+            revision=_hub_revision(model.source, model.revision),
+            dtype=pick_dtype(loading.dtype, target),
+            **others,
+        )
+    place(pipe, "group" if loading.offload == "group" else "none", target)
+    return pipe
+
+
+def check_loading(model: Model, loading: Loading, device: str) -> None:
+    """Raise UsageError or ModelError where a model cannot be loaded so: missing files, libraries, parts or devices."""
+    check_offload(loading.offload, device)
+    check_cache(loading.cache, model.transformer, two_stage=model.two_stage)
+    if loading.transformer_2 is not None and not model.two_stage:
+        raise UsageError("--transformer-2 is for models with a second transformer (Wan2.2-A14B)")
+    for file in (loading.transformer, loading.transformer_2):
+        if file is not None:
+            check_file(file)
+    if loading.loras:
+        require("peft", "--lora")
+        for lora in loading.loras:
+            find_lora(lora.source)
+    if loading.quantize == "int8":
+        require("torchao", "--quantize int8")
+    if loading.quantize == "nf4":
+        require("bitsandbytes", "--quantize nf4")
+        if device.startswith("cpu"):
+            raise UsageError("--quantize nf4 needs a GPU; on the CPU use int8 or fp8")
 
 
 def load_vae(source: str, revision: str, *, device: str) -> AutoencoderKLWan:
     """The VAE of a pipeline folder or hub id alone, in float32. Raises ModelError."""
-    import torch
-    from diffusers import AutoencoderKLWan
-    from safetensors import SafetensorError
-
-    quieten()
     if source == LATENTS_ALONE:
         raise ModelError(f"{source} stands for ready latents; to read videos give --model with a VAE's weights")
-    try:
+    quieten()
+    import torch
+    from diffusers import AutoencoderKLWan
+
+    with reading(f"the VAE of {source}"):
         vae = AutoencoderKLWan.from_pretrained(
-            source, subfolder="vae", revision=_hub_revision(source, revision), dtype=torch.float32
+            _repo(source), subfolder="vae", revision=_hub_revision(source, revision), dtype=torch.float32
         )
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"cannot load the VAE of {source}: {_first_line(error)}") from error
     return _move(vae, source, device)
 
 
@@ -115,15 +173,20 @@ def pick_device(device: str | None) -> str:
     try:
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
-        raise ModelError(f"device {device} is not available here: {_first_line(error)}") from error
+        raise ModelError(f"device {device} is not available here: {first_line(error)}") from error
     return device
 
 
 def quieten() -> None:
-    """Keep diffusers and transformers off stderr: progress there is ours."""
+    """Keep diffusers, transformers and the libraries that they import off stderr: progress there is ours.
+
+    The libraries speak while they are imported: call this before the first class of diffusers is.
+    """
     import diffusers
     import transformers
 
+    for library in ("bitsandbytes", "torchao", "torch.utils._pytree"):
+        logging.getLogger(library).setLevel(logging.ERROR)
     diffusers.utils.logging.set_verbosity_error()
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
@@ -166,16 +229,17 @@ def _find_on_hub(model: str) -> Model:
     """Fetch the configs alone. Raises ModelError."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-    from huggingface_hub.utils import logging
+    from huggingface_hub.utils.logging import set_verbosity_error
 
-    logging.set_verbosity_error()
+    set_verbosity_error()
+    repo, _, revision = model.partition("@")
     try:
         files = [
-            Path(hf_hub_download(model, name))
+            Path(hf_hub_download(repo, name, revision=revision or None))
             for name in ("model_index.json", "transformer/config.json", "vae/config.json")
         ]
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise ModelError(f"no model {model}: not a folder here, and the hub says: {_first_line(error)}") from error
+        raise ModelError(f"no model {model}: not a folder here, and the hub says: {first_line(error)}") from error
     return _describe(model, files[0].parent.name, files[0].parent)
 
 
@@ -187,7 +251,21 @@ def _move(part: Any, source: str, device: str) -> Any:
     except torch.OutOfMemoryError as error:
         raise ModelError(f"{source} does not fit on {device}; use a larger GPU or --device cpu") from error
     except RuntimeError as error:  # no such device, or the part cannot run there
-        raise ModelError(f"cannot put {source} on {device}: {_first_line(error)}") from error
+        raise ModelError(f"cannot put {source} on {device}: {first_line(error)}") from error
+
+
+def pick_dtype(dtype: str | None, device: str) -> torch.dtype:
+    """The dtype of that name; unless given, float32 on the CPU and bfloat16 elsewhere."""
+    import torch
+
+    usual = "float32" if device.startswith("cpu") else "bfloat16"
+    number: torch.dtype = getattr(torch, dtype or usual)
+    return number
+
+
+def _repo(source: str) -> str:
+    """What diffusers finds a model by: a folder, or a hub id without its revision."""
+    return source if Path(source).is_dir() else source.partition("@")[0]
 
 
 def _hub_revision(source: str, revision: str) -> str | None:
@@ -209,7 +287,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise ModelError(f"{path} is not a JSON object")
     return record
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

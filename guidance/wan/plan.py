@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from shelllcc.guidance.errors import BankError, UsageError
 from shelllcc.guidance.files import sha256_of
+from shelllcc.guidance.wan.loading import Loading
 from shelllcc.guidance.wan.parse import AUTO, Line, read_prompts, slug
 from shelllcc.guidance.wan.pipeline import Model, find_model
 from shelllcc.guidance.wan.presets import PRESETS, preset_for
@@ -26,14 +27,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Plan:
-    """One clip to make. `dtype` is that of the transformer; None is the device's usual one."""
+    """One clip to make."""
 
     model: Model
     request: Request
     bank: Bank | None
     output: Path
     compare: bool
-    dtype: str | None = None
+    loading: Loading = Loading()
     notes: tuple[str, ...] = ()
 
     @property
@@ -59,6 +60,7 @@ class Plan:
         return {
             "request": self.request.as_dict(),
             "model": {"source": self.model.name, "revision": self.model.revision},
+            "loading": self.loading.recipe(),
             "bank": bank,
             "compare": self.compare,
             "videos": {label: str(path) for label, path in self.videos.items()},
@@ -74,7 +76,8 @@ class Plan:
         mine = self.describe()
         same = all(record.get(key) == mine[key] for key in ("request", "model", "compare"))
         same &= (record.get("bank") or {}).get("sha256") == (self.bank.sha256 if self.bank else None)
-        same &= self.dtype in (None, record.get("dtype"))
+        same &= record.get("loading", Loading().recipe()) == mine["loading"]
+        same &= self.loading.dtype in (None, record.get("dtype"))
         metrics, trace = record.get("metrics"), record.get("trace")
         same &= isinstance(metrics, dict) and isinstance(metrics.get(self.label), dict)
         same &= isinstance(trace, list) and all(isinstance(step, dict) for step in trace)
@@ -93,7 +96,7 @@ class Resolved:
     requests: tuple[Request, ...]
     seeds: tuple[int | None, ...]
     bank: Bank | None
-    dtype: str | None
+    loading: Loading
     notes: tuple[str, ...]
 
 
@@ -104,22 +107,21 @@ def resolve(
     model: str | None = None,
     bank: str | None = None,
     preset: str | None = None,
-    dtype: str | None = None,
+    loading: Mapping[str, Any] | None = None,
     record: Mapping[str, Any] | None = None,
     wanted: bool = False,
     values: Mapping[str, Any],
 ) -> Resolved:
-    """The requests asked for; `values` holds fields of Request, None where they were not set; strength may be `auto`.
+    """The requests asked for; `values` holds fields of Request, `loading` of Loading, None where they were not set.
 
-    `record` is the sidecar of a clip to replay, `wanted` says that guidance was asked for. Nothing is loaded but
-    configs and the bank.
+    A strength may be `auto`; `record` is the sidecar of a clip to replay, `wanted` says that guidance was asked for.
+    Nothing is loaded but configs and the bank.
     """
     given = {key: value for key, value in values.items() if value is not None}
     lines = [*map(Line, prompts), *(read_prompts(prompts_file) if prompts_file else [])]
     if record:
         model = model or (record.get("model") or {}).get("source")
-        dtype = dtype or record.get("dtype")
-    found = find_model(model)
+    found, how = find_model(model), _loading(record or {}, loading or {})
     if not lines and not record:
         raise UsageError('give --prompt, e.g. --prompt "a tabby cat, zoom in, daylight"')
     told: list[dict[str, Any]] = [{**given, **line.values, "prompt": line.prompt} for line in lines] or [given]
@@ -145,7 +147,7 @@ def resolve(
             notes.append(note)
         notes += _unknown_to_tiny(found, request)
     seeds = tuple(line.values.get("seed") for line in lines) or (None,)
-    return Resolved(found, tuple(requests), seeds, chosen, dtype, tuple(dict.fromkeys(notes)))
+    return Resolved(found, tuple(requests), seeds, chosen, how, tuple(dict.fromkeys(notes)))
 
 
 def plan_clips(
@@ -168,8 +170,10 @@ def plan_clips(
         record = read_sidecar(sidecar)
         compare = compare or record.get("compare") is True
     resolved = resolve(**options, record=record, wanted=compare, values=values)
-    if compare and any(request.strength == 0 for request in resolved.requests):
-        raise UsageError("--compare needs a strength above 0: without guidance there is nothing to compare")
+    if compare:
+        check_comparable(resolved.loading)
+        if any(request.strength == 0 for request in resolved.requests):
+            raise UsageError("--compare needs a strength above 0: without guidance there is nothing to compare")
 
     many = options.get("prompts_file") is not None or len(resolved.requests) > 1
     if many and output is not None and output.suffix.lower() == ".mp4":
@@ -178,7 +182,7 @@ def plan_clips(
     for index, (request, seed) in enumerate(zip(resolved.requests, resolved.seeds, strict=True)):
         request = request if seed is not None else replace(request, seed=request.seed + index)
         path = _output_path(output, request, index if many else None)
-        plan = Plan(resolved.model, request, resolved.bank, path, compare, resolved.dtype, resolved.notes)
+        plan = Plan(resolved.model, request, resolved.bank, path, compare, resolved.loading, resolved.notes)
         for file in (*plan.videos.values(), plan.sidecar):
             check_output(file)
         plans.append(plan)
@@ -191,6 +195,20 @@ def _preset(name: str | None, model: Model) -> Any:
     if name not in PRESETS:
         raise UsageError(f"no preset {name}; there are {', '.join(PRESETS)}")
     return PRESETS[name]
+
+
+def check_comparable(loading: Loading) -> None:
+    """Raise UsageError for a loading with which clips differ by more than their guides."""
+    if loading.cache != "none":
+        raise UsageError("--cache is off when comparing: it reuses other steps in every clip")
+
+
+def _loading(record: Mapping[str, Any], given: Mapping[str, Any]) -> Loading:
+    """How the model is loaded: as the sidecar has it, with what was given in its place."""
+    recipe = Loading.from_recipe(record.get("loading") or {})
+    known: dict[str, Any] = {"dtype": record.get("dtype")}
+    known |= {key: value for key, value in given.items() if value is not None}
+    return replace(recipe, **known)
 
 
 def _check_sizes(request: Request, model: Model) -> None:

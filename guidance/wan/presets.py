@@ -19,7 +19,7 @@ WAN_NEGATIVE = (
 
 @dataclass(frozen=True)
 class Preset:
-    """Defaults of one family of models. `cfg_2` is for a second transformer (Wan2.2-A14B)."""
+    """Defaults of one family of models, or of one tool. `cfg_2` is for a second transformer (Wan2.2-A14B)."""
 
     name: str
     width: int
@@ -37,19 +37,26 @@ PRESETS: Mapping[str, Preset] = {
     p.name: p
     for p in (
         Preset("tiny", 192, 192, 17, 8, 25, 1.0, 3.0, ""),
-        Preset("wan2.1-480p", 832, 480, 81, 16, 50, 5.0, 3.0, WAN_NEGATIVE),
-        Preset("wan2.1-720p", 1280, 720, 81, 16, 50, 5.0, 5.0, WAN_NEGATIVE),
+        Preset("wan-official", 1280, 720, 81, 16, 50, 5.0, 5.0, WAN_NEGATIVE),  # generate.py of Wan2.1, for 14B
+        Preset("wan-1.3b-480p", 832, 480, 81, 16, 50, 6.0, 8.0, WAN_NEGATIVE),  # the same project's README, for 1.3B
+        Preset("diffusers-480p", 832, 480, 81, 16, 50, 5.0, 3.0, WAN_NEGATIVE),
+        Preset("diffusers-720p", 1280, 720, 81, 16, 50, 5.0, 5.0, WAN_NEGATIVE),
         Preset("wan2.2-a14b", 1280, 720, 81, 16, 40, 4.0, 12.0, WAN_NEGATIVE, cfg_2=3.0),
-        Preset("shell-lcc", 1280, 720, 49, 16, 40, 5.0, 5.0, WAN_NEGATIVE),
+        Preset("wan2.2-5b", 1280, 704, 121, 24, 50, 5.0, 5.0, WAN_NEGATIVE),
+        Preset("shelllcc-paper", 1280, 720, 49, 16, 40, 5.0, 5.0, WAN_NEGATIVE),  # seeds: 42 + index of the prompt
     )
 }
 
 
-def preset_for(transformer: Mapping[str, Any], *, two_stage: bool = False) -> Preset:
-    """The preset of a model by its transformer's config and whether it has a second transformer."""
+def preset_for(
+    transformer: Mapping[str, Any], *, two_stage: bool = False, vae: Mapping[str, Any] | None = None
+) -> Preset:
+    """The preset of a model by its transformer's and its VAE's configs and whether it has a second transformer."""
     if two_stage:
         return PRESETS["wan2.2-a14b"]
+    if vae is not None and vae.get("z_dim") == 48:
+        return PRESETS["wan2.2-5b"]
     width = transformer["num_attention_heads"] * transformer["attention_head_dim"]
     if width < 1024:
         return PRESETS["tiny"]
-    return PRESETS["wan2.1-480p"]
+    return PRESETS["wan-1.3b-480p" if width <= 1536 else "wan-official"]

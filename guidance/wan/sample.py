@@ -13,10 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shelllcc.guidance.errors import SamplingError
+from shelllcc.guidance.errors import MemoryShort, SamplingError
 from shelllcc.guidance.guide import ShellGuide
 from shelllcc.guidance.scheduler import guided
 from shelllcc.guidance.trace import Alarm, Step, alarm
+from shelllcc.guidance.wan.caches import cached
+from shelllcc.guidance.wan.placing import reset
 from shelllcc.guidance.wan.prefix import Prefix
 from shelllcc.guidance.wan.request import Request
 from shelllcc.guidance.wan.texts import Texts
@@ -80,13 +82,15 @@ def sample(
     *,
     prefix: Prefix | None = None,
     texts: Texts | None = None,
+    cache: str = "none",
     on_step: Callable[[Moment], None] = lambda moment: None,
     on_decode: Callable[[], None] = lambda: None,
 ) -> Clip:
     """Sample the clip; the noise comes from a CPU generator of the request's seed, so that seeds are portable.
 
     `prefix` holds what an earlier sampling that differs in the guide alone may share, `texts` embeddings on disk; the
-    frames are the same without. Raises SamplingError as soon as the model gives NaN or infinity.
+    frames are the same without. `cache` names a feature cache of diffusers (see caches). Raises SamplingError as soon
+    as the model gives NaN or infinity, and MemoryShort.
     """
     set_shift(pipe, request.shift)
     latents: list[Tensor] = []
@@ -109,11 +113,13 @@ def sample(
     with contextlib.ExitStack() as stack:
         if guide is not None:
             stack.enter_context(guided(pipe, guide))
+        if cache != "none":
+            stack.enter_context(cached(pipe, cache, steps=request.steps))
         if prefix is not None:
             stack.enter_context(prefix.replayed(pipe, 1 + first_move(pipe, request, guide)))
         try:
             frames = pipe(
-                **_texts(request, texts),
+                **_texts(pipe, request, texts),
                 height=request.height,
                 width=request.width,
                 num_frames=request.frames,
@@ -124,12 +130,14 @@ def sample(
                 output_type="np",
                 callback_on_step_end=after_step,
             ).frames[0]
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            raise SamplingError("out of memory; use fewer --frames or a smaller --size") from error
-        except RuntimeError as error:
-            if "memory" not in str(error):
+        except (MemoryError, RuntimeError) as error:
+            reset(pipe)
+            if isinstance(error, RuntimeError) and "memory" not in str(error):
                 raise
-            raise SamplingError("out of memory; use fewer --frames or a smaller --size") from error
+            raise MemoryShort("decoding" if latents else "sampling") from error
+        except BaseException:
+            reset(pipe)
+            raise
     if not np.isfinite(frames).all():
         raise SamplingError("the VAE gave NaN or infinity; check its weights")
     trace = list(guide.trace) if guide else []
@@ -150,11 +158,12 @@ def first_move(pipe: WanPipeline, request: Request, guide: ShellGuide | None) ->
     return next((index for index, share in enumerate(shares) if share > 0), request.steps)
 
 
-def _texts(request: Request, texts: Texts | None) -> dict[str, Any]:
+def _texts(pipe: WanPipeline, request: Request, texts: Texts | None) -> dict[str, Any]:
     """The pipeline's arguments for the prompts, as words or as known embeddings."""
     if texts is None:
         return {"prompt": request.prompt, "negative_prompt": request.negative_prompt}
-    known: dict[str, Any] = {"prompt_embeds": texts.embed(request.prompt)}
+    device = pipe._execution_device
+    known: dict[str, Any] = {"prompt_embeds": texts.embed(request.prompt).to(device)}
     if request.cfg > 1:
-        known["negative_prompt_embeds"] = texts.embed(request.negative_prompt)
+        known["negative_prompt_embeds"] = texts.embed(request.negative_prompt).to(device)
     return known

@@ -9,43 +9,60 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from shelllcc.guidance.errors import OutputError
 from shelllcc.guidance.files import whole_file
-
-if TYPE_CHECKING:
-    from diffusers import WanPipeline
+from shelllcc.guidance.wan.pipeline import Model
 
 LENGTH = 512  # tokens, as WanPipeline pads by default
-SAMPLED = 64  # numbers of each weight in an encoder's fingerprint
+WHOLE = 1 << 20  # bytes of a file up to which all of them count in a fingerprint
+SAMPLED, BLOCK = 64, 4096  # blocks of a larger file that do, and their bytes
+
+Encode = Callable[[Sequence[str]], Iterable[Tensor]]
+"""Embeddings (1, 512, d) of prompts, in their order."""
 
 
 class Texts:
-    """The embeddings of a pipeline's text encoder, kept in `folder` (see `cache_folder`)."""
+    """The embeddings of the text encoder named `encoder`, kept in `folder` (see `cache_folder`) and in memory.
 
-    def __init__(self, pipe: WanPipeline, folder: Path | None = None) -> None:
-        self.pipe = pipe
+    `encode` is asked for those that are not known, on the kind of device named `device`.
+    """
+
+    def __init__(self, encoder: str, encode: Encode, *, device: str, folder: Path | None = None) -> None:
+        self.encoder, self.encode, self.device = encoder, encode, device
         self.folder = folder or cache_folder()
-        self.encoder = encoder_fingerprint(pipe.text_encoder, pipe.tokenizer)
+        self._known: dict[str, Tensor] = {}
 
-    @torch.no_grad()
+    def prepare(self, prompts: Iterable[str]) -> None:
+        """Have the embeddings of all these prompts at hand."""
+        missing = [prompt for prompt in dict.fromkeys(prompts) if self._find(prompt) is None]
+        if not missing:
+            return
+        for prompt, embedding in zip(missing, self.encode(missing), strict=True):
+            self._known[prompt] = embedding.cpu()
+            with contextlib.suppress(OutputError):
+                _write(self._path(prompt), embedding)
+
     def embed(self, prompt: str) -> Tensor:
-        """(1, 512, d) embedding of a prompt, on the pipeline's device, as `WanPipeline.encode_prompt` gives it."""
-        device = self.pipe._execution_device
-        path = self.folder / f"{_digest(self.encoder, device.type, prompt)}.safetensors"
-        if (known := _read(path)) is not None:
-            return known.to(device)
-        embedding: Tensor = self.pipe.encode_prompt(
-            prompt, do_classifier_free_guidance=False, max_sequence_length=LENGTH
-        )[0]
-        with contextlib.suppress(OutputError):
-            _write(path, embedding)
-        return embedding
+        """(1, 512, d) embedding of a prompt, on the CPU, as `WanPipeline.encode_prompt` gives it."""
+        self.prepare([prompt])
+        return self._known[prompt]
+
+    def _find(self, prompt: str) -> Tensor | None:
+        if prompt not in self._known:
+            known = _read(self._path(prompt))
+            if known is None:
+                return None
+            self._known[prompt] = known
+        return self._known[prompt]
+
+    def _path(self, prompt: str) -> Path:
+        return self.folder / f"{_digest(self.encoder, self.device, prompt)}.safetensors"
 
 
 def cache_folder() -> Path:
@@ -57,16 +74,32 @@ def cache_folder() -> Path:
     return Path(platformdirs.user_cache_dir("shelllcc")) / "texts"
 
 
-def encoder_fingerprint(encoder: Any, tokenizer: Any) -> str:
-    """16 hex digits of an encoder's config, dtype, tokenizer and some numbers of every weight."""
-    digest = hashlib.sha256(encoder.config.to_json_string().encode())
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    digest.update(backend.to_str().encode() if backend is not None else repr(tokenizer).encode())
-    for name, weight in encoder.state_dict().items():
-        flat = weight.detach().flatten()
-        some = flat[:: max(1, flat.numel() // SAMPLED)].float().cpu().contiguous()
-        digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode() + some.numpy().tobytes())
+def encoder_fingerprint(model: Model, dtype: str) -> str:
+    """16 hex digits of a model's text encoder and tokenizer in a dtype, without loading them.
+
+    Of the hub's revision; or, for a folder, of its files: all bytes of small ones, some blocks of large ones.
+    """
+    digest = hashlib.sha256(dtype.encode())
+    folder = Path(model.source)
+    if not folder.is_dir():
+        digest.update(f"{model.source} {model.revision}".encode())
+    for part in ("text_encoder", "tokenizer"):
+        for path in sorted((folder / part).rglob("*")):
+            if path.is_file():
+                digest.update(f"{part}/{path.name} {path.stat().st_size}".encode())
+                _sample(path, digest.update)
     return digest.hexdigest()[:16]
+
+
+def _sample(path: Path, hear: Callable[[bytes], None]) -> None:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if size <= WHOLE:
+            hear(file.read())
+            return
+        for number in range(SAMPLED):
+            file.seek((size - BLOCK) * number // (SAMPLED - 1))
+            hear(file.read(BLOCK))
 
 
 def _digest(*facts: str) -> str:

@@ -1,0 +1,119 @@
+"""The command `batch`: parse, one call, print. Heavy libraries are imported inside."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from shelllcc import cli_options as options
+from shelllcc.cli_anchors import EngineName, parse_shard
+from shelllcc.guidance.errors import UsageError
+
+if TYPE_CHECKING:
+    from shelllcc.guidance.wan.batch import Batch, Done
+    from shelllcc.guidance.wan.engines import Engine
+
+EVERY = 30  # seconds between lines of progress where stderr is no terminal
+
+
+@options.expanded
+def batch(
+    prompts_file: Annotated[
+        Path, typer.Argument(help="Prompts, one a line, flags of its own at its end; # starts a comment.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="A folder; storage that all workers share.")],
+    engine: EngineName = "local",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Clips in work at one time. (default: 1; with ray what the cluster holds)")
+    ] = None,
+    shard: Annotated[str | None, typer.Option(help="i/n: that share of the jobs, i from 0. (default: all)")] = None,
+    strengths: Annotated[str | None, typer.Option(help="Each prompt with every one, e.g. 0,1,2.")] = None,
+    retries: Annotated[int, typer.Option(min=0, help="Of a clip that fails, or whose worker dies.")] = 2,
+    seed: Annotated[
+        int | None, typer.Option(help="Of the first prompt; further ones take the next ones. (default: 0)")
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(help="Each prompt with every one, e.g. 0,1,2.")] = None,
+    model: options.Model = None,
+    preset: options.Preset = None,
+    strength: options.Strength = None,
+    bank: options.Bank = None,
+    device: options.Device = None,
+    dry_run: options.DryRun = False,
+    as_json: options.Json = False,
+    *,
+    sampling: options.Sampling,
+    loading: options.Loading,
+) -> None:
+    """Sample a file of prompts with many workers; finished clips are skipped, so that the same command goes on."""
+    from shelllcc.guidance.wan import parse
+    from shelllcc.guidance.wan.batch import plan_batch
+    from shelllcc.guidance.wan.engines import engine_of
+
+    if seed is not None and seeds is not None:
+        raise UsageError("give --seed or --seeds, not both")
+    numbers = None if seeds is None else parse.whole_numbers("seeds", seeds)
+    if numbers is not None and len(set(numbers)) < len(numbers):
+        raise UsageError(f"a seed comes twice in {seeds}")
+    values = sampling.values() | {"seed": seed, "strength": parse.strength(strength)}
+    planned = plan_batch(
+        prompts_file, output, variants=parse.strengths(strengths) if strengths is not None else (), seeds=numbers,
+        shard=parse_shard(shard), model=model, bank=bank, preset=preset,
+        loading=loading.values(), values=values,
+    )  # fmt: skip
+    for note in planned.notes:
+        options.say(f"note: {note}")
+    if dry_run:
+        _dry_run(planned, as_json=as_json)
+        return
+    done = _run(planned, engine_of(engine, workers, device=device), device, retries)
+    made = [row for part in done for row in part.made]
+    failed = {video: reason for part in done for video, reason in part.failed.items()}
+    skipped = sum(part.skipped for part in done)
+    for video, reason in failed.items():
+        options.say(f"failed: {video}: {' '.join(reason.split())}")
+    if as_json:
+        options.print_json(
+            {"clips": made, "skipped": skipped, "failed": [{"video": v, "reason": r} for v, r in failed.items()]}
+        )
+    else:
+        alarms = sum(row["alarm"] is not None for row in made)
+        print(f"made      {len(made)}" + (f", {alarms} with an alarm: see `alarm` in their sidecars" if alarms else ""))
+        print(f"skipped   {skipped}\nfailed    {len(failed)}\nfolder    {planned.like.output}")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _run(planned: Batch, engine: Engine, device: str | None, retries: int) -> list[Done]:
+    from shelllcc.guidance.wan.batch import Progress, make_clips
+    from shelllcc.guidance.wan.progress import TerminalReporter
+
+    found: list[Done] = []
+    progress, said = Progress(planned.clips), time.monotonic()
+    with (
+        TerminalReporter() as reporter,
+        contextlib.closing(make_clips(planned, engine, device=device, retries=retries)) as parts,
+    ):
+        reporter.stage(f"{planned.clips} clips, {engine.workers} at a time")
+        for part in parts:
+            found.append(part)
+            progress.add(part)
+            reporter.count(progress.done, progress.clips, str(progress))
+            if not reporter.live and (time.monotonic() - said > EVERY or progress.done == progress.clips):
+                reporter.line(f"shelllcc: {progress}")
+                said = time.monotonic()
+    return found
+
+
+def _dry_run(planned: Batch, *, as_json: bool) -> None:
+    clips = [
+        {"video": str(plan.output), "prompt": plan.request.prompt, "seed": plan.request.seed}
+        | {"strength": plan.request.strength, "finished": plan.finished()}
+        for job in planned.jobs
+        for plan in planned.plans(job)
+    ]
+    print(json.dumps({"dry_run": True, "clips": clips}, ensure_ascii=False, indent=None if as_json else 2))

@@ -1,0 +1,106 @@
+"""What samples: a model whose parts are loaded when they are needed. Knows nothing of clips' files or terminals.
+
+The text encoder of a large Wan weighs more than all the rest: it is there while prompts are encoded, and gone before
+the transformer comes. Prompts whose embeddings are on disk do not bring it at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gc
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+
+from shelllcc.guidance.errors import OutputError
+from shelllcc.guidance.wan import pipeline
+from shelllcc.guidance.wan.loading import Loading
+from shelllcc.guidance.wan.pipeline import Model
+from shelllcc.guidance.wan.request import Request
+from shelllcc.guidance.wan.texts import LENGTH, Texts, encoder_fingerprint
+
+if TYPE_CHECKING:
+    from diffusers import WanPipeline
+
+    from shelllcc.guidance.wan.sample import Moment
+
+
+class Reporter(Protocol):
+    """Where progress goes."""
+
+    def stage(self, name: str) -> None: ...
+
+    def step(self, moment: Moment) -> None: ...
+
+
+class Studio:
+    """A model and how it is loaded, on one device; `reporter` hears how far it is.
+
+    Steps that samplings share lie in `folder`, or in memory. Raises OutputError for a folder that cannot be written.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        loading: Loading,
+        reporter: Reporter,
+        *,
+        device: str | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        self.model, self.loading, self.reporter, self.folder = model, loading, reporter, folder
+        self._device, self._expected = device, list[str]()
+        if folder is not None:
+            _check_folder(folder)
+
+    @functools.cached_property
+    def device(self) -> str:
+        """Where it runs. Raises ModelError where that is not there."""
+        return pipeline.pick_device(self._device)
+
+    def expect(self, requests: Iterable[Request]) -> None:
+        """Say what will be sampled: prompts that are known before the pipeline is asked for are encoded before it."""
+        self._expected += [prompt for request in requests for prompt in prompts_of(request)]
+
+    @functools.cached_property
+    def pipe(self) -> WanPipeline:
+        """The pipeline, without its text encoder."""
+        self.texts.prepare(self._expected)
+        self.reporter.stage("loading")
+        return pipeline.load_pipeline(self.model, self.loading, device=self.device, text_encoder=False)
+
+    @functools.cached_property
+    def texts(self) -> Texts:
+        dtype = pipeline.pick_dtype(self.loading.dtype, self.device)
+        encoder = encoder_fingerprint(self.model, str(dtype))
+        return Texts(encoder, self._encode, device=torch.device(self.device).type)
+
+    def _encode(self, prompts: Sequence[str]) -> Iterator[Tensor]:
+        self.reporter.stage("encoding prompts")
+        pipe = pipeline.load_text_encoder(self.model, self.loading, device=self.device)
+        with torch.no_grad():
+            for prompt in prompts:
+                yield pipe.encode_prompt(prompt, do_classifier_free_guidance=False, max_sequence_length=LENGTH)[0]
+        del pipe
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def prompts_of(request: Request) -> tuple[str, ...]:
+    """What the text encoder reads for a request."""
+    return (request.prompt, request.negative_prompt) if request.cfg > 1 else (request.prompt,)
+
+
+def _check_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.closing(tempfile.TemporaryFile(dir=folder)):
+            pass
+    except OSError as error:
+        raise OutputError(f"cannot keep steps in {folder}: {error.strerror or error}") from error
