@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -504,7 +506,7 @@ def _gather(
         workers = (os.cpu_count() or 1) if encoding.device == "cpu" else 1
     chosen = engine_of(engine, workers, device=device if engine == "ray" else encoding.device)
     encoding = replace(encoding, device=chosen.device or encoding.device)
-    with TerminalReporter() as reporter:
+    with contextlib.redirect_stdout(sys.stderr), TerminalReporter() as reporter:  # Ray says there that a worker died
         reporter.stage("encoding")
         gathered = gather(sources, encoding, engine=chosen, shard=shard, on_file=reporter.count)
     for note in (*(f"skipped: {reason}" for reason in gathered.skipped), *gathered.notes):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -32,7 +33,9 @@ def batch(
         int | None, typer.Option(min=1, help="Clips in work at one time. (default: 1; with ray what the cluster holds)")
     ] = None,
     shard: Annotated[str | None, typer.Option(help="i/n: that share of the jobs, i from 0. (default: all)")] = None,
-    strengths: Annotated[str | None, typer.Option(help="Each prompt with every one, e.g. 0,1,2.")] = None,
+    strengths: Annotated[
+        str | None, typer.Option(help="Each prompt with every one, e.g. 0,1,2, for --strength.")
+    ] = None,
     retries: Annotated[int, typer.Option(min=0, help="Of a clip that fails, or whose worker dies.")] = 2,
     seed: Annotated[
         int | None, typer.Option(help="Of the first prompt; further ones take the next ones. (default: 0)")
@@ -95,6 +98,7 @@ def _run(planned: Batch, engine: Engine, device: str | None, retries: int) -> li
     found: list[Done] = []
     progress, said = Progress(planned.clips), time.monotonic()
     with (
+        contextlib.redirect_stdout(sys.stderr),  # Ray says there that a worker has died
         TerminalReporter() as reporter,
         contextlib.closing(make_clips(planned, engine, device=device, retries=retries)) as parts,
     ):

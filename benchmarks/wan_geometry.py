@@ -1,4 +1,4 @@
-"""Wan2.1-T2V-1.3B's exact geometry with random weights: `python -m benchmarks.wan_geometry OUT`
+"""Wan2.1-T2V's exact geometry with random weights: `python -m benchmarks.wan_geometry OUT`, 1.3B or with `--large` 14B
 
 Writes OUT/model, a diffusers folder with the released model's configs, and OUT/bank.safetensors, a bank of smooth noise
 with that VAE's fingerprint. Then `shelllcc generate --model OUT/model --bank OUT/bank.safetensors` runs the same code,
@@ -37,6 +37,7 @@ TRANSFORMER: dict[str, Any] = dict(
     eps=1e-6,
     rope_max_seq_len=1024,
 )
+LARGE_TRANSFORMER = TRANSFORMER | dict(num_attention_heads=40, ffn_dim=13824, num_layers=40)
 VAE: dict[str, Any] = dict(
     base_dim=96,
     z_dim=16,
@@ -77,23 +78,29 @@ def tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def make_pipeline(*, toy: bool, device: str) -> WanPipeline:
-    """Random weights in bfloat16, on the device."""
+def make_pipeline(
+    *, toy: bool, device: str, large: bool = False, text_encoder: bool = True, transformer: bool = True
+) -> WanPipeline:
+    """Random weights on the device, in bfloat16, the VAE's in float32; parts may be left out."""
     torch.manual_seed(0)
-    torch.set_default_dtype(torch.bfloat16)
-    try:
-        with torch.device(device):
-            pipe = WanPipeline(
-                tokenizer=tokenizer(),
-                text_encoder=UMT5EncoderModel(UMT5Config(**(TOY_TEXT if toy else TEXT))),
-                transformer=WanTransformer3DModel(**(TOY_TRANSFORMER if toy else TRANSFORMER)),
-                vae=AutoencoderKLWan(**(TOY_VAE if toy else VAE)),
-                scheduler=UniPCMultistepScheduler(
-                    prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
-                ),
-            )
-    finally:
-        torch.set_default_dtype(torch.float32)
+    configs = (TOY_TEXT, TOY_TRANSFORMER, TOY_VAE) if toy else (TEXT, LARGE_TRANSFORMER if large else TRANSFORMER, VAE)
+    with torch.device(device):
+        vae = AutoencoderKLWan(**configs[2])
+        torch.set_default_dtype(torch.bfloat16)
+        try:
+            encoder = UMT5EncoderModel(UMT5Config(**configs[0])) if text_encoder else None
+            denoiser = WanTransformer3DModel(**configs[1]) if transformer else None
+        finally:
+            torch.set_default_dtype(torch.float32)
+    flow = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
+    pipe = WanPipeline(
+        tokenizer=tokenizer() if text_encoder else None,
+        text_encoder=encoder and encoder.eval(),
+        transformer=denoiser and denoiser.eval(),
+        vae=vae.eval(),
+        scheduler=flow,
+    )
+    pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
@@ -110,9 +117,10 @@ def smooth_noise_bank(vae: dict[str, Any]) -> Bank:
 def main(
     out: Path,
     toy: Annotated[bool, typer.Option(help="Shrink the widths.")] = False,
+    large: Annotated[bool, typer.Option(help="14B.")] = False,
     device: Annotated[str, typer.Option(help="Where the weights are drawn.")] = "cpu",
 ) -> None:
-    pipe = make_pipeline(toy=toy, device=device)
+    pipe = make_pipeline(toy=toy, large=large, device=device)
     pipe.save_pretrained(out / "model")
     save_bank(smooth_noise_bank(dict(pipe.vae.config)), out / "bank.safetensors")
     size = sum(p.stat().st_size for p in out.rglob("*") if p.is_file())

@@ -18,7 +18,7 @@ from shelllcc.guidance.wan.pipeline import check_loading, find_model, load_pipel
 from shelllcc.guidance.wan.placing import place, reset
 from shelllcc.guidance.wan.presets import PRESETS, preset_for
 from shelllcc.guidance.wan.request import Request
-from shelllcc.guidance.wan.sample import sample
+from shelllcc.guidance.wan.sample import sample, set_shift
 
 TRANSFORMER = TOY_TRANSFORMER | dict(attention_head_dim=32, num_layers=3, freq_dim=64)
 VAE_5B = TOY_VAE | dict(
@@ -27,6 +27,15 @@ VAE_5B = TOY_VAE | dict(
 )  # fmt: skip
 EMBEDS = torch.randn(2, 1, 8, 32, generator=torch.Generator().manual_seed(5))
 KINDS = ("wan2.1", "a14b", "5b")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """Toys are too small to share out among threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +183,27 @@ def test_presets_follow_the_model():
     assert all(p.frames % 4 == 1 for p in PRESETS.values())
 
 
+def test_a_hub_id_may_name_a_revision(folder, monkeypatch):
+    asked = []
+
+    def download(repo, name, revision=None):
+        asked.append((repo, revision))
+        return f"{folder('wan2.1')}/{name}"
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    assert find_model("owner/name@v2").source == "owner/name@v2"
+    assert set(asked) == {("owner/name", "v2")}
+
+    def refuse(repo, **options):
+        raise OSError(f"{repo} at {options['revision']}")
+
+    monkeypatch.setattr(AutoencoderKLWan, "from_pretrained", refuse)
+    with pytest.raises(ModelError, match="cannot load the VAE of owner/name@v2: owner/name at model"):
+        load_pipeline(find_model("owner/name@v2"), device="cpu")
+    find_model("owner/name")
+    assert asked[-1] == ("owner/name", None)
+
+
 def test_a_pipeline_without_its_text_encoder_samples_from_embeddings_as_one_with_it(folder):
     model = find_model(folder("wan2.1"))
     bare, whole = load_pipeline(model, device="cpu", text_encoder=False), load_pipeline(model, device="cpu")
@@ -272,6 +302,8 @@ def test_what_cannot_be_is_told_before_anything_is_loaded(folder, tmp_path, monk
         check_loading(model, Loading(transformer_2="x.safetensors"), "cpu")
     with pytest.raises(UsageError, match="needs a GPU"):
         check_loading(two, Loading(quantize="nf4"), "cpu")
+    with pytest.raises(UsageError, match="use --offload model"):
+        check_loading(two, Loading(quantize="nf4", offload="group"), "cuda")
     with pytest.raises(ModelError, match="no LoRA at"):
         check_loading(two, Loading(loras=(Lora("./none.safetensors"),)), "cpu")
     with pytest.raises(ModelError, match="give it as --transformer"):
@@ -418,6 +450,13 @@ def test_a_cache_computes_less_and_every_sampling_alike(name, kind, folder, monk
     assert torch.equal(latents_of(pipe, steps=16), plain)
 
 
+def test_a_cache_may_begin_at_low_noise(folder):
+    pipe = load(folder, "a14b")
+    set_shift(pipe, 1.0)  # the second transformer's first timestep is 666, where attention may be reused
+    for name in ("fastercache", "pab"):
+        assert latents_of(pipe, steps=3, cache=name).isfinite().all()
+
+
 @pytest.mark.parametrize("name", CHOICES["cache"][1:])
 def test_a_cache_is_gone_after_an_exception(name, folder, monkeypatch):
     monkeypatch.setitem(MAGNITUDES, 64, MAGNITUDES[1536])
@@ -465,7 +504,7 @@ def test_groups_are_streamed_and_give_the_same(folder, monkeypatch):
         )
         for part in ("transformer", "transformer_2", "text_encoder")
     }
-    assert hooked["transformer"] == hooked["transformer_2"] == 1 + TRANSFORMER["num_layers"]
+    assert hooked["transformer"] == hooked["transformer_2"] > 10 * TRANSFORMER["num_layers"]
     assert hooked["text_encoder"] > 5
     request = request_for(shift=12.0, steps=3)
     assert np.array_equal(sample(grouped, request).frames, sample(plain, request).frames)

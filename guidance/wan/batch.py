@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from shelllcc.guidance.errors import OutputError, ShellLCCError, UsageError
 from shelllcc.guidance.threads import one_thread
-from shelllcc.guidance.wan.engines import Engine, SpentError, Work, work_off
+from shelllcc.guidance.wan.engines import Engine, SpentError, work_off
 from shelllcc.guidance.wan.generate import make, write
 from shelllcc.guidance.wan.parse import Variant, slug
 from shelllcc.guidance.wan.plan import Plan, check_comparable, resolve
@@ -99,8 +99,8 @@ def plan_batch(
     `shard` (i, n) takes every n-th job from the i-th. Raises UsageError and OutputError.
     """
     wanted = any(way.settings["strength"] for way in variants)
-    if variants and not wanted:
-        values = {**values, "strength": 0.0}
+    if variants:
+        values = {**values, "strength": None if wanted else 0.0}
     resolved = resolve(prompts_file=prompts_file, values=values, wanted=wanted, **options)
     folder = output.absolute()  # workers may run elsewhere
     jobs = []
@@ -133,7 +133,7 @@ def make_clips(batch: Batch, engine: Engine, *, device: str | None = None, retri
     What fails is tried again, up to `retries` times, and does not stop the rest. Raises ModelError where the model
     cannot be loaded or job after job fails, OutputError where clips of another machine cannot be seen here.
     """
-    start = functools.partial(_start, replace(batch, jobs=(), notes=()), device or engine.device)
+    start = functools.partial(_Worker, replace(batch, jobs=(), notes=()), device or engine.device)
     before: dict[Job, tuple[Mapping[str, Any], ...]] = {}  # made by attempts that did not finish their job
     with contextlib.closing(work_off(batch.jobs, start, engine, retries=retries, failure=_failure)) as outcomes:
         for outcome in outcomes:
@@ -152,12 +152,14 @@ class Progress:
 
     def __init__(self, clips: int) -> None:
         self.clips, self.made, self.skipped, self.failed = clips, 0, 0, 0
-        self.started = time.monotonic()
+        self._began: tuple[float, int] | None = None  # when the first clips came, and how many: workers had started
 
     def add(self, done: Done) -> None:
         self.made += len(done.made)
         self.skipped += done.skipped
         self.failed += len(done.failed)
+        if self._began is None and self.made:
+            self._began = time.monotonic(), self.made
 
     @property
     def done(self) -> int:
@@ -167,9 +169,9 @@ class Progress:
         text = f"{self.done}/{self.clips} clips"
         if self.failed:
             text += f", {self.failed} failed"
-        if self.made and self.done < self.clips:
-            each = (time.monotonic() - self.started) / (self.made + self.failed)
-            text += f", {duration(each)} a clip, {duration(each * (self.clips - self.done))} left"
+        if self._began and self.made > self._began[1] and self.done < self.clips:
+            each = (time.monotonic() - self._began[0]) / (self.made - self._began[1])
+            text += f", one in {duration(each)}, {duration(each * (self.clips - self.done))} left"
         return text
 
 
@@ -179,10 +181,6 @@ def duration(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {name}"
     return f"{seconds:.1f} s"
-
-
-def _start(batch: Batch, device: str | None) -> Work:
-    return _Worker(batch, device)
 
 
 class _Worker:

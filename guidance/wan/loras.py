@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,7 +65,8 @@ def _load(pipe: WanPipeline, lora: Lora, name: str) -> list[str]:
     taken = []
     for part, (mine, about) in _shares(pipe, lora.source, tensors, metadata or {}).items():
         transformer = getattr(pipe, part)
-        with reading(f"the LoRA {lora.source}"):
+        with reading(f"the LoRA {lora.source}"), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Already found a `peft_config`", UserWarning)  # several are meant
             pipe.load_lora_into_transformer(
                 mine, transformer, adapter_name=name, metadata=about or None, _pipeline=pipe, low_cpu_mem_usage=True
             )

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PATIENCE = timedelta(minutes=30)  # of processes that wait for another: the main one writes files meanwhile
+UNSPREAD = ("first-block", "magcache")  # caches that compare a block's input with its output: all tokens with a share
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def joined(device: str | None = None, *, patience: timedelta = PATIENCE) -> Iter
 
 
 def check(ranks: Ranks, heads: int, loading: Loading | None = None) -> None:
-    """Raise UsageError for what cannot be spread: so many heads, offloading, a cache. Needs no connection."""
+    """Raise UsageError for what cannot be spread: so many heads, a cache that compares tokens. Needs no connection."""
     if ranks.count == 1:
         return
     if not _share_out(heads, ranks.count):
@@ -97,10 +98,7 @@ def check(ranks: Ranks, heads: int, loading: Loading | None = None) -> None:
             f"{heads} attention heads cannot be spread over {ranks.count} processes; "
             f"--nproc-per-node may be {', '.join(fitting)}"
         )
-    if loading is not None and loading.offload != "none":
-        raise UsageError("--offload is for one GPU; leave it out, or start one process")
-    if loading is not None and loading.cache in ("first-block", "magcache"):  # these compare a block's tokens, and
-        # its input is split only after they took it; each process would also decide for itself what it skips
+    if loading is not None and loading.cache in UNSPREAD:
         raise UsageError(f"--cache {loading.cache} is for one GPU; choose another, or start one process")
 
 
@@ -120,12 +118,13 @@ def spread(pipe: WanPipeline, ranks: Ranks) -> None:
         check(ranks, model.config.num_attention_heads)
         mesh = init_device_mesh(_kind(ranks), (1, ranks.count), mesh_dim_names=("ring", "ulysses"))
         config = ContextParallelConfig(ulysses_degree=ranks.count, ulysses_anything=True, mesh=mesh)
-        plan = {name: part for name, part in model._cp_plan.items() if name != "proj_out"}
+        plan = {name: part for name, part in model._cp_plan.items() if name not in ("", "proj_out")}
         try:
             with _mesh_known(model, ranks):
                 model.enable_parallelism(config=config, cp_plan=plan)
         except ValueError as error:
             raise ModelError(f"cannot spread {type(model).__name__}: {_first_line(error)}") from error
+        model.register_forward_pre_hook(_split_timestep, with_kwargs=True)
         model.proj_out.register_forward_hook(_gather)
 
 
@@ -165,6 +164,16 @@ def from_main(ranks: Ranks, value: T) -> T:
     given = [value]
     dist.broadcast_object_list(given, src=0, device=torch.device("cpu"))
     return given[0]
+
+
+def _split_timestep(_model: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """This rank's part of timesteps (b n) of tokens, which Wan2.2-5B has: offloading drops diffusers' own split."""
+    import torch.distributed as dist
+
+    timestep = kwargs["timestep"]
+    if timestep.ndim == 2:
+        kwargs["timestep"] = timestep.tensor_split(dist.get_world_size(), dim=1)[dist.get_rank()]
+    return args, kwargs
 
 
 def _gather(_module: Any, _args: Any, tokens: Tensor) -> Tensor:
@@ -286,7 +295,8 @@ def _as_of(rank: int, error: Exception | KeyboardInterrupt) -> Exception | Keybo
     if rank == 0:
         return error
     if isinstance(error, ShellLCCError):
-        return type(error)(f"rank {rank}: {error}")
+        error.args = (f"rank {rank}: {error}",)
+        return error
     return SamplingError(f"rank {rank}: unexpected {type(error).__name__}: {error}")
 
 

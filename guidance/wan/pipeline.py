@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from shelllcc.guidance.errors import ModelError, UsageError
 from shelllcc.guidance.wan.caches import check_cache
 from shelllcc.guidance.wan.loading import Loading
 from shelllcc.guidance.wan.loras import add_loras, find_lora
-from shelllcc.guidance.wan.placing import check_offload, place
+from shelllcc.guidance.wan.placing import DENOISERS, check_offload, place
 from shelllcc.guidance.wan.weights import cast_at_rest, check_file, first_line, load_transformer, reading, require
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class Model:
     transformer: dict[str, Any]
     vae: dict[str, Any]
     two_stage: bool
+    text_encoder: dict[str, Any] = field(default_factory=dict)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -90,7 +91,8 @@ def load_pipeline(
     number = pick_dtype(loading.dtype, target)
     repo, revision = _repo(model.source), _hub_revision(model.source, model.revision)
     parts: dict[str, Any] = {"vae": load_vae(model.source, model.revision, device="cpu")}
-    for part in ("transformer", "transformer_2") if model.two_stage else ("transformer",):
+    denoisers = DENOISERS if model.two_stage else DENOISERS[:1]
+    for part in denoisers:
         parts[part] = load_transformer(repo, revision, part, loading, number)
     if not text_encoder:
         parts |= {"text_encoder": None, "tokenizer": None}
@@ -98,13 +100,12 @@ def load_pipeline(
         pipe: WanPipeline = WanPipeline.from_pretrained(repo, revision=revision, dtype=number, **parts)
     add_loras(pipe, loading.loras)
     if loading.quantize == "fp8":
-        for part in ("transformer", "transformer_2") if model.two_stage else ("transformer",):
+        for part in denoisers:
             cast_at_rest(parts[part], number)
     if loading.tiling:
         pipe.vae.enable_tiling()
     pipe.set_progress_bar_config(disable=True)
-    # The hooks by which diffusers learns what to stream, when taken off, switch off those of a cache.
-    place(pipe, loading.offload, target, stream=loading.cache == "none")
+    place(pipe, loading.offload, target, hooked=loading.cache != "none")
     return pipe
 
 
@@ -147,6 +148,8 @@ def check_loading(model: Model, loading: Loading, device: str) -> None:
         require("bitsandbytes", "--quantize nf4")
         if device.startswith("cpu"):
             raise UsageError("--quantize nf4 needs a GPU; on the CPU use int8 or fp8")
+        if loading.offload == "group":
+            raise UsageError("--quantize nf4 does not go with --offload group: use --offload model, or fp8 or int8")
 
 
 def load_vae(source: str, revision: str, *, device: str) -> AutoencoderKLWan:
@@ -222,7 +225,9 @@ def _describe(source: str, revision: str, folder: Path) -> Model:
         raise ModelError(f"{source} has no proper transformer and VAE configs (patch_size, heads, z_dim)")
     if not all(isinstance(v, list) and all(isinstance(x, (int, float)) for x in v) for v in statistics):
         raise ModelError(f"{source}/vae/config.json has no proper latents_mean and latents_std")
-    return Model(source, revision, transformer, vae, isinstance(second, list) and second[0] is not None)
+    encoder = folder / "text_encoder" / "config.json"
+    texts = _read_json(encoder) if encoder.is_file() else {}
+    return Model(source, revision, transformer, vae, isinstance(second, list) and second[0] is not None, texts)
 
 
 def _find_on_hub(model: str) -> Model:

@@ -1,4 +1,4 @@
-"""Where a pipeline's parts lie: all on the device, one part at a time, or one block at a time.
+"""Where a pipeline's parts lie: all on the device, one part at a time, or one layer at a time.
 
 Knows nothing of files, models' names or sampling.
 """
@@ -11,31 +11,31 @@ from shelllcc.guidance.errors import ModelError, UsageError
 from shelllcc.guidance.wan.weights import first_line
 
 if TYPE_CHECKING:
-    from diffusers import WanPipeline
+    from diffusers import WanPipeline, WanTransformer3DModel
 
 DENOISERS = ("transformer", "transformer_2")
 
 
-def place(pipe: WanPipeline, offload: str, device: str, *, stream: bool = True) -> None:
+def place(pipe: WanPipeline, offload: str, device: str, *, hooked: bool = False) -> None:
     """Put the parts that are there on the device, or arrange that they get there when they are needed.
 
     none   all of them, for good
     model  one after the other, as a whole
-    group  the VAE for good, of the others what is computed just now and, with `stream`, what comes next
+    group  the VAE for good, of the others the layer that computes and, on CUDA, the one that comes next
 
-    Raises UsageError where there is nothing to offload from, ModelError where it does not fit.
+    `hooked` says that hooks will be put on the transformers, as by feature caches. Raises UsageError where there is
+    nothing to offload from, ModelError where it does not fit.
     """
     import torch
 
     check_offload(offload, device)
-    stream = stream and torch.device(device).type == "cuda"
     try:
         if offload == "none":
             pipe.to(device)
         elif offload == "model":
             pipe.enable_model_cpu_offload(device=device)
         else:
-            _place_in_groups(pipe, torch.device(device), stream)
+            _place_in_groups(pipe, torch.device(device), hooked)
     except torch.OutOfMemoryError as error:
         hint = "use a larger GPU" if offload == "group" else "try --offload group"
         raise ModelError(f"the model does not fit on {device}; {hint} or --quantize fp8") from error
@@ -62,13 +62,31 @@ def reset(pipe: WanPipeline) -> None:
                 hook.group.offload_()
 
 
-def _place_in_groups(pipe: WanPipeline, device: Any, stream: bool) -> None:
+def _place_in_groups(pipe: WanPipeline, device: Any, hooked: bool) -> None:
+    """Leaf by leaf: with streams that holds less than block by block, and waits less."""
     from diffusers.hooks import apply_group_offloading
 
-    for part in DENOISERS:
-        if (model := getattr(pipe, part, None)) is not None:
-            model.enable_group_offload(device, offload_type="block_level", num_blocks_per_group=1, use_stream=stream)
-    if pipe.text_encoder is not None:  # its blocks lie too deep to be found as such
-        apply_group_offloading(pipe.text_encoder, device, offload_type="leaf_level", use_stream=stream)
+    stream = device.type == "cuda"
+    parts = {part: getattr(pipe, part, None) for part in (*DENOISERS, "text_encoder")}
+    for part, model in parts.items():
+        if model is None:
+            continue
+        apply_group_offloading(model, device, offload_type="leaf_level", use_stream=stream)
+        if stream and hooked and part in DENOISERS:
+            _call_once(model, device)
     if pipe.vae is not None:
         pipe.vae.to(device)
+
+
+def _call_once(transformer: WanTransformer3DModel, device: Any) -> None:
+    """Let diffusers learn the order of the layers now: where it did so later, it would cut off hooks put on since."""
+    import torch
+
+    config, dtype = transformer.config, transformer.dtype
+    with torch.no_grad():
+        transformer(
+            hidden_states=torch.zeros(1, config.in_channels, *config.patch_size, device=device, dtype=dtype),
+            timestep=torch.zeros(1, device=device),
+            encoder_hidden_states=torch.zeros(1, 1, config.text_dim, device=device, dtype=dtype),
+            return_dict=False,
+        )

@@ -1,0 +1,353 @@
+"""What guidance costs at Wan2.1's full size, on one GPU, with random weights in the released geometry.
+
+`python -m benchmarks.gpu`             every part below, printed and written to runs/gpu.json
+`python -m benchmarks.gpu --part step` one of them
+
+guide    one move of the guide beside the reward of Shell-LCC's authors with autograd: time and memory
+step     one sampling step with cfg, guided and unguided in turn: time, ratio and peak memory
+sample   a whole sampling of 50 steps at 480p with decoding, unguided and guided
+sweep    five strengths at 480p, with prefix replay
+memory   the peak of each stage and way to offload beside what `--dry-run` says
+large    the same for 14B
+
+Times and memory do not depend on what the weights are; the pictures mean nothing. `--toy` runs all of it on a CPU.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from diffusers import WanPipeline
+from torch import Tensor
+
+from benchmarks.anchors import SHAPES, authors_bank, bank_of, on_gpu, smooth_noise
+from benchmarks.wan_geometry import (
+    LARGE_TRANSFORMER,
+    TEXT,
+    TOY_TEXT,
+    TOY_TRANSFORMER,
+    TOY_VAE,
+    TRANSFORMER,
+    VAE,
+    make_pipeline,
+)
+from shelllcc.guidance.config import GuideConfig
+from shelllcc.guidance.guide import ShellGuide
+from shelllcc.guidance.patches import to_tokens
+from shelllcc.guidance.precision import full_precision
+from shelllcc.guidance.scheduler import guided
+from shelllcc.guidance.wan.loading import Loading
+from shelllcc.guidance.wan.memory import costs
+from shelllcc.guidance.wan.pipeline import Model
+from shelllcc.guidance.wan.placing import place
+from shelllcc.guidance.wan.prefix import Prefix
+from shelllcc.guidance.wan.presets import PRESETS
+from shelllcc.guidance.wan.request import Request
+from shelllcc.guidance.wan.sample import first_move, guide_for, sample
+
+STRENGTHS = (0.0, 0.5, 1.0, 1.5, 2.0)
+QUEUE = 200_000_000  # clock ticks, some 100 ms, that the GPU is busy while work is queued behind
+BANK = bank_of("covariance", 3)  # in the shape that `anchors build` makes by default
+
+
+class EveryOther(ShellGuide):
+    """Guides the steps of odd index alone, so that a GPU's moods fall on guided and unguided steps alike."""
+
+    def step_at(self, index: int) -> tuple[float, float]:
+        sigma, share = super().step_at(index)
+        return sigma, share if index % 2 else 0.0
+
+
+class Noise:
+    """Stands for embedded texts."""
+
+    def __init__(self, width: int) -> None:
+        self.embedding = torch.randn(1, 512, width, generator=torch.Generator().manual_seed(0))
+
+    def embed(self, prompt: str) -> Tensor:
+        return self.embedding
+
+
+class Bench:
+    """The device, sizes and what was measured."""
+
+    def __init__(self, *, toy: bool) -> None:
+        self.toy, self.device = toy, "cpu" if toy else "cuda"
+        self.sizes = {"toy": (64, 64, 5)} if toy else {"480p": (832, 480, 81), "720p": (1280, 720, 81)}
+        self.texts = Noise((TOY_TRANSFORMER if toy else TRANSFORMER)["text_dim"])
+
+    def request(self, size: str, **values: Any) -> Request:
+        width, height, frames = self.sizes[size]
+        preset = PRESETS["diffusers-720p" if size == "720p" else "diffusers-480p"]
+        return Request.resolve(preset, prompt="noise", width=width, height=height, frames=frames, **values)
+
+    def peak(self, work: Callable[[], object]) -> float:
+        """GB allocated at the worst moment."""
+        self.clear()
+        work()
+        self.wait()
+        return 0.0 if self.toy else torch.cuda.max_memory_allocated() / 1e9
+
+    def clear(self) -> None:
+        gc.collect()
+        if not self.toy:
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+
+    def wait(self) -> None:
+        if not self.toy:
+            torch.cuda.synchronize()
+
+    def latents(self, pipe: WanPipeline, request: Request, guide: ShellGuide | None) -> list[float]:
+        """Sample as far as the latents; returns seconds of each step but the first."""
+        marks: list[Any] = []
+
+        def mark(_pipe: Any, _index: int, _time: Any, _state: Any) -> dict[str, Any]:
+            if self.toy:
+                marks.append(time.perf_counter())
+            else:
+                marks.append(torch.cuda.Event(enable_timing=True))
+                marks[-1].record()
+            return {}
+
+        def call() -> None:
+            texts = self.texts.embedding.to(pipe._execution_device, pipe.transformer.dtype)
+            pipe(
+                prompt_embeds=texts, negative_prompt_embeds=texts, height=request.height, width=request.width,
+                num_frames=request.frames, num_inference_steps=request.steps, guidance_scale=request.cfg,
+                generator=torch.Generator("cpu").manual_seed(0), output_type="latent", callback_on_step_end=mark,
+            )  # fmt: skip
+
+        if guide is None:
+            call()
+        else:
+            with guided(pipe, guide):
+                call()
+        self.wait()
+        pairs = zip(marks, marks[1:], strict=False)
+        return [b - a if self.toy else a.elapsed_time(b) / 1e3 for a, b in pairs]
+
+
+def authors_reward(skeleton: Any, x: Tensor) -> Tensor:
+    """The gradient of the authors' reward, all voxels at once, as their formulas have it."""
+    leaf = x.clone().requires_grad_()
+    _, distance = skeleton.residuals(to_tokens(leaf, size=1)[0])
+    return torch.autograd.grad(distance.mean(), leaf)[0]
+
+
+def queued(work: Callable[[], object], *, rounds: int = 9) -> float:
+    """Milliseconds of the GPU for work that it finds queued, as it does behind a transformer."""
+    times = []
+    for _ in range(rounds):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda._sleep(QUEUE)
+        begin.record()
+        work()
+        end.record()
+        torch.cuda.synchronize()
+        times.append(begin.elapsed_time(end))
+    return statistics.median(times)
+
+
+def guide(bench: Bench) -> dict[str, Any]:
+    """Milliseconds and GB of one move at each size, beside the authors' reward in float32 and TF32."""
+    found: dict[str, Any] = {}
+    skeleton = authors_bank().shell.skeleton.to(torch.device(bench.device))
+    for size, shape in SHAPES.items():
+        x = smooth_noise(shape).to(bench.device)
+        mine = ShellGuide(BANK, GuideConfig(window=(0.0, 1.0)))
+        mine.begin([0.5, 0.4, 0.3, 0.0])
+        mine.move(x, 0.5, share=0.3, conditional=x)
+        torch.cuda.set_sync_debug_mode("error")
+        mine.move(x, 0.4, share=0.3)
+        torch.cuda.set_sync_debug_mode("default")
+
+        def first(x: Tensor = x, mine: ShellGuide = mine) -> None:
+            mine.begin([0.5, 0.4, 0.3, 0.0])
+            mine.move(x, 0.5, share=0.3, conditional=x)
+
+        def later(x: Tensor = x, mine: ShellGuide = mine) -> None:
+            mine.move(x, 0.4, share=0.3)
+
+        def exact(x: Tensor = x) -> Tensor:
+            with full_precision():
+                return authors_reward(skeleton, x)
+
+        row: dict[str, Any] = {}
+        with torch.no_grad():
+            row["move_queued_ms"] = queued(later)
+            row["first_move_queued_ms"] = queued(first)
+            row["move_alone_ms"], row["move_GB"] = on_gpu(later)
+            row["first_move_alone_ms"], row["first_move_GB"] = on_gpu(first)
+        row["authors_ms"], row["authors_GB"] = on_gpu(exact)
+        torch.backends.cuda.matmul.allow_tf32 = True
+        row["authors_tf32_ms"] = on_gpu(lambda x=x: authors_reward(skeleton, x))[0]  # type: ignore[misc]
+        torch.backends.cuda.matmul.allow_tf32 = False
+        row["times_faster"] = row["authors_ms"] / row["move_queued_ms"]
+        row["times_faster_alone"] = row["authors_ms"] / row["move_alone_ms"]
+        row["times_less_memory"] = row["authors_GB"] / row["move_GB"]
+        found[size] = row
+        bench.clear()
+    return found
+
+
+def step(bench: Bench) -> dict[str, Any]:
+    """Seconds of a step, guided and not in turn, and the peak memory of a guided and an unguided sampling."""
+    found: dict[str, Any] = {}
+    pipe = make_pipeline(toy=bench.toy, device=bench.device, text_encoder=False)
+    for size in bench.sizes:
+        request = bench.request(size, steps=12 if size == "720p" else 20)
+        everywhere = GuideConfig(window=(0.0, 1.0))
+        short = replace(request, steps=4)
+        peaks = {
+            name: bench.peak(lambda way=way: bench.latents(pipe, short, way))  # type: ignore[misc]
+            for name, way in (("unguided", None), ("guided", ShellGuide(BANK, everywhere)))
+        }
+        seconds = bench.latents(pipe, request, EveryOther(BANK, everywhere))[1:-1]  # the last is never guided
+        even, odd = seconds[::2], seconds[1::2]  # of index 2, 4, ... and 3, 5, ...
+        found[size] = {
+            "unguided_s": statistics.mean(even),
+            "guided_s": statistics.mean(odd),
+            "ratio": statistics.mean(odd) / statistics.mean(even),
+            "ratio_of_medians": statistics.median(odd) / statistics.median(even),
+            "spread": statistics.stdev(even) / statistics.mean(even),
+            "unguided_peak_GB": peaks["unguided"],
+            "guided_peak_GB": peaks["guided"],
+            "added_GB": peaks["guided"] - peaks["unguided"],
+        }
+    return found
+
+
+def whole(bench: Bench) -> dict[str, Any]:
+    """Seconds of a whole sampling at the default strength and window, unguided and guided."""
+    pipe = make_pipeline(toy=bench.toy, device=bench.device, text_encoder=False)
+    size = next(iter(bench.sizes))
+    request = bench.request(size, steps=4 if bench.toy else 50)
+    sample(pipe, replace(request, steps=2), texts=bench.texts)  # type: ignore[arg-type]
+    found: dict[str, Any] = {}
+    for name, wanted in (("unguided", request.unguided()), ("guided", request)):
+        decoding: list[float] = []
+
+        def on_decode(decoding: list[float] = decoding) -> None:
+            bench.wait()
+            decoding.append(time.perf_counter())
+
+        started = time.perf_counter()
+        clip = sample(pipe, wanted, guide_for(wanted, BANK), texts=bench.texts, on_decode=on_decode)  # type: ignore[arg-type]
+        bench.wait()
+        ended = time.perf_counter()
+        found[name] = {"sampling_s": decoding[0] - started, "decoding_s": ended - decoding[0], "moves": len(clip.trace)}
+    found["ratio"] = found["guided"]["sampling_s"] / found["unguided"]["sampling_s"]
+    return found
+
+
+def sweep(bench: Bench) -> dict[str, Any]:
+    """Seconds of five strengths that share their first steps, and of the first, which shares with none."""
+    pipe = make_pipeline(toy=bench.toy, device=bench.device, text_encoder=False)
+    request = bench.request(next(iter(bench.sizes)), steps=8 if bench.toy else 50)
+    prefix = Prefix(1 + first_move(pipe, request, guide_for(request, BANK)))
+    seconds = []
+    for strength in STRENGTHS:
+        wanted = replace(request, strength=strength)
+        started = time.perf_counter()
+        sample(pipe, wanted, guide_for(wanted, BANK), prefix=prefix, texts=bench.texts)  # type: ignore[arg-type]
+        bench.wait()
+        seconds.append(time.perf_counter() - started)
+    return {"seconds": seconds, "share": sum(seconds) / (len(seconds) * seconds[0]), "replay_GB": prefix.bytes / 1e9}
+
+
+@torch.no_grad()
+def memory(bench: Bench, *, large: bool = False) -> dict[str, Any]:
+    """Peak GB of each stage, measured and planned, for every way to offload; two steps at 480p."""
+    ways = ("none",) if bench.toy else ("none", "model", "group")
+    size = next(iter(bench.sizes))
+    request = bench.request(size, steps=2, strength=1.0, window=(0.0, 1.0))
+    configs = (TOY_TRANSFORMER, TOY_VAE) if bench.toy else (LARGE_TRANSFORMER if large else TRANSFORMER, VAE)
+    model = Model("random", "none", *(dict(c) for c in configs), False, TOY_TEXT if bench.toy else TEXT)
+    planned = costs(model, request, Loading(), dtype=torch.bfloat16)
+    found: dict[str, Any] = {"step_TFLOP": planned.flops / 1e12}
+    if not large:
+        found["encoding"] = _encoding_peak(bench)
+    for way in ways:
+        pipe = make_pipeline(toy=bench.toy, device=bench.device, text_encoder=False, large=large)
+        if way != "none":
+            pipe.to("cpu")
+            bench.clear()
+        place(pipe, way, bench.device)
+        for tiling in (False, True):
+            if tiling:
+                pipe.vae.enable_tiling()
+            stages = planned.loaded(way, tiling=tiling)
+            row: dict[str, Any] = {}
+            if not tiling:
+                started = time.perf_counter()
+                row["sampling"] = bench.peak(lambda pipe=pipe: bench.latents(pipe, request, guide_for(request, BANK)))  # type: ignore[misc]
+                row["two_steps_s"] = time.perf_counter() - started
+            latents = torch.randn(planned.latents, device=bench.device)
+            row["decoding"] = bench.peak(
+                lambda pipe=pipe, z=latents: pipe.vae.decode(z, return_dict=False)  # type: ignore[misc]
+            )
+            row["planned"] = {name: round(stage.peak / 1e9, 3) for name, stage in stages.items()}
+            found[f"{way}{' tiled' if tiling else ''}"] = row
+        pipe.maybe_free_model_hooks()
+        del pipe
+        bench.clear()
+    return found
+
+
+def _encoding_peak(bench: Bench) -> float:
+    pipe = make_pipeline(toy=bench.toy, device=bench.device, transformer=False)
+    return bench.peak(lambda: pipe.encode_prompt("noise", do_classifier_free_guidance=False))
+
+
+PARTS: Mapping[str, Callable[[Bench], dict[str, Any]]] = {
+    "guide": guide,
+    "step": step,
+    "sample": whole,
+    "sweep": sweep,
+    "memory": memory,
+    "large": lambda bench: memory(bench, large=True),
+}
+
+
+def main(
+    part: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(PARTS)}; may be repeated.")] = None,
+    output: Annotated[Path, typer.Option(help="The JSON file; other parts that it holds stay.")] = Path(
+        "runs/gpu.json"
+    ),
+    toy: Annotated[bool, typer.Option(help="Small, on the CPU: no figure means anything.")] = False,
+) -> None:
+    bench = Bench(toy=toy)
+    chosen = part or [name for name in PARTS if not (toy and name in ("guide", "large"))]
+    record = json.loads(output.read_text()) if output.is_file() else {}
+    record["device"] = "cpu" if toy else torch.cuda.get_device_name()
+    record["torch"] = torch.__version__
+    print(record["device"], record["torch"], flush=True)
+    for name in chosen:
+        started = time.perf_counter()
+        record[name] = PARTS[name](bench)
+        print(json.dumps({name: _rounded(record[name])}), f"({time.perf_counter() - started:.0f} s)", flush=True)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(json.dumps(record, indent=1) + "\n")
+        bench.clear()
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_rounded(item) for item in value]
+    return float(f"{value:.5g}") if isinstance(value, float) else value
+
+
+if __name__ == "__main__":
+    typer.run(main)
