@@ -7,14 +7,17 @@ import os
 import sys
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shelllcc import cli_anchors, cli_compare
+from shelllcc import cli_anchors, cli_batch, cli_compare
 from shelllcc import cli_options as options
 from shelllcc.guidance.errors import ShellLCCError, UsageError
 from shelllcc.guidance.trace import ADVICE
+
+if TYPE_CHECKING:
+    from shelllcc.guidance.wan.parallel import Ranks
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -71,39 +74,43 @@ def generate(
     sampling: options.Sampling,
     loading: options.Loading,
 ) -> None:
-    """Sample videos pulled onto the shell of real latents."""
-    from shelllcc.guidance.wan import parse
+    """Sample videos pulled onto the shell of real latents. Under torchrun, all processes make each clip together."""
+    from shelllcc.guidance.wan import parallel, parse
     from shelllcc.guidance.wan.plan import plan_clips
 
     chosen: dict[str, Any] = {
         "prompts": list(prompt or []), "prompts_file": prompts_file, "model": model, "bank": bank, "preset": preset,
         "output": output, "compare": compare, "sidecar": sidecar,
     }  # fmt: skip
-    values = sampling.values() | {"seed": seed, "strength": parse.strength(strength)}
-    how = loading.values()
-    if sidecar is not None:  # a replay hears flags alone, not variables or shelllcc.toml
-        chosen, values, how = (_flags_alone(ctx, d) for d in (chosen, values, how))
-    plans = plan_clips(**chosen, loading=how, values=values)
-    for note in dict.fromkeys(note for plan in plans for note in plan.notes):
-        options.say(f"note: {note}")
-    if dry_run:
-        report = {"dry_run": True, "clips": [plan.describe() for plan in plans]}
-        print(json.dumps(report, ensure_ascii=False, indent=None if as_json else 2))
-        return
-    waiting = [plan for plan in plans if not (resume and plan.finished())]
-    if len(waiting) < len(plans):
-        options.say(f"{len(plans) - len(waiting)} of {len(plans)} clips are finished already")
-    records = _generate(waiting, device)
-    if as_json:
-        print(json.dumps({"clips": records, "skipped": len(plans) - len(waiting)}, ensure_ascii=False))
-        return
-    for record in records:
-        for label, path in [*record["videos"].items(), ("sidecar", record["sidecar"])]:
-            print(f"{label:<9} {path}")
+    with parallel.joined(device) as ranks:
+        values = sampling.values() | {"seed": seed, "strength": parse.strength(strength)}
+        how = loading.values()
+        if sidecar is not None:  # a replay hears flags alone, not variables or shelllcc.toml
+            chosen, values, how = (_flags_alone(ctx, d) for d in (chosen, values, how))
+        plans = plan_clips(**chosen, loading=how, values=values)
+        parallel.check(ranks, plans[0].model.transformer["num_attention_heads"], plans[0].loading)
+        for note in dict.fromkeys(note for plan in plans for note in plan.notes):
+            options.say(f"note: {note}")
+        if dry_run:
+            report = {"dry_run": True, "clips": [plan.describe() for plan in plans], "memory": _memory(plans, device)}
+            print(json.dumps(report, ensure_ascii=False, indent=None if as_json else 2))
+            return
+        finished = parallel.from_main(ranks, [resume and plan.finished() for plan in plans])
+        waiting = [plan for plan, done in zip(plans, finished, strict=True) if not done]
+        if any(finished):
+            options.say(f"{sum(finished)} of {len(plans)} clips are finished already")
+        records = _generate(waiting, ranks)
+        if as_json:
+            print(json.dumps({"clips": records, "skipped": sum(finished)}, ensure_ascii=False))
+            return
+        for record in records:
+            for label, path in [*record["videos"].items(), ("sidecar", record["sidecar"])]:
+                print(f"{label:<9} {path}")
 
 
 app.command()(cli_compare.compare)
 app.command()(cli_compare.tune)
+app.command()(cli_batch.batch)
 app.command()(cli_anchors.score)
 
 
@@ -138,7 +145,25 @@ def main() -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _generate(plans: list[Any], device: str | None) -> list[dict[str, Any]]:
+def _memory(plans: list[Any], device: str | None) -> list[dict[str, Any]]:
+    """What each size and length of clip takes on the device, which need not be there."""
+    import torch
+
+    from shelllcc.guidance.wan.memory import forecast
+    from shelllcc.guidance.wan.pipeline import pick_dtype
+
+    target = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    found = {}
+    for plan in plans:
+        request = plan.request
+        size = {"width": request.width, "height": request.height, "frames": request.frames}
+        if tuple(size.values()) not in found:
+            dtype = pick_dtype(plan.loading.dtype, target)
+            found[tuple(size.values())] = size | forecast(plan.model, request, plan.loading, dtype=dtype)
+    return list(found.values())
+
+
+def _generate(plans: list[Any], ranks: Ranks) -> list[dict[str, Any]]:
     from shelllcc.guidance.wan.generate import generate as sample
     from shelllcc.guidance.wan.progress import TerminalReporter
 
@@ -149,16 +174,19 @@ def _generate(plans: list[Any], device: str | None) -> list[dict[str, Any]]:
         reporter.stage("loading")
         from shelllcc.guidance.wan.studio import Studio
 
-        studio = Studio(plans[0].model, plans[0].loading, reporter, device=device)
+        studio = Studio(plans[0].model, plans[0].loading, reporter, ranks=ranks)
         studio.expect(plan.request for plan in plans)
         for plan in plans:
-            records.append(sample(plan, studio))
-            if plan.bank and not records[-1]["trace"]:
+            record = sample(plan, studio)
+            if not ranks.is_main:
+                continue
+            records.append(record)
+            if plan.bank and not record["trace"]:
                 low, high = plan.request.window
                 reporter.note(
                     f"the guide never acted: no step but the last lies in the sigmas {low:g}:{high:g}; widen --window"
                 )
-            if found := records[-1]["alarm"]:
+            if found := record["alarm"]:
                 reporter.note(f"{found} alarm: {ADVICE[found]}")
     return records
 

@@ -474,7 +474,7 @@ def _encoding(
     from shelllcc.guidance.wan.presets import preset_for
 
     found = find_latent_space(model)
-    preset = preset_for(found.transformer) if found.transformer else None
+    preset = preset_for(found.transformer, vae=found.vae) if found.transformer else None
     usual: dict[str, Any] = {"size": "480p", "fps": 16, "frames": 81, "clips": 1}
     if preset is not None:
         usual |= {"fps": preset.fps, "frames": preset.frames}

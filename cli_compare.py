@@ -272,9 +272,11 @@ def _studio(
     resolved: Resolved, device: str | None, replay_folder: Path | None
 ) -> Iterator[tuple[Studio, TerminalReporter]]:
     """The studio, and its progress on stderr."""
+    from shelllcc.guidance.wan.parallel import alone
     from shelllcc.guidance.wan.progress import TerminalReporter
     from shelllcc.guidance.wan.studio import Studio
 
+    alone("compare` and `tune")
     with TerminalReporter() as reporter:
         yield Studio(resolved.model, resolved.loading, reporter, device=device, folder=replay_folder), reporter
 

@@ -70,9 +70,7 @@ class Sampling:
     radius: Annotated[
         float | None, typer.Option("--radius", help="Sharpness: factor on the radius of real latents.")
     ] = None
-    window: Annotated[
-        str | None, typer.Option("--window", help="LOW:HIGH, the sigmas at which the guide acts.")
-    ] = None
+    window: Annotated[str | None, typer.Option("--window", help="LOW:HIGH, the sigmas at which the guide acts.")] = None
 
     def values(self) -> dict[str, Any]:
         """As fields of a Request. Raises UsageError."""
@@ -113,7 +111,7 @@ class Loading:
     ] = None
     lora: Annotated[list[str] | None, typer.Option("--lora", help="PATH_OR_ID:WEIGHT; may be repeated.")] = None
     cache: Annotated[
-        str | None, typer.Option("--cache", help="Reuse features of earlier steps: first-block, taylorseer, ...")
+        str | None, typer.Option("--cache", help="Reuse features of earlier steps: none, first-block, taylorseer, pab.")
     ] = None
 
     def values(self) -> dict[str, Any]:

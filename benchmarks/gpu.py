@@ -15,12 +15,14 @@ Times and memory do not depend on what the weights are; the pictures mean nothin
 
 from __future__ import annotations
 
+import functools
 import gc
 import json
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -133,8 +135,7 @@ class Bench:
             with guided(pipe, guide):
                 call()
         self.wait()
-        pairs = zip(marks, marks[1:], strict=False)
-        return [b - a if self.toy else a.elapsed_time(b) / 1e3 for a, b in pairs]
+        return [b - a if self.toy else a.elapsed_time(b) / 1e3 for a, b in pairwise(marks)]
 
 
 def authors_reward(skeleton: Any, x: Tensor) -> Tensor:
@@ -209,7 +210,7 @@ def step(bench: Bench) -> dict[str, Any]:
         everywhere = GuideConfig(window=(0.0, 1.0))
         short = replace(request, steps=4)
         peaks = {
-            name: bench.peak(lambda way=way: bench.latents(pipe, short, way))  # type: ignore[misc]
+            name: bench.peak(functools.partial(bench.latents, pipe, short, way))
             for name, way in (("unguided", None), ("guided", ShellGuide(BANK, everywhere)))
         }
         seconds = bench.latents(pipe, request, EveryOther(BANK, everywhere))[1:-1]  # the last is never guided
@@ -272,7 +273,8 @@ def memory(bench: Bench, *, large: bool = False) -> dict[str, Any]:
     size = next(iter(bench.sizes))
     request = bench.request(size, steps=2, strength=1.0, window=(0.0, 1.0))
     configs = (TOY_TRANSFORMER, TOY_VAE) if bench.toy else (LARGE_TRANSFORMER if large else TRANSFORMER, VAE)
-    model = Model("random", "none", *(dict(c) for c in configs), False, TOY_TEXT if bench.toy else TEXT)
+    transformer, vae = (dict(config) for config in configs)
+    model = Model("random", "none", transformer, vae, False, TOY_TEXT if bench.toy else TEXT)
     planned = costs(model, request, Loading(), dtype=torch.bfloat16)
     found: dict[str, Any] = {"step_TFLOP": planned.flops / 1e12}
     if not large:

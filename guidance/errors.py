@@ -6,7 +6,7 @@ ShellLCCError
 ├── BankError         a bank that cannot be read or does not fit the model
 ├── VideoError        a video that cannot be read
 ├── SamplingError     sampling went wrong, e.g. the model gave NaN
-│   └── MemoryShort   it did not fit into memory
+│   └── OutOfMemoryError  it did not fit into memory
 └── OutputError       a file that cannot be written
 """
 
@@ -37,7 +37,7 @@ class SamplingError(ShellLCCError):
     """Sampling went wrong."""
 
 
-class MemoryShort(SamplingError):
+class OutOfMemoryError(SamplingError):
     """A stage of sampling that did not fit into memory; `advice` is what to try."""
 
     def __init__(self, stage: str, advice: str = "use fewer --frames or a smaller --size") -> None:

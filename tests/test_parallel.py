@@ -114,7 +114,7 @@ def test_one_process_connects_to_nothing(monkeypatch):
             assert not torch.distributed.is_initialized()
             spread(object(), ranks)
             agree(ranks, "anything", "word")
-            check(ranks, 5, Loading(cache="magcache"))
+            check(ranks, 5, Loading(cache="first-block"))
             assert from_main(ranks, 3) == 3
 
 
@@ -124,7 +124,6 @@ def test_one_process_connects_to_nothing(monkeypatch):
         (8, 12, {}, "12 attention heads cannot be spread over 8 processes; --nproc-per-node may be 1, 2, 3, 4, 6, 12"),
         (13, 12, {}, "12 attention heads cannot be spread over 13"),
         (2, 12, {"cache": "first-block"}, "--cache first-block is for one GPU"),
-        (2, 12, {"cache": "magcache"}, "--cache magcache is for one GPU"),
     ],
 )
 def test_what_cannot_be_spread_is_told_before_loading(count, heads, options, told):

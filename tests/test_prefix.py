@@ -1,6 +1,5 @@
 """Prefix replay: fewer calls, the same frames."""
 
-import copy
 from dataclasses import replace
 
 import pytest

@@ -15,15 +15,6 @@ from shelllcc.guidance.wan.placing import DENOISERS
 if TYPE_CHECKING:
     from diffusers import WanPipeline, WanTransformer3DModel
 
-# How much the last blocks' residual shrinks from one step to the next: step of 50, ratio; between them, linear. By
-# width of the transformer. Read off, and rounded, what MagCache's authors measured (github.com/Zehong-Ma/MagCache).
-MAGNITUDES: Mapping[int, tuple[tuple[int, float], ...]] = {
-    1536: ((0, 1.0), (1, 1.012), (3, 0.998), (10, 0.995), (24, 0.993), (32, 0.988), (38, 0.977), (43, 0.951),
-           (46, 0.902), (48, 0.848), (49, 0.818)),
-    5120: ((0, 1.0), (1, 1.025), (3, 0.998), (10, 0.995), (24, 0.992), (32, 0.986), (38, 0.975), (43, 0.949),
-           (46, 0.907), (48, 0.871), (49, 0.861)),
-}  # fmt: skip
-
 
 @contextlib.contextmanager
 def cached(pipe: WanPipeline, name: str, *, steps: int) -> Iterator[None]:
@@ -33,27 +24,22 @@ def cached(pipe: WanPipeline, name: str, *, steps: int) -> Iterator[None]:
     """
     models = [model for part in DENOISERS if (model := getattr(pipe, part, None)) is not None]
     for model in models:
-        check_cache(name, model.config, two_stage=len(models) > 1)
+        check_cache(name, model.config)
     with contextlib.ExitStack() as stack:
         for model in models if name != "none" else ():
-            model.enable_cache(_config(name, pipe, model.config, steps))
+            model.enable_cache(_config(name, pipe, steps))
             stack.callback(model.disable_cache)
             _keep_calls_apart(model)
         yield
 
 
-def check_cache(name: str, transformer: Mapping[str, Any], *, two_stage: bool) -> None:
+def check_cache(name: str, transformer: Mapping[str, Any]) -> None:
     """Raise ModelError where a cache cannot work with a model of this config."""
     if name == "first-block" and transformer["num_layers"] < 2:
         raise ModelError("--cache first-block needs a transformer of two blocks or more; this one has one")
-    if name == "magcache" and (two_stage or _width(transformer) not in MAGNITUDES):
-        raise ModelError(
-            "--cache magcache needs magnitudes measured for the model, known for Wan2.1's 1.3B and 14B alone; "
-            "use --cache first-block"
-        )
 
 
-def _config(name: str, pipe: WanPipeline, transformer: Mapping[str, Any], steps: int) -> Any:
+def _config(name: str, pipe: WanPipeline, steps: int) -> Any:
     """The settings of diffusers' documentation, where it has any that hold for Wan."""
     import diffusers
 
@@ -63,48 +49,25 @@ def _config(name: str, pipe: WanPipeline, transformer: Mapping[str, Any], steps:
         return diffusers.TaylorSeerCacheConfig(
             cache_interval=5, disable_cache_before_step=max(3, steps // 5), max_order=1, use_lite_mode=True
         )
-    if name == "magcache":
-        return diffusers.MagCacheConfig(num_inference_steps=steps, mag_ratios=_magnitudes(_width(transformer), steps))
-    if name == "pab":
-        return diffusers.PyramidAttentionBroadcastConfig(
-            spatial_attention_block_skip_range=2,
-            spatial_attention_timestep_skip_range=(100, 800),
-            current_timestep_callback=lambda: pipe.current_timestep,
-        )
-    # Wan calls its transformer once for each prompt: there is no batch of two whose one half could be left out.
-    return diffusers.FasterCacheConfig(
+    return diffusers.PyramidAttentionBroadcastConfig(
         spatial_attention_block_skip_range=2,
-        spatial_attention_timestep_skip_range=(-1, 681),
-        is_guidance_distilled=True,
-        attention_weight_callback=lambda module: 0.3,
+        spatial_attention_timestep_skip_range=(100, 800),
         current_timestep_callback=lambda: pipe.current_timestep,
     )
 
 
-def _magnitudes(width: int, steps: int) -> list[float]:
-    import numpy as np
-
-    at, ratios = zip(*MAGNITUDES[width], strict=True)
-    return np.interp(np.linspace(0, at[-1], steps), at, ratios).tolist()
-
-
-def _width(transformer: Mapping[str, Any]) -> int:
-    return int(transformer["num_attention_heads"]) * int(transformer["attention_head_dim"])
-
-
 def _keep_calls_apart(model: WanTransformer3DModel) -> None:
-    """Give the attention caches a state for each of the two calls that cfg makes in a step.
+    """Give pyramid attention broadcast a state for each of the two calls that cfg makes in a step.
 
-    Those of diffusers have one for both: the call without the prompt would get the attention of the one with it.
+    That of diffusers has one for both: the call without the prompt would get the attention of the one with it.
     """
-    from diffusers.hooks.faster_cache import FasterCacheBlockHook
     from diffusers.hooks.hooks import StateManager
     from diffusers.hooks.pyramid_attention_broadcast import PyramidAttentionBroadcastHook
 
     for module in model.modules():
         registry = getattr(module, "_diffusers_hook", None)
         for hook in registry.hooks.values() if registry is not None else ():
-            if isinstance(hook, (FasterCacheBlockHook, PyramidAttentionBroadcastHook)):
+            if isinstance(hook, PyramidAttentionBroadcastHook):
                 hook.states = StateManager(_new_state, (type(hook.state), hook.block_skip_range))
                 hook.__class__ = _with_states(type(hook))
 

@@ -12,9 +12,10 @@ from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-from shelllcc.guidance.errors import MemoryShort
+from shelllcc.guidance.errors import OutOfMemoryError
 from shelllcc.guidance.files import sha256_of
 from shelllcc.guidance.trace import alarm
+from shelllcc.guidance.wan.parallel import agree_on_clip
 from shelllcc.guidance.wan.plan import Plan
 from shelllcc.guidance.wan.video import write_json, write_video
 
@@ -31,7 +32,7 @@ LIBRARIES = ("torch", "diffusers", "transformers", "faiss-cpu", "imageio", "imag
 
 
 def generate(plan: Plan, studio: Studio) -> dict[str, Any]:
-    """Sample and write the clips of a plan; returns the sidecar's record."""
+    """Sample and write the clips of a plan; returns the sidecar's record. Ranks but the main one write nothing."""
     from shelllcc.guidance.wan.prefix import Prefix
     from shelllcc.guidance.wan.sample import first_move, guide_for
 
@@ -42,8 +43,12 @@ def generate(plan: Plan, studio: Studio) -> dict[str, Any]:
     if plan.compare:
         prefix = Prefix(1 + first_move(studio.pipe, plan.request, guide_for(plan.request, plan.bank)))
     made = {label: make(request, plan.bank, studio, name=label, prefix=prefix) for label, request in arms.items()}
-    studio.reporter.stage("writing")
     clips = {label: clip for label, (clip, _) in made.items()}
+    for clip in clips.values():
+        agree_on_clip(studio.ranks, clip)
+    if not studio.ranks.is_main:
+        return {}
+    studio.reporter.stage("writing")
     seconds = {key: value for _, spent in made.values() for key, value in spent.items()}
     return write(plan, studio.pipe, clips, seconds)
 
@@ -58,7 +63,7 @@ def make(
 ) -> tuple[Clip, dict[str, float]]:
     """Sample one clip, `name` to the reporter; returns it and how long sampling and decoding took.
 
-    Raises MemoryShort with what to try next.
+    Raises OutOfMemoryError with what to try next.
     """
     from shelllcc.guidance.wan.sample import guide_for, sample
 
@@ -75,8 +80,8 @@ def make(
     how: dict[str, Any] = {"prefix": prefix, "texts": studio.texts, "cache": loading.cache}
     try:
         clip = sample(pipe, request, guide, **how, on_step=reporter.step, on_decode=on_decode)
-    except MemoryShort as error:
-        raise MemoryShort(error.stage, loading.relief(error.stage, studio.device)) from error
+    except OutOfMemoryError as error:
+        raise OutOfMemoryError(error.stage, loading.relief(error.stage, studio.device)) from error
     sampling, rest = decoding[0] - started, time.perf_counter() - decoding[0]
     return clip, {f"{name}_sampling": round(sampling, 3), f"{name}_decoding": round(rest, 3)}
 

@@ -16,7 +16,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "dtype": ("float32", "bfloat16", "float16"),
     "offload": ("none", "model", "group"),
     "quantize": ("none", "fp8", "int8", "nf4"),
-    "cache": ("none", "first-block", "taylorseer", "magcache", "fastercache", "pab"),
+    "cache": ("none", "first-block", "taylorseer", "pab"),
 }
 
 

@@ -1,7 +1,7 @@
 """How much memory each stage of sampling takes, before any weights are loaded. Knows nothing of files or terminals.
 
-The models run once on the meta device, where tensors have shapes and no numbers, while the bytes alive are counted: what
-a stage takes beside its weights is read off the code that will run, at the sizes asked for.
+The models run once on the meta device, where tensors have shapes and no numbers, while bytes alive are counted: what a
+stage takes beside its weights is read off the code that will run, at the sizes asked for.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from shelllcc.guidance.wan.request import Request
 from shelllcc.guidance.wan.texts import LENGTH
 
 AT_REST: Mapping[str, float] = {"none": 0.0, "fp8": 1.0, "int8": 1.0, "nf4": 0.5}  # bytes of a weight; 0 as computed
+WORKSPACE = 1.16  # of cuDNN, beside what its convolutions read and write (benchmarks/gpu.py)
 RATES: Mapping[str, float] = {}  # FLOPs a second of the transformer in bfloat16, measured (benchmarks/gpu.py)
 
 
@@ -83,9 +84,9 @@ class Costs:
 
 def costs(model: Model, request: Request, loading: Loading, *, dtype: torch.dtype) -> Costs:
     """What sampling a request takes, its transformer in `dtype` and quantized as `loading` says."""
+    quieten()
     from diffusers import AutoencoderKLWan, WanTransformer3DModel
 
-    quieten()
     transformer = _on_meta(WanTransformer3DModel.from_config, model.transformer).to(dtype)
     vae = _on_meta(AutoencoderKLWan.from_config, model.vae).eval()
     parts = ("transformer", "transformer_2") if model.two_stage else ("transformer",)
@@ -125,7 +126,9 @@ def forecast(model: Model, request: Request, loading: Loading, *, dtype: torch.d
     found = costs(model, request, loading, dtype=dtype)
     stages = found.loaded(loading.offload, tiling=loading.tiling)
     peaks = {
-        f"--offload {way}{' --tiling' if tiling else ''}": max(s.peak for s in found.loaded(way, tiling=tiling).values())
+        f"--offload {way}{' --tiling' if tiling else ''}": max(
+            s.peak for s in found.loaded(way, tiling=tiling).values()
+        )
         for way in CHOICES["offload"]
         for tiling in (False, True)
     }
@@ -137,7 +140,7 @@ def forecast(model: Model, request: Request, loading: Loading, *, dtype: torch.d
         "step_seconds": {gpu: round(found.flops / rate, 2) for gpu, rate in RATES.items()},
         "GB": {name: {"weights": _giga(s.weights), "work": _giga(s.work), "peak": _giga(s.peak)}
                for name, s in stages.items()},
-        "peak_GB": _giga(max(stage.peak for stage in stages.values())),
+        "peak_GB": _giga(_peak(stages)),
         "peak_GB_with": {way: _giga(peak) for way, peak in peaks.items()},
     }  # fmt: skip
 
@@ -153,7 +156,7 @@ class _Alive(TorchDispatchMode):
     """Counts the bytes of storages that are born within the block; `peak` is the most at one time."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
         self._seen: set[int] = set()
 
@@ -229,7 +232,7 @@ def _decoding(vae: Any, latents: tuple[int, ...], *, tiling: bool) -> int:
         height = min(height, vae.tile_sample_min_height // scale)
         width = min(width, vae.tile_sample_min_width // scale)
     z = torch.empty(*latents[:3], height, width, device="meta")
-    work = _work(lambda: vae.decode(z, return_dict=False))
+    work = int(WORKSPACE * _work(lambda: vae.decode(z, return_dict=False)))
     if tiling:
         whole = 3 * 4 * ((latents[2] - 1) * 4 + 1) * latents[3] * latents[4] * scale**2
         work = max(work + 2 * whole, 5 * whole)
@@ -257,6 +260,10 @@ def _count(module: nn.Module) -> int:
 
 def _bytes(module: nn.Module) -> int:
     return sum(p.numel() * p.element_size() for p in module.parameters())
+
+
+def _peak(stages: Mapping[str, Stage]) -> int:
+    return max(stage.peak for stage in stages.values())
 
 
 def _giga(size: float) -> float:

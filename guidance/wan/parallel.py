@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PATIENCE = timedelta(minutes=30)  # of processes that wait for another: the main one writes files meanwhile
-UNSPREAD = ("first-block", "magcache")  # caches that compare a block's input with its output: all tokens with a share
+UNSPREAD = ("first-block",)  # it compares a block's input with its output: all tokens with a share
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,12 @@ def joined(device: str | None = None, *, patience: timedelta = PATIENCE) -> Iter
             raise
         raise said from error
     dist.destroy_process_group()
+
+
+def alone(command: str) -> None:
+    """Raise UsageError where torchrun started several processes of a command that is for one."""
+    if (place := _place()) is not None:
+        raise UsageError(f"`{command}` is for one process, torchrun started {place[1]}; see `batch --workers`")
 
 
 def check(ranks: Ranks, heads: int, loading: Loading | None = None) -> None:

@@ -132,7 +132,7 @@ def load_text_encoder(model: Model, loading: Loading | None = None, *, device: s
 def check_loading(model: Model, loading: Loading, device: str) -> None:
     """Raise UsageError or ModelError where a model cannot be loaded so: missing files, libraries, parts or devices."""
     check_offload(loading.offload, device)
-    check_cache(loading.cache, model.transformer, two_stage=model.two_stage)
+    check_cache(loading.cache, model.transformer)
     if loading.transformer_2 is not None and not model.two_stage:
         raise UsageError("--transformer-2 is for models with a second transformer (Wan2.2-A14B)")
     for file in (loading.transformer, loading.transformer_2):

@@ -6,7 +6,7 @@ Knows nothing of sampling. Precedence: values given now, the sidecar that is rep
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +34,7 @@ class Plan:
     bank: Bank | None
     output: Path
     compare: bool
-    loading: Loading = Loading()
+    loading: Loading = field(default_factory=Loading)
     notes: tuple[str, ...] = ()
 
     @property
@@ -191,7 +191,7 @@ def plan_clips(
 
 def _preset(name: str | None, model: Model) -> Any:
     if name is None:
-        return preset_for(model.transformer, two_stage=model.two_stage)
+        return preset_for(model.transformer, two_stage=model.two_stage, vae=model.vae)
     if name not in PRESETS:
         raise UsageError(f"no preset {name}; there are {', '.join(PRESETS)}")
     return PRESETS[name]

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shelllcc.guidance.errors import MemoryShort, SamplingError
+from shelllcc.guidance.errors import OutOfMemoryError, SamplingError
 from shelllcc.guidance.guide import ShellGuide
 from shelllcc.guidance.scheduler import guided
 from shelllcc.guidance.trace import Alarm, Step, alarm
@@ -90,7 +90,7 @@ def sample(
 
     `prefix` holds what an earlier sampling that differs in the guide alone may share, `texts` embeddings on disk; the
     frames are the same without. `cache` names a feature cache of diffusers (see caches). Raises SamplingError as soon
-    as the model gives NaN or infinity, and MemoryShort.
+    as the model gives NaN or infinity, and OutOfMemoryError.
     """
     set_shift(pipe, request.shift)
     latents: list[Tensor] = []
@@ -134,7 +134,7 @@ def sample(
             reset(pipe)
             if isinstance(error, RuntimeError) and "memory" not in str(error):
                 raise
-            raise MemoryShort("decoding" if latents else "sampling") from error
+            raise OutOfMemoryError("decoding" if latents else "sampling") from error
         except BaseException:
             reset(pipe)
             raise

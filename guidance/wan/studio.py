@@ -20,6 +20,7 @@ from torch import Tensor
 from shelllcc.guidance.errors import OutputError
 from shelllcc.guidance.wan import pipeline
 from shelllcc.guidance.wan.loading import Loading
+from shelllcc.guidance.wan.parallel import Ranks, spread
 from shelllcc.guidance.wan.pipeline import Model
 from shelllcc.guidance.wan.request import Request
 from shelllcc.guidance.wan.texts import LENGTH, Texts, encoder_fingerprint
@@ -39,7 +40,7 @@ class Reporter(Protocol):
 
 
 class Studio:
-    """A model and how it is loaded, on one device; `reporter` hears how far it is.
+    """A model and how it is loaded, on one device, or on those of all `ranks`; `reporter` hears how far it is.
 
     Steps that samplings share lie in `folder`, or in memory. Raises OutputError for a folder that cannot be written.
     """
@@ -52,16 +53,18 @@ class Studio:
         *,
         device: str | None = None,
         folder: Path | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         self.model, self.loading, self.reporter, self.folder = model, loading, reporter, folder
-        self._device, self._expected = device, list[str]()
+        self.ranks = ranks or Ranks(device=device)
+        self._expected = list[str]()
         if folder is not None:
             _check_folder(folder)
 
     @functools.cached_property
     def device(self) -> str:
         """Where it runs. Raises ModelError where that is not there."""
-        return pipeline.pick_device(self._device)
+        return pipeline.pick_device(self.ranks.device)
 
     def expect(self, requests: Iterable[Request]) -> None:
         """Say what will be sampled: prompts that are known before the pipeline is asked for are encoded before it."""
@@ -72,7 +75,9 @@ class Studio:
         """The pipeline, without its text encoder."""
         self.texts.prepare(self._expected)
         self.reporter.stage("loading")
-        return pipeline.load_pipeline(self.model, self.loading, device=self.device, text_encoder=False)
+        pipe = pipeline.load_pipeline(self.model, self.loading, device=self.device, text_encoder=False)
+        spread(pipe, self.ranks)
+        return pipe
 
     @functools.cached_property
     def texts(self) -> Texts:
