@@ -8,6 +8,7 @@ step     one sampling step with cfg, guided and unguided in turn: time, ratio an
 sample   a whole sampling of 50 steps at 480p with decoding, unguided and guided
 sweep    five strengths at 480p, with prefix replay
 memory   the peak of each stage and way to offload beside what `--dry-run` says
+studio   the same for 1.3B from files, through the code of `shelllcc generate`: prompts are encoded first
 large    the same for 14B
 
 Times and memory do not depend on what the weights are; the pictures mean nothing. `--toy` runs all of it on a CPU.
@@ -18,7 +19,9 @@ from __future__ import annotations
 import functools
 import gc
 import json
+import os
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -34,27 +37,29 @@ from torch import Tensor
 from benchmarks.anchors import SHAPES, authors_bank, bank_of, on_gpu, smooth_noise
 from benchmarks.wan_geometry import (
     LARGE_TRANSFORMER,
-    TEXT,
-    TOY_TEXT,
     TOY_TRANSFORMER,
     TOY_VAE,
     TRANSFORMER,
     VAE,
     make_pipeline,
 )
+from benchmarks.wan_geometry import main as geometry
 from shelllcc.guidance.config import GuideConfig
 from shelllcc.guidance.guide import ShellGuide
 from shelllcc.guidance.patches import to_tokens
 from shelllcc.guidance.precision import full_precision
 from shelllcc.guidance.scheduler import guided
+from shelllcc.guidance.wan.batch import Silent
+from shelllcc.guidance.wan.generate import make
 from shelllcc.guidance.wan.loading import Loading
-from shelllcc.guidance.wan.memory import costs
-from shelllcc.guidance.wan.pipeline import Model
+from shelllcc.guidance.wan.memory import Stage, costs
+from shelllcc.guidance.wan.pipeline import Model, find_model
 from shelllcc.guidance.wan.placing import place
 from shelllcc.guidance.wan.prefix import Prefix
 from shelllcc.guidance.wan.presets import PRESETS
 from shelllcc.guidance.wan.request import Request
 from shelllcc.guidance.wan.sample import first_move, guide_for, sample
+from shelllcc.guidance.wan.studio import Studio, prompts_of
 
 STRENGTHS = (0.0, 0.5, 1.0, 1.5, 2.0)
 QUEUE = 200_000_000  # clock ticks, some 100 ms, that the GPU is busy while work is queued behind
@@ -268,47 +273,62 @@ def sweep(bench: Bench) -> dict[str, Any]:
 
 @torch.no_grad()
 def memory(bench: Bench, *, large: bool = False) -> dict[str, Any]:
-    """Peak GB of each stage, measured and planned, for every way to offload; two steps at 480p."""
-    ways = ("none",) if bench.toy else ("none", "model", "group")
-    size = next(iter(bench.sizes))
-    request = bench.request(size, steps=2, strength=1.0, window=(0.0, 1.0))
+    """Peak GB of sampling two steps and of decoding, measured and planned, for every way to offload.
+
+    At 480p; where nothing is offloaded, 720p is decoded too.
+    """
     configs = (TOY_TRANSFORMER, TOY_VAE) if bench.toy else (LARGE_TRANSFORMER if large else TRANSFORMER, VAE)
     transformer, vae = (dict(config) for config in configs)
-    model = Model("random", "none", transformer, vae, False, TOY_TEXT if bench.toy else TEXT)
-    planned = costs(model, request, Loading(), dtype=torch.bfloat16)
-    found: dict[str, Any] = {"step_TFLOP": planned.flops / 1e12}
-    if not large:
-        found["encoding"] = _encoding_peak(bench)
-    for way in ways:
+    model = Model("random", "none", transformer, vae, False)
+    requests = [bench.request(size, steps=2, window=(0.0, 1.0)) for size in bench.sizes]
+    planned = [costs(model, request, Loading(), dtype=torch.bfloat16) for request in requests]
+    found: dict[str, Any] = {"step_TFLOP": planned[0].flops / 1e12}
+    for way in ("none",) if bench.toy else ("none", "model", "group"):
         pipe = make_pipeline(toy=bench.toy, device=bench.device, text_encoder=False, large=large)
         if way != "none":
             pipe.to("cpu")
             bench.clear()
         place(pipe, way, bench.device)
+        sampling = functools.partial(bench.latents, pipe, requests[0], guide_for(requests[0], BANK))
+        started = time.perf_counter()
+        found[f"{way}, sampling"] = _beside(bench.peak(sampling), planned[0].loaded(way, tiling=False)["sampling"])
+        found[f"{way}, two steps, s"] = time.perf_counter() - started
         for tiling in (False, True):
-            if tiling:
-                pipe.vae.enable_tiling()
-            stages = planned.loaded(way, tiling=tiling)
-            row: dict[str, Any] = {}
-            if not tiling:
-                started = time.perf_counter()
-                row["sampling"] = bench.peak(lambda pipe=pipe: bench.latents(pipe, request, guide_for(request, BANK)))  # type: ignore[misc]
-                row["two_steps_s"] = time.perf_counter() - started
-            latents = torch.randn(planned.latents, device=bench.device)
-            row["decoding"] = bench.peak(
-                lambda pipe=pipe, z=latents: pipe.vae.decode(z, return_dict=False)  # type: ignore[misc]
-            )
-            row["planned"] = {name: round(stage.peak / 1e9, 3) for name, stage in stages.items()}
-            found[f"{way}{' tiled' if tiling else ''}"] = row
+            pipe.vae.enable_tiling() if tiling else pipe.vae.disable_tiling()
+            for size, plan in zip(bench.sizes, planned if way == "none" else planned[:1], strict=False):
+                latents = torch.randn(plan.latents, device=bench.device)
+                peak = bench.peak(functools.partial(pipe.vae.decode, latents, return_dict=False))
+                row = _beside(peak, plan.loaded(way, tiling=tiling)["decoding"])
+                found[f"{way}, decoding {size}{', tiled' if tiling else ''}"] = row
         pipe.maybe_free_model_hooks()
-        del pipe
+        del pipe, sampling
         bench.clear()
     return found
 
 
-def _encoding_peak(bench: Bench) -> float:
-    pipe = make_pipeline(toy=bench.toy, device=bench.device, transformer=False)
-    return bench.peak(lambda: pipe.encode_prompt("noise", do_classifier_free_guidance=False))
+def _beside(measured: float, planned: Stage) -> list[float]:
+    """GB measured, planned, and their ratio."""
+    return [measured, planned.peak / 1e9, measured / (planned.peak / 1e9)]
+
+
+def studio(bench: Bench) -> dict[str, Any]:
+    """Peak GB of each stage of a clip of four steps at 480p, its model read from a folder."""
+    found: dict[str, Any] = {}
+    os.environ["SHELLLCC_CACHE"] = tempfile.mkdtemp()
+    with tempfile.TemporaryDirectory() as folder:
+        geometry(Path(folder), toy=bench.toy, device=bench.device)
+        model = find_model(str(Path(folder) / "model"))
+        for index, way in enumerate(("none",) if bench.toy else ("none", "model", "group")):
+            request = bench.request(next(iter(bench.sizes)), steps=4, window=(0.0, 1.0))
+            request = replace(request, prompt=f"noise {index}")  # one that is not on disk yet
+            place = Studio(model, Loading(offload=way), Silent(), device=bench.device)
+            row = {"encoding": bench.peak(lambda place=place, r=request: place.texts.prepare(prompts_of(r)))}  # type: ignore[misc]
+            row["loading"] = bench.peak(lambda place=place: place.pipe)  # type: ignore[misc]
+            row["all"] = bench.peak(lambda place=place, r=request: make(r, BANK, place, name=""))  # type: ignore[misc]
+            planned = costs(model, request, place.loading, dtype=torch.bfloat16).loaded(way, tiling=False)
+            found[way] = row | {"planned": {name: round(stage.peak / 1e9, 3) for name, stage in planned.items()}}
+            del place
+    return found
 
 
 PARTS: Mapping[str, Callable[[Bench], dict[str, Any]]] = {
@@ -317,6 +337,7 @@ PARTS: Mapping[str, Callable[[Bench], dict[str, Any]]] = {
     "sample": whole,
     "sweep": sweep,
     "memory": memory,
+    "studio": studio,
     "large": lambda bench: memory(bench, large=True),
 }
 

@@ -1,5 +1,7 @@
 """Guidance where it is easily wrong: several clips at once, very short ones, models that fail, schedulers exchanged."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
@@ -60,6 +62,18 @@ def test_short_clips_are_guided(pipe, shipped, frames):
     assert clip.frames_sha256 != plain.frames_sha256
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("bank_on", ["cpu", "cuda"])
+@pytest.mark.parametrize("latents_on", ["cpu", "cuda"])
+def test_a_bank_on_any_device_guides_latents_on_any_other(shipped, latents, bank_on, latents_on):
+    x0 = latents(3, height=24, width=24)
+    expected = ShellGuide(shipped).move(x0, 0.4, share=0.3)
+    moved = replace(shipped, shell=shipped.shell.to(torch.device(bank_on)))
+    found = ShellGuide(moved).move(x0.to(latents_on), 0.4, share=0.3)
+    assert found.device.type == latents_on
+    torch.testing.assert_close(found.cpu(), expected, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("cfg", [1.0, 3.0])
 def test_a_model_that_gives_no_number_ends_in_one_line(pipe, shipped, value, cfg):
@@ -89,14 +103,15 @@ def test_another_scheduler_within_guided_is_told(pipe, shipped, when):
         pipe.scheduler = other
         return {}
 
-    try:
-        with (
-            pytest.raises(ModelError, match=r"another scheduler within guided\(\); set it before"),
-            guided(pipe, ShellGuide(shipped, EVERYWHERE)),
-        ):
+    def run():
+        with guided(pipe, ShellGuide(shipped, EVERYWHERE)):
             if when == "before":
                 pipe.scheduler = other
             pipe(PROMPTS[0], generator=draw(0), callback_on_step_end=exchange, **SMALL)
+
+    try:
+        with pytest.raises(ModelError, match=r"another scheduler within guided\(\); set it before"):
+            run()
     finally:
         pipe.scheduler = own
     assert type(own).__module__.startswith("diffusers")

@@ -20,6 +20,8 @@ MEASURED = {
     ("1.3B", "model", True): {"decoding": 2.60},
     ("1.3B", "group", False): {"sampling": 2.27, "decoding": 10.00},
     ("1.3B", "group", True): {"decoding": 2.61},
+    ("14B", "none", False): {"sampling": 33.02},
+    ("14B", "group", False): {"sampling": 4.38},
 }
 
 
@@ -68,19 +70,20 @@ def test_parts_are_those_of_the_released_models(found):
     assert found["1.3B"].loaded("model", tiling=False)["encoding"].peak < 12e9  # umT5-XXL is the most of it
 
 
-def test_what_is_quantized_or_doubled_weighs_accordingly(models, found, tmp_path):
-    plain = found["1.3B"]
-    [whole] = plain.transformers
-    assert costs(models["1.3B"], request(), Loading(quantize="fp8"), dtype=torch.bfloat16).transformers == (whole // 2,)
+def test_what_is_quantized_or_doubled_weighs_accordingly(found, tmp_path):
+    [whole] = found["1.3B"].transformers
     file = tmp_path / "wan.gguf"
     file.write_bytes(b"0" * 12345)
-    assert costs(models["1.3B"], request(), Loading(transformer=str(file)), dtype=torch.bfloat16).transformers == (
-        12345,
-    )
-    two = Model("a14b", "none", dict(TRANSFORMER), dict(VAE), True, {})
-    twice = costs(two, request(), Loading(), dtype=torch.bfloat16)
+
+    def short(two_stage=False, **loading):
+        model = Model("wan", "none", dict(TRANSFORMER), dict(VAE), two_stage)
+        return costs(model, request(frames=1), Loading(**loading), dtype=torch.bfloat16)
+
+    assert short(quantize="fp8").transformers == (whole // 2,)
+    assert short(transformer=str(file)).transformers == (12345,)
+    twice = short(two_stage=True)
     assert twice.transformers == (whole, whole)
-    assert twice.loaded("none", tiling=False)["sampling"].weights - plain.vae == 2 * whole
+    assert twice.loaded("none", tiling=False)["sampling"].weights - twice.vae == 2 * whole
     assert twice.loaded("model", tiling=False)["sampling"].weights == whole
     assert "encoding" not in twice.loaded("model", tiling=False)
 

@@ -27,7 +27,7 @@ from shelllcc.guidance.wan.texts import LENGTH
 
 AT_REST: Mapping[str, float] = {"none": 0.0, "fp8": 1.0, "int8": 1.0, "nf4": 0.5}  # bytes of a weight; 0 as computed
 WORKSPACE = 1.16  # of cuDNN, beside what its convolutions read and write (benchmarks/gpu.py)
-RATES: Mapping[str, float] = {}  # FLOPs a second of the transformer in bfloat16, measured (benchmarks/gpu.py)
+RATES: Mapping[str, float] = {"NVIDIA H200": 5.0e14}  # FLOPs a second in bfloat16, measured (benchmarks/gpu.py)
 
 
 @dataclass(frozen=True)
@@ -47,16 +47,15 @@ class Costs:
     """Bytes that sampling a request takes, part by part; `loaded` says at which moments which of them meet.
 
     parameters of each part of the model, latents (b c t h w), FLOPs of a step; bytes of each transformer's weights at
-    rest, of one block of it, of the VAE and of the text encoder with its largest layer; and bytes beside all weights
-    while encoding a prompt, in a call of the transformer, and decoding the latents whole and in tiles.
+    rest and of the largest layer of it, of the VAE, and of the text encoder and its largest layer; and bytes beside all
+    weights while encoding a prompt, in a call of the transformer, and decoding the latents whole and in tiles.
     """
 
     parameters: Mapping[str, int]
     latents: tuple[int, ...]
     flops: float
     transformers: tuple[int, ...]
-    block: int
-    blocks: int
+    layer: int
     vae: int
     encoder: tuple[int, int]
     encoding: int
@@ -75,10 +74,9 @@ class Costs:
         elif offload == "model":
             stages["sampling"] = Stage(max(self.transformers), self.sampling)
             stages["decoding"] = Stage(self.vae, decoding)
-        else:  # the block at work, the next on its way, and what is in no block
-            outside = denoisers - len(self.transformers) * self.blocks * self.block
-            stages["sampling"] = Stage(2 * self.block + outside + self.vae, self.sampling)
-            stages["decoding"] = Stage(outside + self.vae, decoding)
+        else:  # the layer at work, and the next on its way
+            stages["sampling"] = Stage(2 * self.layer + self.vae, self.sampling)
+            stages["decoding"] = Stage(self.vae, decoding)
         return stages
 
 
@@ -97,22 +95,19 @@ def costs(model: Model, request: Request, loading: Loading, *, dtype: torch.dtyp
         Path(file).stat().st_size if file and file.endswith(".gguf") else int(a_weight * parameters[name])
         for name, file in files.items()
     )
-    block, blocks = _count(transformer.blocks[0]), len(transformer.blocks)
     latents = latents_shape(model, request)
     encoder, encoding = (0, 0), 0
     if model.text_encoder:
         texts = _text_encoder(model.text_encoder).to(dtype)
         parameters["text_encoder"] = _count(texts)
-        layers = [sum(p.numel() * p.element_size() for p in m.parameters(recurse=False)) for m in texts.modules()]
-        encoder = _bytes(texts), max(layers)
+        encoder = _bytes(texts), _largest(texts)
         encoding = _work(lambda: texts(torch.zeros(1, LENGTH, dtype=torch.long, device="meta")))
     return Costs(
         parameters=parameters,
         latents=latents,
         flops=_flops(transformer, latents) * (2 if request.cfg > 1 else 1),
         transformers=at_rest,
-        block=int(max(at_rest) * block / parameters["transformer"]),
-        blocks=blocks,
+        layer=int(_largest(transformer) * max(at_rest) / _bytes(transformer)),
         vae=_bytes(vae),
         encoder=encoder,
         encoding=encoding,
@@ -260,6 +255,11 @@ def _count(module: nn.Module) -> int:
 
 def _bytes(module: nn.Module) -> int:
     return sum(p.numel() * p.element_size() for p in module.parameters())
+
+
+def _largest(module: nn.Module) -> int:
+    """Bytes of the layer that weighs most."""
+    return max(sum(p.numel() * p.element_size() for p in m.parameters(recurse=False)) for m in module.modules())
 
 
 def _peak(stages: Mapping[str, Stage]) -> int:

@@ -241,7 +241,7 @@ def _find_on_hub(model: str) -> Model:
     try:
         files = [
             Path(hf_hub_download(repo, name, revision=revision or None))
-            for name in ("model_index.json", "transformer/config.json", "vae/config.json")
+            for name in ("model_index.json", "transformer/config.json", "vae/config.json", "text_encoder/config.json")
         ]
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(f"no model {model}: not a folder here, and the hub says: {first_line(error)}") from error
