@@ -26,7 +26,7 @@ from shelllcc.guidance.wan.request import Request
 from shelllcc.guidance.wan.texts import LENGTH
 
 AT_REST: Mapping[str, float] = {"none": 0.0, "fp8": 1.0, "int8": 1.0, "nf4": 0.5}  # bytes of a weight; 0 as computed
-WORKSPACE = 1.16  # of cuDNN, beside what its convolutions read and write (benchmarks/gpu.py)
+WORKSPACE = 1.16  # of whole frames: what cuDNN takes beside that which convolutions read and write (benchmarks/gpu.py)
 RATES: Mapping[str, float] = {"NVIDIA H200": 5.0e14}  # FLOPs a second in bfloat16, measured (benchmarks/gpu.py)
 
 
@@ -227,8 +227,10 @@ def _decoding(vae: Any, latents: tuple[int, ...], *, tiling: bool) -> int:
         height = min(height, vae.tile_sample_min_height // scale)
         width = min(width, vae.tile_sample_min_width // scale)
     z = torch.empty(*latents[:3], height, width, device="meta")
-    work = int(WORKSPACE * _work(lambda: vae.decode(z, return_dict=False)))
-    if tiling:
+    work = _work(lambda: vae.decode(z, return_dict=False))
+    if not tiling:
+        work = int(WORKSPACE * work)
+    else:
         whole = 3 * 4 * ((latents[2] - 1) * 4 + 1) * latents[3] * latents[4] * scale**2
         work = max(work + 2 * whole, 5 * whole)
     return work + _size(latents) * 4
