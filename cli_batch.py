@@ -56,7 +56,9 @@ def batch(
     from shelllcc.guidance.wan import parse
     from shelllcc.guidance.wan.batch import plan_batch
     from shelllcc.guidance.wan.engines import engine_of
+    from shelllcc.guidance.wan.parallel import alone
 
+    alone("batch")
     if seed is not None and seeds is not None:
         raise UsageError("give --seed or --seeds, not both")
     numbers = None if seeds is None else parse.whole_numbers("seeds", seeds)

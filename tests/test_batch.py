@@ -209,7 +209,7 @@ def test_a_worker_killed_while_it_samples_leaves_the_bytes_of_serial_generation(
     process = subprocess.Popen(
         [sys.executable, "-m", "shelllcc", "batch", *words, *sizes],
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path_of()},
     )  # fmt: skip
     title = "ray::_Actor" if engine == "ray" else "--multiprocessing-fork"
     with contextlib.ExitStack() as stack:
@@ -418,13 +418,17 @@ def test_bad_input_gets_one_line_and_leaves_nothing(code, words, said, shelllcc,
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def path_of(*more):
+    """Where this process finds modules."""
+    return os.pathsep.join([*map(str, more), *map(os.path.abspath, filter(None, sys.path))])
+
+
 def elsewhere(code, tmp_path):
     """A process that runs code with the toys at hand."""
     (tmp_path / "run.py").write_text(code)
-    path = os.pathsep.join([str(tmp_path / "lib"), *map(os.path.abspath, filter(None, sys.path))])
     return subprocess.Popen(
-        [sys.executable, "run.py"], cwd=tmp_path, env=os.environ | {"PYTHONPATH": path}, stdout=subprocess.PIPE,
-        text=True, start_new_session=True,
+        [sys.executable, "run.py"], cwd=tmp_path, env=os.environ | {"PYTHONPATH": path_of(tmp_path / "lib")},
+        stdout=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
 
 

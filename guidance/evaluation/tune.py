@@ -54,10 +54,10 @@ def tune(
                     stack.enter_context(contextlib.closing(Sweep(run, first + i, request, resolved, BOTH, studio)))
                     for i, request in enumerate(group)
                 ]
-                known = None if again else profiles.find(group[0], resolved.model, bank)
+                known = None if again else profiles.find(group[0], resolved.model, resolved.loading, bank)
                 if known is None:
                     found = _found(run, sweeps, budget, on_probe)
-                    profile = profiles.store(group[0], resolved.model, bank, found) | {"known": False}
+                    profile = profiles.store(group[0], resolved.model, resolved.loading, bank, found) | {"known": False}
                 else:
                     _find_clips(run, sweeps, known)
                     profile = known | {"known": True}

@@ -125,12 +125,19 @@ def write(
     if plan.compare:
         frames["compare"] = labelled({label: clip.frames for label, clip in clips.items()})
     plan.sidecar.unlink(missing_ok=True)
-    tag = {key: value for key, value in recipe.items() if key not in ("videos", "sidecar")}  # the same in any folder
+    tag = _anywhere(recipe)
     for label, path in plan.videos.items():
         write_video(path, frames[label], fps=plan.request.fps, record={"shows": label} | tag)
     record["sha256"] = {label: sha256_of(path) for label, path in plan.videos.items()}
     write_json(plan.sidecar, record)
     return record
+
+
+def _anywhere(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe without what only this machine knows: the same clip has the same tag in any folder, on any GPU."""
+    bank = recipe["bank"] and {key: value for key, value in recipe["bank"].items() if key != "path"}
+    kept = {key: value for key, value in recipe.items() if key not in ("videos", "sidecar")}
+    return kept | {"bank": bank, "device": str(recipe["device"]).partition(":")[0]}
 
 
 def _trace(clip: Clip) -> list[dict[str, Any]]:

@@ -78,6 +78,11 @@ class Loading:
         del record["dtype"], record["offload"]
         return record | {"loras": [asdict(lora) for lora in self.loras]}
 
+    def changes(self) -> dict[str, Any]:
+        """The part of the recipe that is not the default's."""
+        usual = Loading().recipe()
+        return {key: value for key, value in self.recipe().items() if value != usual[key]}
+
     def relief(self, stage: str, device: str) -> str:
         """What to try next where memory does not suffice for a stage (loading, encoding, sampling or decoding)."""
         if device.startswith("cpu"):

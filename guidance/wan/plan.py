@@ -143,7 +143,7 @@ def resolve(
         requests = [request.unguided() for request in requests]
     for index, request in enumerate(requests):
         if tuned[index] and chosen is not None:
-            requests[index], note = tuned_request(request, found, chosen)
+            requests[index], note = tuned_request(request, found, how, chosen)
             notes.append(note)
         notes += _unknown_to_tiny(found, request)
     seeds = tuple(line.values.get("seed") for line in lines) or (None,)

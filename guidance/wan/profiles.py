@@ -1,6 +1,6 @@
 """Profiles: the strengths that `tune` found, one file a prompt and setting. Knows nothing of sampling.
 
-A profile belongs to everything that a clip depends on but its seed and strength: prompt, model, bank and settings.
+A profile belongs to everything that a clip depends on but its seed and strength: prompt, model, how that is loaded, bank and settings.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shelllcc.guidance.errors import UsageError
+from shelllcc.guidance.wan.loading import Loading
 from shelllcc.guidance.wan.request import Request
 from shelllcc.guidance.wan.video import write_json
 
@@ -35,12 +36,12 @@ def folder() -> Path:
     return Path(platformdirs.user_data_dir("shelllcc")) / "profiles"
 
 
-def identity(request: Request, model: Model, bank: Bank) -> dict[str, Any]:
+def identity(request: Request, model: Model, loading: Loading, bank: Bank) -> dict[str, Any]:
     """What a profile belongs to."""
     settings = {key: value for key, value in request.as_dict().items() if key not in FREE}
     return {
         "settings": settings,
-        "model": {"source": model.name, "revision": model.revision},
+        "model": {"source": model.name, "revision": model.revision} | loading.changes(),
         "bank": {"name": bank.name, "sha256": bank.sha256},
     }
 
@@ -50,15 +51,15 @@ def name_of(belongs: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(belongs, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def find(request: Request, model: Model, bank: Bank) -> dict[str, Any] | None:
+def find(request: Request, model: Model, loading: Loading, bank: Bank) -> dict[str, Any] | None:
     """The profile of a request, if it was tuned."""
-    path = folder() / f"{name_of(identity(request, model, bank))}.json"
+    path = folder() / f"{name_of(identity(request, model, loading, bank))}.json"
     return read(path) if path.exists() else None
 
 
-def store(request: Request, model: Model, bank: Bank, found: Mapping[str, Any]) -> dict[str, Any]:
+def store(request: Request, model: Model, loading: Loading, bank: Bank, found: Mapping[str, Any]) -> dict[str, Any]:
     """Write the profile of a request; `found` has `strength`, and figures to show. Returns it."""
-    belongs = identity(request, model, bank)
+    belongs = identity(request, model, loading, bank)
     profile = {"name": name_of(belongs), "strength": found["strength"]} | belongs | dict(found)
     write_json(folder() / f"{profile['name']}.json", profile)
     return profile
@@ -109,9 +110,9 @@ def take_over(path: Path) -> int:
     return len(found)
 
 
-def tuned_request(request: Request, model: Model, bank: Bank) -> tuple[Request, str]:
+def tuned_request(request: Request, model: Model, loading: Loading, bank: Bank) -> tuple[Request, str]:
     """The request at the strength of its profile, or as it was, and a note that says which."""
-    profile = find(request, model, bank)
+    profile = find(request, model, loading, bank)
     if profile is None:
         hint = "`shelllcc tune` finds one"
         return request, f"no profile for this prompt and these settings, strength {request.strength:g}; {hint}"
