@@ -281,7 +281,7 @@ def test_a_prompt_is_tuned_once_and_generate_takes_its_strength(shelllcc, tmp_pa
     assert code == 0, err
     assert json.loads(out)["clips"][0]["request"]["strength"] == profile["strength"]
     assert "as tuned for this prompt" in err
-    other = [*CAT, *SMALL, "--strength", "auto", "--tiling", "--dry-run", "--json"]  # another way to load is another clip
+    other = [*CAT, *SMALL, "--strength", "auto", "--tiling", "--dry-run", "--json"]
     assert "no profile for this prompt" in shelllcc("generate", *other)[2]
 
 

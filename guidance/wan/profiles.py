@@ -1,6 +1,7 @@
 """Profiles: the strengths that `tune` found, one file a prompt and setting. Knows nothing of sampling.
 
-A profile belongs to everything that a clip depends on but its seed and strength: prompt, model, how that is loaded, bank and settings.
+A profile belongs to everything that a clip depends on but its seed and strength: prompt, model, how that is loaded,
+bank and settings.
 """
 
 from __future__ import annotations
