@@ -86,7 +86,9 @@ def generate(
         values = sampling.values() | {"seed": seed, "strength": parse.strength(strength)}
         how = loading.values()
         if sidecar is not None:  # a replay hears flags alone, not variables or shelllcc.toml
+            offload = how["offload"]  # where a clip is made, not what it is
             chosen, values, how = (_flags_alone(ctx, d) for d in (chosen, values, how))
+            how["offload"] = offload
         plans = plan_clips(**chosen, loading=how, values=values)
         parallel.check(ranks, plans[0].model.transformer["num_attention_heads"], plans[0].loading)
         for note in dict.fromkeys(note for plan in plans for note in plan.notes):
@@ -150,13 +152,14 @@ def _memory(plans: list[Any], device: str | None) -> list[dict[str, Any]]:
     import torch
 
     from shelllcc.guidance.wan.memory import forecast
-    from shelllcc.guidance.wan.pipeline import pick_dtype
+    from shelllcc.guidance.wan.pipeline import check_loading, pick_dtype
 
     target = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    check_loading(plans[0].model, plans[0].loading, target)
     found = {}
     for plan in plans:
         request = plan.request
-        size = {"width": request.width, "height": request.height, "frames": request.frames}
+        size = {"width": request.width, "height": request.height, "frames": request.frames, "cfg": request.cfg}
         if tuple(size.values()) not in found:
             dtype = pick_dtype(plan.loading.dtype, target)
             found[tuple(size.values())] = size | forecast(plan.model, request, plan.loading, dtype=dtype)

@@ -59,6 +59,8 @@ def batch(
     from shelllcc.guidance.wan.parallel import alone
 
     alone("batch")
+    if strength is not None and strengths is not None:
+        raise UsageError("give --strength or --strengths, not both")
     if seed is not None and seeds is not None:
         raise UsageError("give --seed or --seeds, not both")
     numbers = None if seeds is None else parse.whole_numbers("seeds", seeds)

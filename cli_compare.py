@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -61,11 +62,14 @@ def compare(
     from shelllcc.guidance.evaluation import compare as workbench
     from shelllcc.guidance.evaluation.runs import check_layout
     from shelllcc.guidance.wan import parse
+    from shelllcc.guidance.wan.parallel import alone
 
+    alone("compare")
     checked = check_layout(layout)
     if videos:
         told = (prompt, prompts_file, strengths, variant, seeds, preset, replay_folder)
-        if sampling != options.Sampling() or any(value is not None for value in told):
+        given = sampling != options.Sampling() or replace(loading, offload=None) != options.Loading()
+        if given or any(value is not None for value in told):
             raise UsageError("give videos that exist, or prompts and how to sample them, not both")
         folder = output or Path("outputs") / f"compare-{parse.slug(videos[0].stem)}"
         if dry_run:
@@ -133,7 +137,9 @@ def tune(
     from shelllcc.guidance.evaluation.compare import run_of
     from shelllcc.guidance.evaluation.search import TOLERANCE
     from shelllcc.guidance.evaluation.sweep import with_seeds
+    from shelllcc.guidance.wan.parallel import alone
 
+    alone("tune")
     resolved, folder, numbers = _resolve(
         "tune", sampling, loading, prompt, prompts_file, seeds, output, model, bank, preset
     )
@@ -272,11 +278,9 @@ def _studio(
     resolved: Resolved, device: str | None, replay_folder: Path | None
 ) -> Iterator[tuple[Studio, TerminalReporter]]:
     """The studio, and its progress on stderr."""
-    from shelllcc.guidance.wan.parallel import alone
     from shelllcc.guidance.wan.progress import TerminalReporter
     from shelllcc.guidance.wan.studio import Studio
 
-    alone("compare` and `tune")
     with TerminalReporter() as reporter:
         yield Studio(resolved.model, resolved.loading, reporter, device=device, folder=replay_folder), reporter
 

@@ -116,10 +116,11 @@ class Loading:
 
     def values(self) -> dict[str, Any]:
         """As fields of what loads a model. Raises UsageError."""
-        from shelllcc.guidance.wan.loading import Lora
+        from shelllcc.guidance.wan.loading import Lora, local
 
         found = asdict(self)
         lora = found.pop("lora")
+        found |= {key: local(found[key]) for key in ("transformer", "transformer_2") if found[key]}
         return found | {"loras": tuple(map(Lora.parse, lora)) if lora else None}
 
 

@@ -11,6 +11,9 @@ from pathlib import Path
 
 from shelllcc.guidance.errors import OutputError
 
+WHOLE = 1 << 20  # bytes of a file up to which all of them count in a fingerprint
+SAMPLED, BLOCK = 64, 4096  # blocks of a larger file that do, and their bytes
+
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
@@ -47,3 +50,17 @@ def sha256_of(path: Path) -> str:
     """As `sha256sum` prints it."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint_of(path: Path) -> str:
+    """16 hex digits of a file: of all bytes of a small one, of its size and some blocks of a large one."""
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        if size <= WHOLE:
+            digest.update(file.read())
+        else:
+            for number in range(SAMPLED):
+                file.seek((size - BLOCK) * number // (SAMPLED - 1))
+                digest.update(file.read(BLOCK))
+    return digest.hexdigest()[:16]

@@ -102,6 +102,8 @@ def plan_batch(
     if variants:
         values = {**values, "strength": None if wanted else 0.0}
     resolved = resolve(prompts_file=prompts_file, values=values, wanted=wanted, **options)
+    if variants and len({request.strength for request in resolved.requests}) > 1:
+        raise UsageError("a line of the prompts file has a --strength of its own: leave it out, or --strengths")
     folder = output.absolute()  # workers may run elsewhere
     jobs = []
     for index, (request, own) in enumerate(zip(resolved.requests, resolved.seeds, strict=True)):

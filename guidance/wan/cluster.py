@@ -12,6 +12,7 @@ from typing import Any
 
 from shelllcc.guidance.errors import ModelError, UsageError
 from shelllcc.guidance.wan.engines import Outcome, Reply, Start, Worker
+from shelllcc.guidance.wan.weights import first_line
 
 
 class RayCluster:
@@ -33,7 +34,7 @@ class RayCluster:
             try:
                 ray.init(logging_level="ERROR", log_to_driver=False, include_dashboard=False)
             except Exception as error:  # Ray's own, of many kinds
-                raise ModelError(f"cannot reach or start a Ray cluster: {_first_line(error)}") from error
+                raise ModelError(f"cannot reach or start a Ray cluster: {first_line(error)}") from error
         found = ray.cluster_resources()
         on_gpu = found.get("GPU", 0) >= 1 and not (device or "").startswith("cpu")
         self.device: str | None = device or ("cuda" if on_gpu else "cpu")
@@ -60,7 +61,7 @@ class RayCluster:
                 try:
                     reply: Reply = ray.get(done)
                 except ray.exceptions.RayError as error:
-                    reply = Reply(died=f"its worker died ({_first_line(error)})", sound=False)
+                    reply = Reply(died=f"its worker died ({first_line(error)})", sound=False)
                 if reply.sound:
                     idle.append(actor)
                 else:
@@ -90,7 +91,3 @@ class _Actor(Worker):
 
     def ready(self) -> Reply:
         return Reply()
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -8,9 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from shelllcc.guidance.errors import UsageError
+from shelllcc.guidance.files import fingerprint_of
 
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "dtype": ("float32", "bfloat16", "float16"),
@@ -39,7 +41,7 @@ class Lora:
             source, weight = text, 1.0  # the colon is of the path
         if not source.strip() or not math.isfinite(weight):
             raise UsageError(f"--lora takes PATH_OR_ID or PATH_OR_ID:WEIGHT, got {text!r}")
-        return cls(source, weight)
+        return cls(local(source), weight)
 
 
 @dataclass(frozen=True)
@@ -73,10 +75,20 @@ class Loading:
             raise UsageError("a .gguf transformer is quantized already; leave --quantize out")
 
     def recipe(self) -> dict[str, Any]:
-        """What of it makes other frames, as JSON; the dtype, which the device may choose, aside."""
+        """What of it makes other frames, as JSON; the dtype, which the device may choose, aside.
+
+        Local files come with their fingerprints, so that another one under the same name is noticed.
+        """
         record = asdict(self)
         del record["dtype"], record["offload"]
-        return record | {"loras": [asdict(lora) for lora in self.loras]}
+        sources = [self.transformer, self.transformer_2, *(lora.source for lora in self.loras)]
+        files = [Path(source) for source in sources if source and Path(source).is_file()]
+        prints = {str(path): fingerprint_of(path) for path in files}
+        return record | {"loras": [asdict(lora) for lora in self.loras], "fingerprints": prints}
+
+    def dtype_on(self, device: str) -> str:
+        """The dtype that it means there: unless given, float32 on the CPU and bfloat16 elsewhere."""
+        return self.dtype or ("float32" if device.startswith("cpu") else "bfloat16")
 
     def changes(self) -> dict[str, Any]:
         """The part of the recipe that is not the default's."""
@@ -97,7 +109,18 @@ class Loading:
     def from_recipe(cls, record: Mapping[str, Any]) -> Loading:
         """The loading of a sidecar's recipe. Raises UsageError where it is not one."""
         try:
-            loras = tuple(Lora(str(lora["source"]), float(lora["weight"])) for lora in record.get("loras", ()))
-            return cls(**dict(record) | {"loras": loras})
-        except (TypeError, KeyError, ValueError) as error:
+            values = {key: value for key, value in record.items() if key != "fingerprints"}
+            loras = tuple(Lora(str(lora["source"]), float(lora["weight"])) for lora in values.pop("loras", ()))
+            for key, value in values.items():
+                kinds = (bool,) if key == "tiling" else (str, type(None))
+                if not isinstance(value, kinds):
+                    raise TypeError(f"{key} is {value!r}")
+            return cls(**values, loras=loras)
+        except (AttributeError, TypeError, KeyError, ValueError) as error:
             raise UsageError(f"the sidecar's loading is no proper one: {error}") from error
+
+
+def local(source: str) -> str:
+    """The whole path of a file or folder that is here; a hub id as it is."""
+    path = Path(source).expanduser()
+    return str(path.absolute()) if path.exists() else source

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from shelllcc.guidance.errors import ModelError, SamplingError, ShellLCCError, UsageError
 from shelllcc.guidance.wan.loading import Loading
+from shelllcc.guidance.wan.weights import first_line
 
 if TYPE_CHECKING:
     from diffusers import WanPipeline
@@ -129,7 +130,7 @@ def spread(pipe: WanPipeline, ranks: Ranks) -> None:
             with _mesh_known(model, ranks):
                 model.enable_parallelism(config=config, cp_plan=plan)
         except ValueError as error:
-            raise ModelError(f"cannot spread {type(model).__name__}: {_first_line(error)}") from error
+            raise ModelError(f"cannot spread {type(model).__name__}: {first_line(error)}") from error
         model.register_forward_pre_hook(_split_timestep, with_kwargs=True)
         model.proj_out.register_forward_hook(_gather)
 
@@ -215,7 +216,7 @@ def _meet(rank: int, count: int, patience: timedelta) -> Store:
     try:
         store, _, _ = next(rendezvous("env://", rank, count, timeout=patience))
     except (RuntimeError, ValueError) as error:
-        raise UsageError(f"cannot reach the other {count - 1} processes of torchrun: {_first_line(error)}") from error
+        raise UsageError(f"cannot reach the other {count - 1} processes of torchrun: {first_line(error)}") from error
     return PrefixStore("shelllcc", store)
 
 
@@ -297,7 +298,7 @@ def _as_of(rank: int, error: Exception | KeyboardInterrupt) -> Exception | Keybo
     if isinstance(error, KeyboardInterrupt):
         return error
     if isinstance(error, DistError) or "gloo/transport" in str(error):
-        return SamplingError(f"rank {rank} lost the others ({_first_line(error)}); was one killed for its memory?")
+        return SamplingError(f"rank {rank} lost the others ({first_line(error)}); was one killed for its memory?")
     if rank == 0:
         return error
     if isinstance(error, ShellLCCError):
@@ -310,7 +311,3 @@ def _exit_code(error: Exception | KeyboardInterrupt) -> int:
     if isinstance(error, KeyboardInterrupt):
         return 130
     return 2 if isinstance(error, UsageError) else 1
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -263,8 +263,7 @@ def pick_dtype(dtype: str | None, device: str) -> torch.dtype:
     """The dtype of that name; unless given, float32 on the CPU and bfloat16 elsewhere."""
     import torch
 
-    usual = "float32" if device.startswith("cpu") else "bfloat16"
-    number: torch.dtype = getattr(torch, dtype or usual)
+    number: torch.dtype = getattr(torch, Loading(dtype=dtype).dtype_on(device))
     return number
 
 

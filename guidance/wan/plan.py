@@ -77,7 +77,7 @@ class Plan:
         same = all(record.get(key) == mine[key] for key in ("request", "model", "compare"))
         same &= (record.get("bank") or {}).get("sha256") == (self.bank.sha256 if self.bank else None)
         same &= record.get("loading", Loading().recipe()) == mine["loading"]
-        same &= self.loading.dtype in (None, record.get("dtype"))
+        same &= record.get("dtype") == self.loading.dtype_on(str(record.get("device")))
         metrics, trace = record.get("metrics"), record.get("trace")
         same &= isinstance(metrics, dict) and isinstance(metrics.get(self.label), dict)
         same &= isinstance(trace, list) and all(isinstance(step, dict) for step in trace)
@@ -208,7 +208,13 @@ def _loading(record: Mapping[str, Any], given: Mapping[str, Any]) -> Loading:
     recipe = Loading.from_recipe(record.get("loading") or {})
     known: dict[str, Any] = {"dtype": record.get("dtype")}
     known |= {key: value for key, value in given.items() if value is not None}
-    return replace(recipe, **known)
+    how = replace(recipe, **known)
+    if not {"transformer", "transformer_2", "loras"} & set(known):
+        recorded = (record.get("loading") or {}).get("fingerprints", {})
+        for path, print_ in how.recipe()["fingerprints"].items():
+            if recorded.get(path, print_) != print_:
+                raise UsageError(f"{path} is not the file that the sidecar names; give --lora or --transformer anew")
+    return how
 
 
 def _check_sizes(request: Request, model: Model) -> None:

@@ -73,6 +73,7 @@ class Studio:
     @functools.cached_property
     def pipe(self) -> WanPipeline:
         """The pipeline, without its text encoder."""
+        pipeline.check_loading(self.model, self.loading, self.device)
         self.texts.prepare(self._expected)
         self.reporter.stage("loading")
         pipe = pipeline.load_pipeline(self.model, self.loading, device=self.device, text_encoder=False)

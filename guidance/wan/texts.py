@@ -16,12 +16,10 @@ import torch
 from torch import Tensor
 
 from shelllcc.guidance.errors import OutputError
-from shelllcc.guidance.files import whole_file
+from shelllcc.guidance.files import fingerprint_of, whole_file
 from shelllcc.guidance.wan.pipeline import Model
 
 LENGTH = 512  # tokens, as WanPipeline pads by default
-WHOLE = 1 << 20  # bytes of a file up to which all of them count in a fingerprint
-SAMPLED, BLOCK = 64, 4096  # blocks of a larger file that do, and their bytes
 
 Encode = Callable[[Sequence[str]], Iterable[Tensor]]
 """Embeddings (1, 512, d) of prompts, in their order."""
@@ -77,7 +75,7 @@ def cache_folder() -> Path:
 def encoder_fingerprint(model: Model, dtype: str) -> str:
     """16 hex digits of a model's text encoder and tokenizer in a dtype, without loading them.
 
-    Of the hub's revision; or, for a folder, of its files: all bytes of small ones, some blocks of large ones.
+    Of the hub's revision; or, for a folder, of the fingerprints of its files.
     """
     digest = hashlib.sha256(dtype.encode())
     folder = Path(model.source)
@@ -86,20 +84,8 @@ def encoder_fingerprint(model: Model, dtype: str) -> str:
     for part in ("text_encoder", "tokenizer"):
         for path in sorted((folder / part).rglob("*")):
             if path.is_file():
-                digest.update(f"{part}/{path.name} {path.stat().st_size}".encode())
-                _sample(path, digest.update)
+                digest.update(f"{part}/{path.name} {fingerprint_of(path)}".encode())
     return digest.hexdigest()[:16]
-
-
-def _sample(path: Path, hear: Callable[[bytes], None]) -> None:
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        if size <= WHOLE:
-            hear(file.read())
-            return
-        for number in range(SAMPLED):
-            file.seek((size - BLOCK) * number // (SAMPLED - 1))
-            hear(file.read(BLOCK))
 
 
 def _digest(*facts: str) -> str:

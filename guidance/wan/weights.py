@@ -39,7 +39,7 @@ def load_transformer(
                 repo, subfolder=part, revision=revision, dtype=dtype, quantization_config=quantized
             )
     check_file(file)
-    with reading(f"{file} as the {part} of {repo}"):
+    with reading(f"{file} as the {part} of {repo}"), _of_this_model(file, repo):
         model = WanTransformer3DModel.from_single_file(
             file, config=repo, config_revision=revision, subfolder=part, dtype=dtype, quantization_config=quantized
         )
@@ -88,6 +88,15 @@ def reading(what: str) -> Iterator[None]:
         yield
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, SafetensorError) as e:
         raise ModelError(f"cannot load {what}: {first_line(e)}") from e
+
+
+@contextlib.contextmanager
+def _of_this_model(file: str, repo: str) -> Iterator[None]:
+    """Where a file has none of the weights, diffusers meets tensors without numbers."""
+    try:
+        yield
+    except NotImplementedError as error:
+        raise ModelError(f"{file} is no transformer of {repo}: its weights are others") from error
 
 
 def first_line(error: BaseException) -> str:
