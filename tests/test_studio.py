@@ -5,6 +5,7 @@ import shutil
 import pytest
 import torch
 
+from shelllcc.guidance.errors import UsageError
 from shelllcc.guidance.wan import pipeline
 from shelllcc.guidance.wan.loading import Loading
 from shelllcc.guidance.wan.pipeline import TINY, find_model
@@ -98,3 +99,66 @@ def test_frames_do_not_depend_on_cached_texts(studio, pipe):
     clips = [sample(pipe, wanted, texts=texts) for texts in (None, studio().texts, studio().texts)]
     clips.append(sample(studio().pipe, wanted, texts=studio().texts))
     assert len({clip.frames_sha256 for clip in clips}) == 1
+
+
+def test_a_file_counts_by_its_content_wherever_it_lies(shelllcc, tmp_path, monkeypatch):
+    [own] = (TINY / "transformer").glob("*.safetensors")
+    file = tmp_path / "t.safetensors"
+    shutil.copy(own, file)
+    words = [
+        "generate",
+        "-p",
+        CAT,
+        "--size",
+        "64x64",
+        "--frames",
+        "5",
+        "--steps",
+        "2",
+        "--transformer",
+        "t.safetensors",
+    ]
+    assert shelllcc(*words, "-o", "a.mp4")[0] == 0
+    assert "1 of 1 clips are finished" in shelllcc(*words, "-o", "a.mp4", "--resume")[2]
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert shelllcc("generate", "--from", "../a.json", "-o", "b.mp4")[0] == 0
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    code, _, err = shelllcc("generate", "--from", "../a.json", "-o", "c.mp4")
+    assert (code, "is not the file that the sidecar names" in err) == (2, True)
+    monkeypatch.chdir(tmp_path)
+    assert "finished" not in shelllcc(*words, "-o", "a.mp4", "--resume")[2]
+
+
+def test_a_clip_of_another_dtype_is_not_the_one_asked_for(shelllcc, tmp_path):
+    words = ["generate", "-p", CAT, "--size", "64x64", "--frames", "5", "--steps", "2", "-o", "a.mp4"]
+    assert shelllcc(*words)[0] == 0
+    sidecar = tmp_path / "a.json"
+    assert "finished" in shelllcc(*words, "--resume")[2]
+    sidecar.write_text(sidecar.read_text().replace('"dtype": "float32"', '"dtype": "bfloat16"'))
+    assert "finished" not in shelllcc(*words, "--resume")[2]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--lora", "nope.safetensors"], "no LoRA at nope.safetensors"),
+        (["--transformer", "nope.gguf"], "no file nope.gguf"),
+        (["--offload", "model", "--device", "cpu"], "nothing to offload from"),
+        (["--transformer-2", "x.gguf"], "second transformer"),
+    ],
+)
+def test_a_dry_run_checks_how_the_model_would_be_loaded(shelllcc, words, told):
+    code, _, err = shelllcc("generate", "-p", CAT, "--dry-run", *words)
+    assert code in (1, 2)
+    assert told in err
+
+
+@pytest.mark.parametrize(
+    "loading", ["x", [1], {"transformer": 5}, {"tiling": "no"}, {"loras": [{"weight": 1}]}, {"a": ""}]
+)
+def test_a_sidecar_whose_loading_is_none_gets_one_line(loading):
+    with pytest.raises(UsageError, match="loading is no proper one"):
+        Loading.from_recipe(loading)
