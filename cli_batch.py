@@ -63,9 +63,7 @@ def batch(
         raise UsageError("give --strength or --strengths, not both")
     if seed is not None and seeds is not None:
         raise UsageError("give --seed or --seeds, not both")
-    numbers = None if seeds is None else parse.whole_numbers("seeds", seeds)
-    if numbers is not None and len(set(numbers)) < len(numbers):
-        raise UsageError(f"a seed comes twice in {seeds}")
+    numbers = None if seeds is None else parse.seeds(seeds)
     values = sampling.values() | {"seed": seed, "strength": parse.strength(strength)}
     planned = plan_batch(
         prompts_file, output, variants=parse.strengths(strengths) if strengths is not None else (), seeds=numbers,

@@ -259,9 +259,7 @@ def _resolve(
     from shelllcc.guidance.wan import parse
     from shelllcc.guidance.wan.plan import check_comparable, resolve
 
-    numbers = parse.whole_numbers("seeds", "0" if seeds is None else seeds)
-    if len(set(numbers)) < len(numbers):
-        raise UsageError(f"a seed comes twice in {seeds}")
+    numbers = parse.seeds("0" if seeds is None else seeds)
     resolved = resolve(
         prompts=list(prompt or []), prompts_file=prompts_file, model=model, bank=bank, preset=preset, wanted=True,
         loading=loading.values(), values=sampling.values() | {"seed": numbers[0]},

@@ -70,9 +70,12 @@ def numbers(name: str, text: str) -> list[float]:
     return [float(_number(name, part, float)) for part in text.split(",")]
 
 
-def whole_numbers(name: str, text: str) -> list[int]:
-    """Comma-separated whole numbers, e.g. 0,1,2."""
-    return [int(_number(name, part, int)) for part in text.split(",")]
+def seeds(text: str) -> list[int]:
+    """Comma-separated seeds, each once, e.g. 0,1,2."""
+    found = [int(_number("seeds", part, int)) for part in text.split(",")]
+    if len(set(found)) < len(found):
+        raise UsageError(f"a seed comes twice in {text}")
+    return found
 
 
 def strengths(text: str) -> list[Variant]:
