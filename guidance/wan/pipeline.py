@@ -147,9 +147,9 @@ def check_loading(model: Model, loading: Loading, device: str) -> None:
     if loading.quantize == "nf4":
         if device.startswith("cpu"):
             raise UsageError("--quantize nf4 needs a GPU; on the CPU use int8 or fp8")
-        require("bitsandbytes", "--quantize nf4")
         if loading.offload == "group":
             raise UsageError("--quantize nf4 does not go with --offload group: use --offload model, or fp8 or int8")
+        require("bitsandbytes", "--quantize nf4")
 
 
 def load_vae(source: str, revision: str, *, device: str) -> AutoencoderKLWan:
