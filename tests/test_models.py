@@ -317,7 +317,7 @@ def test_what_cannot_be_is_told_before_anything_is_loaded(folder, tmp_path, monk
         (Loading(quantize="nf4"), "bitsandbytes", "nf4"),
     ):
         with pytest.raises(ModelError, match=rf"needs the library {library}: pip install 'shelllcc\[{extra}\]'"):
-            load_pipeline(model, loading, device="cpu")
+            check_loading(model, loading, "cuda")
 
 
 def test_a_lora_acts_by_its_weight(folder, lora_file):
