@@ -11,6 +11,7 @@ from transformers import UMT5Config, UMT5EncoderModel
 
 from benchmarks.wan_geometry import TOY_TEXT, TOY_TRANSFORMER, TOY_VAE, tokenizer
 from shelllcc.guidance.errors import ModelError, SamplingError, UsageError
+from shelllcc.guidance.threads import one_thread
 from shelllcc.guidance.wan import loras, weights
 from shelllcc.guidance.wan.caches import cached, check_cache
 from shelllcc.guidance.wan.loading import CHOICES, Loading, Lora
@@ -32,10 +33,8 @@ KINDS = ("wan2.1", "a14b", "5b")
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread():
     """Toys are too small to share out among threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with one_thread():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -279,9 +278,9 @@ def test_a_gguf_file_takes_the_place_of_a_transformer(folder, tmp_path):
         (lambda path: path.with_suffix(".ckpt"), "is a .safetensors or a .gguf"),
         (lambda path: path, "no file"),
         (lambda path: path.write_bytes(b"text") and path, "cannot load"),
-        (lambda path: save_file({"a.b": torch.ones(2)}, path) or path, "is no transformer of"),
+        (lambda path: save_file({"a.b": torch.ones(2)}, path) or path, "holds no transformer of Wan"),
         (lambda path: save_file({"scaled_fp8": torch.ones(2)}, path) or path, "scaled fp8 weights of ComfyUI"),
-        (lambda path: save_file({"patch_embedding.weight": torch.ones(2)}, path) or path, "cannot load|lacks"),
+        (lambda path: save_file({"blocks.0.ffn.0.weight": torch.ones(2)}, path) or path, "cannot load|lacks"),
     ],
 )
 def test_a_file_that_is_no_transformer_of_the_model_is_told_in_one_line(make, said, folder, tmp_path):

@@ -22,17 +22,16 @@ from shelllcc.anchors.train import (
     train_manifold,
 )
 from shelllcc.guidance.errors import BankError, OutputError, UsageError
+from shelllcc.guidance.threads import one_thread
 
 SHARED = Path(os.environ.get("SHELLLCC_SHARED", Path(__file__).parent.parent.parent / "shared"))
 SMALL = TrainConfig(bases=32, hidden=16, epochs_skeleton=3, epochs_shell=2, lr=1e-2, save_every=2)
 
 
 @pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def _one_thread():
+    with one_thread():
+        yield
 
 
 @pytest.fixture(scope="module")

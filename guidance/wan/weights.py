@@ -39,7 +39,7 @@ def load_transformer(
                 repo, subfolder=part, revision=revision, dtype=dtype, quantization_config=quantized
             )
     check_file(file)
-    with reading(f"{file} as the {part} of {repo}"), _of_this_model(file, repo):
+    with reading(f"{file} as the {part} of {repo}"):
         model = WanTransformer3DModel.from_single_file(
             file, config=repo, config_revision=revision, subfolder=part, dtype=dtype, quantization_config=quantized
         )
@@ -71,6 +71,8 @@ def check_file(file: str) -> None:
         names = list(tensors.keys())
     if any(name.endswith(("scaled_fp8", "scale_weight")) for name in names):
         raise ModelError(f"{file} holds scaled fp8 weights of ComfyUI, which diffusers cannot read; use bf16 or .gguf")
+    if not any("blocks." in name for name in names):
+        raise ModelError(f"{file} holds no transformer of Wan: none of its {len(names)} weights is of a block")
 
 
 def require(library: str, what: str) -> None:
@@ -88,15 +90,6 @@ def reading(what: str) -> Iterator[None]:
         yield
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, SafetensorError) as e:
         raise ModelError(f"cannot load {what}: {first_line(e)}") from e
-
-
-@contextlib.contextmanager
-def _of_this_model(file: str, repo: str) -> Iterator[None]:
-    """Where a file has none of the weights, diffusers meets tensors without numbers."""
-    try:
-        yield
-    except NotImplementedError as error:
-        raise ModelError(f"{file} is no transformer of {repo}: its weights are others") from error
 
 
 def first_line(error: BaseException) -> str:
