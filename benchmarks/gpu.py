@@ -43,7 +43,6 @@ from benchmarks.wan_geometry import (
     VAE,
     make_pipeline,
 )
-from benchmarks.wan_geometry import main as geometry
 from shelllcc.guidance.config import GuideConfig
 from shelllcc.guidance.guide import ShellGuide
 from shelllcc.guidance.patches import to_tokens
@@ -316,8 +315,9 @@ def studio(bench: Bench) -> dict[str, Any]:
     found: dict[str, Any] = {}
     os.environ["SHELLLCC_CACHE"] = tempfile.mkdtemp()
     with tempfile.TemporaryDirectory() as folder:
-        geometry(Path(folder), toy=bench.toy, device=bench.device)
-        model = find_model(str(Path(folder) / "model"))
+        make_pipeline(toy=bench.toy, device=bench.device).save_pretrained(folder)
+        bench.clear()
+        model = find_model(folder)
         for index, way in enumerate(("none",) if bench.toy else ("none", "model", "group")):
             request = bench.request(next(iter(bench.sizes)), steps=4, window=(0.0, 1.0))
             request = replace(request, prompt=f"noise {index}")  # one that is not on disk yet
