@@ -16,7 +16,7 @@ from shelllcc.guidance.patches import average_tokens, to_tokens
 from shelllcc.guidance.precision import full_precision
 from shelllcc.guidance.skeletons import Skeleton
 
-NUMBERS = 3 << 22  # held at once for the patches of some whole latent frames: 48 MiB
+NUMBERS = 1 << 24  # held at once for the patches of some whole latent frames: 64 MiB
 COLOURS = 3  # directions of the channels in which flat patches differ
 FINE = 5 / 12  # of the principal directions: the rest are texture alone
 LEAST, MOST = 0.5, 6.0  # factors of a residual
