@@ -20,8 +20,12 @@ MEASURED = {
     ("1.3B", "model", True): {"decoding": 2.60},
     ("1.3B", "group", False): {"sampling": 2.27, "decoding": 10.00},
     ("1.3B", "group", True): {"decoding": 2.61},
-    ("14B", "none", False): {"sampling": 33.02},
-    ("14B", "group", False): {"sampling": 4.38},
+    ("14B", "none", False): {"sampling": 33.02, "decoding": 38.66},
+    ("14B", "none", True): {"decoding": 31.27},
+    ("14B", "model", False): {"sampling": 32.51, "decoding": 9.98},
+    ("14B", "model", True): {"decoding": 2.59},
+    ("14B", "group", False): {"sampling": 4.38, "decoding": 9.98},
+    ("14B", "group", True): {"decoding": 2.59},
 }
 
 
