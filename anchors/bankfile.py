@@ -18,7 +18,7 @@ from torch import Tensor
 from shelllcc.anchors.bank import LEVELS, Bank, Calibration
 from shelllcc.anchors.search import nearest
 from shelllcc.guidance.errors import BankError
-from shelllcc.guidance.files import sha256_of, whole_file
+from shelllcc.guidance.files import sha256_of, write_bytes
 from shelllcc.guidance.shell import Curve, Shell
 from shelllcc.guidance.skeletons import Amortized, Anchors, Skeleton
 
@@ -50,8 +50,7 @@ def save_bank(bank: Bank, path: Path) -> Bank:
     }
     _assemble(tensors, metadata)
     metadata["digest"] = _digest(tensors, metadata)
-    with whole_file(path) as part:
-        part.write_bytes(_with_sorted_header(save(tensors, metadata)))
+    write_bytes(path, _with_sorted_header(save(tensors, metadata)))
     return replace(bank, path=path, sha256=sha256_of(path))
 
 

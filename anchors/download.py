@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from shelllcc.guidance.errors import BankError, OutputError, UsageError
-from shelllcc.guidance.files import sha256_of
+from shelllcc.guidance.files import refusal, sha256_of
 
 BACK_OFF = (0.5, 1.0, 2.0)  # seconds before each retry of a connection that broke off
 CHUNK = 1 << 18
@@ -69,7 +69,7 @@ def download(
         part.file.replace(path)
         part.record.unlink(missing_ok=True)
     except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+        raise refusal(path, error) from error
     return digest
 
 

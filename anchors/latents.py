@@ -17,7 +17,7 @@ from torch import Tensor
 
 from shelllcc.anchors.torchfile import check_plain, load_tensors
 from shelllcc.guidance.errors import BankError
-from shelllcc.guidance.files import sha256_of, whole_file
+from shelllcc.guidance.files import sha256_of, write_bytes
 
 LARGEST = 1e6  # normalised latents keep to about 10
 MAX_BYTES = 8 << 30  # of a .pt file, which is read whole
@@ -103,10 +103,9 @@ def open_latents(path: Path) -> LatentFile:
 
 def save_latents(path: Path, latents: Tensor, metadata: Mapping[str, str]) -> None:
     """Write (b c t h w) latents as float16, so that `path` holds all of them or is untouched."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    with whole_file(path) as part:
-        save_file({"latents": latents.detach().cpu().half().contiguous()}, part, dict(metadata))
+    write_bytes(path, save({"latents": latents.detach().cpu().half().contiguous()}, dict(metadata)))
 
 
 def _header(path: Path) -> tuple[Sequence[int], dict[str, str]]:

@@ -7,6 +7,7 @@ one latent voxel, the d channels at one (t, h, w) of normalised VAE latents: tok
 from __future__ import annotations
 
 import hashlib
+import io
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from shelllcc.anchors.torchfile import load_tensors
 from shelllcc.guidance.errors import BankError, UsageError
-from shelllcc.guidance.files import whole_file
+from shelllcc.guidance.files import write_bytes
 
 CHUNK = 32_768  # tokens whose weights over all anchors are held at once
 Report = Callable[[str, int, dict[str, float]], None]  # stage, epoch from 1 on, its mean terms
@@ -191,8 +192,9 @@ def save_checkpoint(model: Mapping[str, Tensor], path: Path, entries: Mapping[st
     sizes = {"embedding_dim": channels, "num_bases": bases, "hidden_dim": len(model["predictor.0.bias"])}
     state: dict[str, Any] = {"config": {}, "epoch": 0, "optimizer": {}, **(entries or {})}
     state |= {"model": {name: tensor.cpu() for name, tensor in model.items()}, "config": state["config"] | sizes}
-    with whole_file(path) as part, part.open("wb") as file:  # given a path, torch would store its random name
-        torch.save(state, file)
+    contents = io.BytesIO()  # given a path, torch would store its random name
+    torch.save(state, contents)
+    write_bytes(path, contents.getvalue())
 
 
 def begin(clips: Sequence[Tensor], config: TrainConfig) -> Manifold:

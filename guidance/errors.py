@@ -8,6 +8,7 @@ ShellLCCError
 ├── SamplingError     sampling went wrong, e.g. the model gave NaN
 │   └── OutOfMemoryError  it did not fit into memory
 └── OutputError       a file that cannot be written
+    └── DiskFullError     for want of room
 """
 
 from __future__ import annotations
@@ -47,3 +48,7 @@ class OutOfMemoryError(SamplingError):
 
 class OutputError(ShellLCCError):
     """A file that cannot be written."""
+
+
+class DiskFullError(OutputError):
+    """A file that cannot be written for want of room."""
