@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import itertools
 import json
+import os
+import re
+import shutil
+import signal
+import subprocess
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from shelllcc.guidance.errors import OutputError, UsageError
-from shelllcc.guidance.files import whole_file
+from shelllcc.guidance.files import refusal, whole_file, write_text
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -19,12 +27,11 @@ if TYPE_CHECKING:
     Frames = NDArray[np.uint8]
 
 CRF = 14  # visually lossless H.264; metrics are taken from frames before encoding all the same
+ROOM = 1 << 16  # bytes of free space below which a disk is full, where nobody said why a file is torn
 
 
 def check_output(path: Path) -> None:
     """Raise OutputError unless a file could be written at `path`; leaves nothing behind."""
-    if path.suffix.lower() not in (".mp4", ".json"):
-        raise OutputError(f"the output must be an .mp4 file, got {path}")
     folder = path.parent
     try:
         if path.is_dir():
@@ -33,37 +40,86 @@ def check_output(path: Path) -> None:
         with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
-        raise OutputError(f"cannot write to {folder}: {error.strerror}") from error
+        raise refusal(path, error) from error
 
 
 def write_video(
     path: Path, frames: Iterable[NDArray[np.uint8]], *, fps: float, record: Mapping[str, Any] | None = None
 ) -> None:
-    """Write uint8 frames (H, W, 3), or an array of them, as H.264 mp4, `record` as JSON in its comment tag."""
-    import imageio.v2 as imageio
-
-    tag = ["-metadata", f"comment={json.dumps(record, ensure_ascii=False)}"] if record else []
+    """Write uint8 frames (H, W, 3) of even sides as `encode` does, whole or not at all."""
     with whole_file(path) as part:
-        try:
-            with imageio.get_writer(
-                part,
-                format="FFMPEG",
-                fps=fps,
-                codec="libx264",
-                pixelformat="yuv420p",
-                macro_block_size=2,
-                ffmpeg_log_level="error",
-                output_params=["-crf", str(CRF), "-movflags", "+faststart+use_metadata_tags", "-threads", "1", *tag],
-            ) as writer:
-                for frame in frames:
-                    writer.append_data(frame)  # type: ignore[attr-defined]
-        except (OSError, RuntimeError) as error:
-            raise OutputError(f"cannot write {path}: {error}") from error
+        encode(part, frames, path, fps=fps, record=record)
+
+
+def encode(
+    part: Path,
+    frames: Iterable[NDArray[np.uint8]],
+    path: Path,
+    *,
+    fps: float,
+    record: Mapping[str, Any] | None = None,
+) -> None:
+    """Write H.264 mp4 to `part`, `record` as JSON in its comment tag, and read every frame back.
+
+    Raises OutputError, about `path`, unless ffmpeg ended well and all frames can be decoded.
+    """
+    frames = iter(frames)
+    first = next(frames, None)
+    if first is None or first.shape[0] % 2 or first.shape[1] % 2:
+        shape = None if first is None else first.shape
+        raise OutputError(f"cannot write {path}: H.264 takes frames of even sides, got {shape or 'none'}")
+    size, written = f"{first.shape[1]}x{first.shape[0]}", 0
+    with tempfile.TemporaryFile() as said, tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as tags:
+        tags.write(_as_metadata(record or {}))
+        tags.flush()
+        words = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-r", f"{fps:.6g}", "-i", "-"]
+        words += ["-f", "ffmetadata", "-i", tags.name, "-map", "0", "-map_metadata", "1", "-an"]
+        words += ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", str(CRF), "-threads", "1"]
+        words += ["-movflags", "+faststart+use_metadata_tags", "-f", "mp4", f"file:{part}"]
+        with _ffmpeg(path, words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=said) as process:
+            with contextlib.suppress(BrokenPipeError):  # it has ended, and its exit status says why
+                for frame in itertools.chain([first], frames):
+                    process.stdin.write(np.ascontiguousarray(frame).data)
+                    written += 1
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
+            process.wait()
+        said.seek(0)
+        if process.returncode:
+            raise _failure(path, process.returncode, said.read().decode(errors="replace"))
+    found = frames_in(part)
+    if found != written:
+        raise _failure(path, 0, f"{found} of {written} frames can be read back")
+
+
+def frames_in(path: Path) -> int:
+    """How many frames of a video can be decoded; 0 where anything in it is broken."""
+    words = ["-xerror", "-i", f"file:{path}", "-map", "0:v:0", "-fps_mode", "passthrough", "-f", "framecrc", "-"]
+    with _ffmpeg(path, words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        table, said = process.communicate()
+    return 0 if process.returncode or said else sum(not line.startswith(b"#") for line in table.splitlines())
+
+
+def read_tag(path: Path) -> dict[str, Any]:
+    """The JSON record in a video's comment tag; empty where there is none."""
+    words = ["-i", f"file:{path}", "-f", "ffmetadata", "-"]
+    with _ffmpeg(path, words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        text = process.communicate()[0].decode(errors="replace")
+    comment = re.search(r"^comment=((?:\\.|[^\\\n])*)", text, re.MULTILINE | re.DOTALL)
+    try:
+        record = json.loads(re.sub(r"\\(.)", r"\1", comment[1], flags=re.DOTALL)) if comment else {}
+    except (ValueError, RecursionError):
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
 def write_json(path: Path, record: Mapping[str, Any]) -> None:
-    with whole_file(path) as part:
-        part.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(path, as_json(record))
+
+
+def as_json(record: Mapping[str, Any]) -> str:
+    """A record as our files hold it."""
+    return json.dumps(record, indent=2, ensure_ascii=False) + "\n"
 
 
 def read_sidecar(path: Path) -> dict[str, Any]:
@@ -81,3 +137,38 @@ def read_sidecar(path: Path) -> dict[str, Any]:
     if not isinstance((record.get("model") or {}).get("source"), (str, type(None))):
         raise UsageError(f"{path} is no proper sidecar: the model's source must be a string")
     return record
+
+
+@contextlib.contextmanager
+def _ffmpeg(path: Path, words: list[str], **streams: Any) -> Iterator[Any]:
+    """A process of ffmpeg for the length of the block; killed where that ends by an exception. Raises OutputError."""
+    import imageio_ffmpeg
+
+    try:
+        command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-hide_banner", "-nostats", "-v", "error", *words]
+        process = subprocess.Popen(command, **streams)
+    except (OSError, RuntimeError) as error:
+        raise OutputError(f"cannot run ffmpeg for {path}: {error}") from error
+    try:
+        yield process
+    except BaseException:
+        process.kill()
+        raise
+    finally:
+        with contextlib.suppress(BrokenPipeError):
+            process.__exit__(None, None, None)
+
+
+def _as_metadata(record: Mapping[str, Any]) -> str:
+    """A file of tags as ffmpeg reads it, with the record in its comment."""
+    text = json.dumps(record, ensure_ascii=False) if record else ""
+    return ";FFMETADATA1\ncomment=" + re.sub(r"([=;#\\\n])", r"\\\1", text) + "\n"
+
+
+def _failure(path: Path, status: int, said: str) -> OutputError:
+    """Why ffmpeg did not write a file, from its exit status and complaints."""
+    if os.strerror(errno.ENOSPC) in said or shutil.disk_usage(path.parent).free < ROOM:
+        return refusal(path, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    ended = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit {status}"
+    reason = (said.strip().splitlines() or ["it said nothing"])[0]
+    return OutputError(f"cannot write {path}: {f'ffmpeg ended with {ended}: ' if status else ''}{reason}")
