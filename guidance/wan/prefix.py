@@ -8,6 +8,7 @@ which the first move is made. Knows nothing of guides, prompts or files of clips
 from __future__ import annotations
 
 import contextlib
+import logging
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shelllcc.guidance.errors import SamplingError
+from shelllcc.guidance.errors import OutputError, SamplingError
+from shelllcc.guidance.files import write_bytes
 
 MEMORY = 4 * 2**30  # bytes of outputs that a prefix holds at most
 
@@ -113,10 +115,14 @@ class Prefix:
         if self.folder is None:
             self._outputs.append(kept)
         else:
-            from safetensors.torch import save_file
+            from safetensors.torch import save
 
-            self.folder.mkdir(parents=True, exist_ok=True)
             path = self.folder / f"{len(self._outputs):04d}.safetensors"
-            save_file({"output": kept}, path)
+            try:
+                write_bytes(path, save({"output": kept}))
+            except OutputError as error:
+                self._full = True
+                logging.getLogger("shelllcc").warning("further steps are computed for every clip anew: %s", error)
+                return
             self._outputs.append(path)
         self._shapes.append((latents.shape, latents.dtype))

@@ -1,13 +1,13 @@
 """Text embeddings on disk, by prompt and encoder: a sweep encodes each prompt once, and the next run not at all.
 
-Knows nothing of sampling. What is read is bit for bit what the encoder gave; a broken file is made anew, and a folder
-that cannot be written is no error.
+Knows nothing of sampling. What is read is bit for bit what the encoder gave; a broken file is made anew, and where the
+folder cannot be written nothing is kept, with one remark.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
+import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from shelllcc.guidance.errors import OutputError
-from shelllcc.guidance.files import fingerprint_of, whole_file
+from shelllcc.guidance.files import fingerprint_of, write_bytes
 from shelllcc.guidance.wan.pipeline import Model
 
 LENGTH = 512  # tokens, as WanPipeline pads by default
@@ -35,6 +35,7 @@ class Texts:
         self.encoder, self.encode, self.device = encoder, encode, device
         self.folder = folder or cache_folder()
         self._known: dict[str, Tensor] = {}
+        self._kept = True
 
     def prepare(self, prompts: Iterable[str]) -> None:
         """Have the embeddings of all these prompts at hand."""
@@ -43,13 +44,20 @@ class Texts:
             return
         for prompt, embedding in zip(missing, self.encode(missing), strict=True):
             self._known[prompt] = embedding.cpu()
-            with contextlib.suppress(OutputError):
-                _write(self._path(prompt), embedding)
+            self._keep(prompt, embedding)
 
     def embed(self, prompt: str) -> Tensor:
         """(1, 512, d) embedding of a prompt, on the CPU, as `WanPipeline.encode_prompt` gives it."""
         self.prepare([prompt])
         return self._known[prompt]
+
+    def _keep(self, prompt: str, embedding: Tensor) -> None:
+        if self._kept:
+            try:
+                _write(self._path(prompt), embedding)
+            except OutputError as error:
+                self._kept = False
+                logging.getLogger("shelllcc").warning("text embeddings are not kept for the next run: %s", error)
 
     def _find(self, prompt: str) -> Tensor | None:
         if prompt not in self._known:
@@ -105,9 +113,8 @@ def _read(path: Path) -> Tensor | None:
 
 def _write(path: Path, embedding: Tensor) -> None:
     """The rows of the prompt's tokens alone: those of the padding are zeros."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     used = embedding[0].ne(0).any(-1).nonzero()
     rows = embedding[0, : int(used[-1]) + 1 if len(used) else 1]
-    with whole_file(path) as part:
-        save_file({"embedding": rows.cpu().contiguous()}, part)
+    write_bytes(path, save({"embedding": rows.cpu().contiguous()}))
