@@ -46,6 +46,7 @@ def batch(
     strength: options.Strength = None,
     bank: options.Bank = None,
     device: options.Device = None,
+    overwrite: options.Overwrite = False,
     dry_run: options.DryRun = False,
     as_json: options.Json = False,
     *,
@@ -67,7 +68,7 @@ def batch(
     values = sampling.values() | {"seed": seed, "strength": parse.strength(strength)}
     planned = plan_batch(
         prompts_file, output, variants=parse.strengths(strengths) if strengths is not None else (), seeds=numbers,
-        shard=parse_shard(shard), model=model, bank=bank, preset=preset,
+        shard=parse_shard(shard), overwrite=overwrite, model=model, bank=bank, preset=preset,
         loading=loading.values(), values=values,
     )  # fmt: skip
     for note in planned.notes:
@@ -119,7 +120,6 @@ def _dry_run(planned: Batch, *, as_json: bool) -> None:
     clips = [
         {"video": str(plan.output), "prompt": plan.request.prompt, "seed": plan.request.seed}
         | {"strength": plan.request.strength, "finished": plan.finished()}
-        for job in planned.jobs
-        for plan in planned.plans(job)
+        for plan in planned.all_plans()
     ]
     print(json.dumps({"dry_run": True, "clips": clips}, ensure_ascii=False, indent=None if as_json else 2))

@@ -47,7 +47,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on std
 Folder = Annotated[Path | None, typer.Option("--output", "-o", help="The run's folder; a run goes on where it was.")]
 Seeds = Annotated[str | None, typer.Option("--seeds", "--seed", help="Of the noise, e.g. 0,1,2. (default: 0)")]
 Embed = Annotated[bool, typer.Option("--embed", help="Put the videos into the page: one file to send.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Remove the run that the folder holds.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace other clips, or the run that the folder holds.")]
 Replay = Annotated[
     Path | None, typer.Option("--replay-folder", help="Keep the steps that strengths share there, not in memory.")
 ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
+import itertools
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shelllcc.guidance.errors import OutputError, ShellLCCError, UsageError
+from shelllcc.guidance.files import at_home
 from shelllcc.guidance.threads import one_thread
 from shelllcc.guidance.wan.engines import Engine, SpentError, work_off
 from shelllcc.guidance.wan.generate import make, write
@@ -70,6 +72,10 @@ class Batch:
             for way in self.variants
         ]
 
+    def all_plans(self) -> Iterator[Plan]:
+        """The clips of all jobs."""
+        return itertools.chain.from_iterable(map(self.plans, self.jobs))
+
     def _plan(self, request: Request, output: Path) -> Plan:
         return replace(self.like, request=request, output=output)
 
@@ -90,6 +96,7 @@ def plan_batch(
     variants: Sequence[Variant] = (),
     seeds: Sequence[int] | None = None,
     shard: tuple[int, int] = (0, 1),
+    overwrite: bool = False,
     values: Mapping[str, Any],
     **options: Any,
 ) -> Batch:
@@ -104,7 +111,7 @@ def plan_batch(
     resolved = resolve(prompts_file=prompts_file, values=values, wanted=wanted, **options)
     if variants and len({request.strength for request in resolved.requests}) > 1:
         raise UsageError("a line of the prompts file has a --strength of its own: leave it out, or --strengths")
-    folder = output.absolute()  # workers may run elsewhere
+    folder = at_home(output).absolute()  # workers may run elsewhere
     jobs = []
     for index, (request, own) in enumerate(zip(resolved.requests, resolved.seeds, strict=True)):
         stem = folder / f"{index // IN_FOLDER:04d}" / f"{index:06d}-{slug(request.prompt)}"
@@ -119,7 +126,11 @@ def plan_batch(
     if len(variants) > 1:
         check_comparable(resolved.loading)
     like = Plan(resolved.model, resolved.requests[0], resolved.bank, folder, False, resolved.loading)
-    return Batch(like, tuple(variants), tuple(_in_company(jobs[shard[0] :: shard[1]])), resolved.notes)
+    like = replace(like, overwrite=overwrite)
+    batch = Batch(like, tuple(variants), tuple(_in_company(jobs[shard[0] :: shard[1]])), resolved.notes)
+    for plan in batch.all_plans():
+        plan.check_free()
+    return batch
 
 
 def _in_company(jobs: Sequence[Job]) -> Iterator[Job]:
@@ -237,8 +248,9 @@ def samples(plans: Sequence[Plan], studio: Studio) -> Iterator[tuple[Plan, Calla
     prefix = Prefix(1 + sorted(moves)[-2]) if len(plans) > 1 else None  # as far as two of them go together
 
     def sample(plan: Plan) -> dict[str, Any]:
-        clip, seconds = make(plan.request, plan.bank, studio, name=plan.label, prefix=prefix)
-        return write(plan, pipe, {plan.label: clip}, seconds)
+        with plan.claimed():
+            clip, seconds = make(plan.request, plan.bank, studio, name=plan.label, prefix=prefix)
+            return write(plan, pipe, {plan.label: clip}, seconds)
 
     return ((plan, functools.partial(sample, plan)) for plan in plans)
 

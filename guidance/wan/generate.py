@@ -1,10 +1,11 @@
 """From a plan to files: sample, write the videos, then the sidecar. Knows nothing of terminals.
 
-The sidecar is written last, so that it proves a finished clip.
+The sidecar takes its place last, so that it proves a finished clip.
 """
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import time
 from collections.abc import Iterable, Mapping
@@ -13,11 +14,11 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from shelllcc.guidance.errors import OutOfMemoryError
-from shelllcc.guidance.files import sha256_of
+from shelllcc.guidance.files import sha256_of, whole_file
 from shelllcc.guidance.trace import alarm
 from shelllcc.guidance.wan.parallel import agree_on_clip
 from shelllcc.guidance.wan.plan import Plan
-from shelllcc.guidance.wan.video import write_json, write_video
+from shelllcc.guidance.wan.video import as_json, encode
 
 if TYPE_CHECKING:
     from diffusers import WanPipeline
@@ -33,6 +34,11 @@ LIBRARIES = ("torch", "diffusers", "transformers", "faiss-cpu", "imageio", "imag
 
 def generate(plan: Plan, studio: Studio) -> dict[str, Any]:
     """Sample and write the clips of a plan; returns the sidecar's record. Ranks but the main one write nothing."""
+    with plan.claimed() if studio.ranks.is_main else contextlib.nullcontext():
+        return _generate(plan, studio)
+
+
+def _generate(plan: Plan, studio: Studio) -> dict[str, Any]:
     from shelllcc.guidance.wan.prefix import Prefix
     from shelllcc.guidance.wan.sample import first_move, guide_for
 
@@ -124,12 +130,15 @@ def write(
     frames: dict[str, Iterable[Any]] = {label: clip.frames for label, clip in clips.items()}
     if plan.compare:
         frames["compare"] = labelled({label: clip.frames for label, clip in clips.items()})
-    plan.sidecar.unlink(missing_ok=True)
     tag = _anywhere(recipe)
-    for label, path in plan.videos.items():
-        write_video(path, frames[label], fps=plan.request.fps, record={"shows": label} | tag)
-    record["sha256"] = {label: sha256_of(path) for label, path in plan.videos.items()}
-    write_json(plan.sidecar, record)
+    with contextlib.ExitStack() as files:  # nothing takes its place before all is written; the sidecar comes last
+        sidecar = files.enter_context(whole_file(plan.sidecar))
+        record["sha256"] = {}
+        for label, path in plan.videos.items():
+            part = files.enter_context(whole_file(path))
+            encode(part, frames[label], path, fps=plan.request.fps, record={"shows": label} | tag)
+            record["sha256"][label] = sha256_of(part)
+        sidecar.write_text(as_json(record), encoding="utf-8")
     return record
 
 

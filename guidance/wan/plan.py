@@ -5,20 +5,21 @@ Knows nothing of sampling. Precedence: values given now, the sidecar that is rep
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shelllcc.guidance.errors import BankError, UsageError
-from shelllcc.guidance.files import sha256_of
+from shelllcc.guidance.files import at_home, claimed, sha256_of
 from shelllcc.guidance.wan.loading import Loading
 from shelllcc.guidance.wan.parse import AUTO, Line, read_prompts, slug
 from shelllcc.guidance.wan.pipeline import Model, find_model
 from shelllcc.guidance.wan.presets import PRESETS, preset_for
 from shelllcc.guidance.wan.profiles import tuned_request
 from shelllcc.guidance.wan.request import Request
-from shelllcc.guidance.wan.video import check_output, read_sidecar
+from shelllcc.guidance.wan.video import check_output, read_sidecar, read_tag
 from shelllcc.guidance.wan.vocabulary import LIGHTS, MOVES, SUBJECTS, understand
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class Plan:
     compare: bool
     loading: Loading = field(default_factory=Loading)
     notes: tuple[str, ...] = ()
+    overwrite: bool = False
 
     @property
     def label(self) -> str:
@@ -73,16 +75,51 @@ class Plan:
             record = read_sidecar(self.sidecar)
         except UsageError:
             return False
-        mine = self.describe()
-        same = all(record.get(key) == mine[key] for key in ("request", "model", "compare"))
-        same &= (record.get("bank") or {}).get("sha256") == (self.bank.sha256 if self.bank else None)
-        same &= record.get("loading", Loading().recipe()) == mine["loading"]
-        same &= record.get("dtype") == self.loading.dtype_on(str(record.get("device")))
+        same = self.made(record) and record.get("compare") == self.compare
         metrics, trace = record.get("metrics"), record.get("trace")
         same &= isinstance(metrics, dict) and isinstance(metrics.get(self.label), dict)
         same &= isinstance(trace, list) and all(isinstance(step, dict) for step in trace)
         hashes = record.get("sha256") or {}
         return same and all(p.is_file() and sha256_of(p) == hashes.get(label) for label, p in self.videos.items())
+
+    def made(self, record: Mapping[str, Any]) -> bool:
+        """Whether a record, a sidecar's or that in a video's tag, is of a clip of this very recipe."""
+        mine, bank, dtype = self.describe(), record.get("bank"), record.get("dtype")
+        same = all(record.get(key) == mine[key] for key in ("request", "model"))
+        same &= (bank.get("sha256") if isinstance(bank, dict) else None) == (self.bank.sha256 if self.bank else None)
+        same &= record.get("loading", Loading().recipe()) == mine["loading"]
+        return same and dtype == self.loading.dtype_on(str(record.get("device")))
+
+    def check_free(self) -> None:
+        """Raise UsageError where the clip would replace a file that is no earlier make of it."""
+        if path := self.in_the_way():
+            what = "is no record of this clip" if path == self.sidecar else "holds another clip"
+            raise UsageError(f"{path} {what}; give another --output, or --overwrite it")
+
+    @contextlib.contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Within the block the clip's files are this process's to write. Raises OutputError, and UsageError."""
+        with claimed(self.output):
+            self.check_free()
+            yield
+
+    def in_the_way(self) -> Path | None:
+        """A file that making this clip would replace, and that is no earlier make of it."""
+        if self.overwrite:
+            return None
+        known: Mapping[str, Any] = {}
+        if self.sidecar.exists():
+            try:
+                known = read_sidecar(self.sidecar)
+            except UsageError:
+                return self.sidecar
+            if not self.made(known):
+                return self.sidecar
+        recorded = known.get("sha256") or {}
+        for label, path in self.videos.items():
+            if path.exists() and label not in recorded and not self.made(read_tag(path)):
+                return path
+        return None
 
 
 @dataclass(frozen=True)
@@ -155,15 +192,18 @@ def plan_clips(
     output: Path | None = None,
     compare: bool = False,
     sidecar: Path | None = None,
+    overwrite: bool = False,
     values: Mapping[str, Any],
     **options: Any,
 ) -> list[Plan]:
     """The clips asked for: `options` and `values` as for `resolve`, `sidecar` of a clip to replay.
 
     With several prompts, or a prompts file, `output` is a folder, and prompts without a seed of their own take
-    consecutive ones.
+    consecutive ones. Raises UsageError and OutputError for a place that cannot be written to.
     """
     record: dict[str, Any] = {}
+    _check_place(output)
+    output = output and at_home(output)
     if sidecar is not None:
         if options.get("preset") is not None:
             raise UsageError("--preset and --from exclude each other: the sidecar holds every value")
@@ -176,15 +216,15 @@ def plan_clips(
             raise UsageError("--compare needs a strength above 0: without guidance there is nothing to compare")
 
     many = options.get("prompts_file") is not None or len(resolved.requests) > 1
-    if many and output is not None and output.suffix.lower() == ".mp4":
-        raise UsageError(f"several prompts need a folder as --output, got {output}")
+    _check_kind(output, many=many)
     plans = []
     for index, (request, seed) in enumerate(zip(resolved.requests, resolved.seeds, strict=True)):
         request = request if seed is not None else replace(request, seed=request.seed + index)
         path = _output_path(output, request, index if many else None)
-        plan = Plan(resolved.model, request, resolved.bank, path, compare, resolved.loading, resolved.notes)
+        plan = Plan(resolved.model, request, resolved.bank, path, compare, resolved.loading, resolved.notes, overwrite)
         for file in (*plan.videos.values(), plan.sidecar):
             check_output(file)
+        plan.check_free()
         plans.append(plan)
     return plans
 
@@ -269,7 +309,26 @@ def _unknown_to_tiny(model: Model, request: Request) -> list[str]:
     return [f"the tiny model knows no subject of this prompt. Subjects: {subjects}. Camera: {moves}. Light: {lights}."]
 
 
+def _check_place(output: Path | None) -> None:
+    """Raise UsageError for an output that names nothing, or a folder that nobody means."""
+    if output in (Path(), Path("~")):
+        raise UsageError(f"{output} is no place for a clip; give an .mp4 file, or a folder of its own")
+
+
+def _check_kind(output: Path | None, *, many: bool) -> None:
+    """Raise UsageError where the output cannot be the .mp4 of one clip or the folder of several."""
+    if output is None or output.is_dir():
+        return
+    video = output.suffix.lower() == ".mp4"
+    if many and (video or output.exists()):
+        raise UsageError(f"several prompts need a folder as --output, got {output}")
+    if not many and not video:
+        raise UsageError(f"the output must be an .mp4 file, or a folder that is there to put it into, got {output}")
+
+
 def _output_path(output: Path | None, request: Request, index: int | None) -> Path:
     if index is not None:
         return (output or Path("outputs")) / f"{index:03d}-{slug(request.prompt)}.mp4"
-    return output or Path("outputs") / f"{slug(request.prompt)}-seed{request.seed}.mp4"
+    if output is None or output.is_dir():
+        return (output or Path("outputs")) / f"{slug(request.prompt)}-seed{request.seed}.mp4"
+    return output
