@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import signal
 import sys
 import tomllib
 from pathlib import Path
@@ -68,6 +70,7 @@ def generate(
     compare: Annotated[bool, typer.Option("--compare", help="Also the unguided clip and both side by side.")] = False,
     sidecar: Annotated[Path | None, typer.Option("--from", help="Replay a clip's .json; flags override it.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Skip clips that are finished.")] = False,
+    overwrite: options.Overwrite = False,
     device: options.Device = None,
     dry_run: options.DryRun = False,
     as_json: options.Json = False,
@@ -80,7 +83,7 @@ def generate(
 
     chosen: dict[str, Any] = {
         "prompts": list(prompt or []), "prompts_file": prompts_file, "model": model, "bank": bank, "preset": preset,
-        "output": output, "compare": compare, "sidecar": sidecar,
+        "output": output, "compare": compare, "sidecar": sidecar, "overwrite": overwrite,
     }  # fmt: skip
     with parallel.joined(device) as ranks:
         values = sampling.values() | {"seed": seed, "strength": parse.strength(strength)}
@@ -131,10 +134,35 @@ def doctor(as_json: options.Json = False) -> None:
         raise typer.Exit(1)
 
 
+class _Ended(BaseException):
+    """A signal that ends the process as an interrupt does: files are removed and workers ended on the way out."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+class _Remarks(logging.Handler):
+    """What the package logs, as notes on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        options.say(f"note: {record.getMessage()}")
+
+
 def main() -> None:
-    """Run the command line: exit 0 done, 1 failed, 2 usage, 130 interrupted; errors are one line on stderr."""
+    """Run the command line; errors are one line on stderr.
+
+    Exit 0 done, 1 failed, 2 usage, 130 interrupted, 128 + n ended by signal n.
+    """
+    logging.getLogger("shelllcc").handlers = [_Remarks()]
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores it
+            signal.signal(number, _end)
     try:
         code = app(standalone_mode=False)
+    except _Ended as ended:
+        code = 128 + ended.number
+        options.say(f"ended by {signal.Signals(ended.number).name}")
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     except BrokenPipeError:  # the reader of stdout left; nothing more can be said to it
@@ -145,6 +173,11 @@ def main() -> None:
     if code == 130:
         options.say("interrupted")
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _end(number: int, frame: object) -> None:
+    signal.signal(number, signal.SIG_IGN)  # once is enough
+    raise _Ended(number)
 
 
 def _memory(plans: list[Any], device: str | None) -> list[dict[str, Any]]:

@@ -256,6 +256,15 @@ USAGE = {
     "cfg-2": ([*PROMPT, "--cfg-2", "3"], "second transformer"),
     "many frames": ([*PROMPT, "--frames", "400000001"], "the nearest is 2001"),
     "several to one file": ([*PROMPT, *PROMPT, "-o", "x.mp4"], "need a folder"),
+    "several to a file": ([*PROMPT, *PROMPT, "-o", "taken"], "need a folder"),
+    "not mp4": ([*PROMPT, "-o", "clip.gif"], "must be an .mp4"),
+    "json": ([*PROMPT, "-o", "taken.json"], "must be an .mp4"),
+    "no suffix": ([*PROMPT, "-o", "clip"], "must be an .mp4"),
+    "no stem": ([*PROMPT, "-o", ".mp4"], "must be an .mp4"),
+    "empty output": ([*PROMPT, "-o", ""], "no place for a clip"),
+    "here": ([*PROMPT, "-o", "."], "no place for a clip"),
+    "home": ([*PROMPT, "-o", "~"], "no place for a clip"),
+    "nobody's home": ([*PROMPT, "-o", "~nobody-here/x.mp4"], "no home folder"),
     "surrogates": (["--prompt", "cat \udcff"], "no text"),
     "unknown flag": ([*PROMPT, "--sharpness", "2"], "--sharpness"),
 }
@@ -266,8 +275,7 @@ FAILED = {
     "bank": ([*PROMPT, "--bank", "none"], "no bank at none"),
     "device": ([*PROMPT, "--device", "cuda:77"], "device cuda:77 is not available"),
     "folder": ([*PROMPT, "-o", "taken/clip.mp4"], "cannot write"),
-    "not mp4": ([*PROMPT, "-o", "clip.gif"], "must be an .mp4"),
-    "output is a folder": ([*PROMPT, "-o", "folder.mp4"], "is a folder"),
+    "long name": ([*PROMPT, "-o", f"{'x' * 300}.mp4"], "too long"),
 }
 
 
@@ -277,7 +285,7 @@ FAILED = {
 )  # fmt: skip
 def test_bad_input_gets_one_line_and_leaves_nothing(code, words, said, shelllcc, tmp_path, monkeypatch):
     (tmp_path / "taken").write_text("a file where a folder should be")
-    (tmp_path / "folder.mp4").mkdir()
+    (tmp_path / "taken.json").write_text('{"nodes": []}')
     before = sorted(tmp_path.rglob("*"))
     got, out, err = shelllcc("generate", *SMALL, *words)
     assert got == code

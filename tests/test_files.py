@@ -1,0 +1,236 @@
+"""What is written, replaced and never touched: files, clips and their records."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shelllcc.guidance import files
+from shelllcc.guidance.errors import DiskFullError, OutputError
+from shelllcc.guidance.wan.video import frames_in, read_tag, write_video
+
+SMALL = ["--size", "64x64", "--frames", "5", "--steps", "2"]
+CAT = ["--prompt", "a tabby cat, zoom in, daylight", *SMALL]
+FRAMES = np.random.default_rng(0).integers(0, 255, (5, 64, 64, 3), dtype=np.uint8)
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def script(tmp_path, monkeypatch):
+    """Stand in for ffmpeg with a shell script."""
+    import imageio_ffmpeg
+
+    def install(text):
+        fake = tmp_path.parent / "ffmpeg.sh"
+        fake.write_text(f"#!/bin/sh\nfor out; do :; done\nout=${{out#file:}}\n{text}\n")
+        fake.chmod(0o755)
+        monkeypatch.setattr(imageio_ffmpeg, "get_ffmpeg_exe", lambda: str(fake))
+
+    return install
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder with 200 kB of room."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    if (
+        os.geteuid() != 0
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", folder], capture_output=True).returncode
+    ):
+        pytest.skip("a small disk needs the right to mount one")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_video_holds_its_frames_and_any_record(tmp_path):
+    record = {"prompt": 'a = "b"; # c \\ \n 猫', "long": "x" * 200_000}
+    write_video(tmp_path / "a.mp4", FRAMES, fps=16, record=record)
+    assert frames_in(tmp_path / "a.mp4") == 5
+    assert read_tag(tmp_path / "a.mp4") == record
+    write_video(tmp_path / "b.mp4", FRAMES, fps=16)
+    assert read_tag(tmp_path / "b.mp4") == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("cat > /dev/null; head -c 2000 /dev/zero > $out; exit 1", "ffmpeg ended with exit 1"),
+        ("exit 3", "ffmpeg ended with exit 3"),
+        ("kill -9 $$", "ffmpeg ended with signal SIGKILL"),
+        ("cat > /dev/null; head -c 2000 /dev/zero > $out", "0 of 5 frames can be read back"),
+        ("echo nonsense >&2; exit 1", "nonsense"),
+        ("echo 'av_interleaved_write_frame(): No space left on device' >&2; exit 1", "disk full"),
+    ],
+)
+def test_a_writer_that_fails_leaves_the_old_video(text, said, tmp_path, script, capfd):
+    write_video(tmp_path / "a.mp4", FRAMES, fps=16)
+    before = contents(tmp_path)
+    script(text)
+    with pytest.raises(OutputError, match=said):
+        write_video(tmp_path / "a.mp4", FRAMES[::-1], fps=16)
+    assert contents(tmp_path) == before
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_video_that_lost_frames_is_not_published(tmp_path, monkeypatch, script):
+    import imageio_ffmpeg
+
+    real = imageio_ffmpeg.get_ffmpeg_exe()
+    script(f'case "$*" in *ffmetadata*) head -c 36864 | {real} "$@";; *) exec {real} "$@";; esac')
+    with pytest.raises(OutputError, match="3 of 5 frames can be read back"):
+        write_video(tmp_path / "a.mp4", FRAMES, fps=16)
+    assert not contents(tmp_path)
+
+
+def test_a_full_disk_is_said_and_nothing_is_left(small_disk):
+    write_video(small_disk / "a.mp4", FRAMES[:1], fps=16)
+    before = contents(small_disk)
+    with pytest.raises(DiskFullError, match=r"disk full: cannot write .*a\.mp4"):
+        write_video(small_disk / "a.mp4", np.tile(FRAMES, (20, 1, 1, 1)), fps=16)
+    with pytest.raises(DiskFullError, match=r"disk full: cannot write .*b\.json"):
+        files.write_text(small_disk / "b.json", "x" * 300_000)
+    assert contents(small_disk) == before
+
+
+def test_what_a_killed_process_was_writing_is_swept_and_what_a_living_one_writes_is_not(tmp_path):
+    code = (
+        "import sys, time; from pathlib import Path; from shelllcc.guidance.files import whole_file\n"
+        "with whole_file(Path(sys.argv[1])) as part:\n part.write_text('half'); print(part, flush=True); time.sleep(60)"
+    )
+    both = [
+        subprocess.Popen([sys.executable, "-c", code, tmp_path / name], stdout=subprocess.PIPE, text=True)
+        for name in ("dead.json", "living.json")
+    ]
+    _, living = (Path(process.stdout.readline().strip()) for process in both)
+    both[0].kill()
+    both[0].wait()
+    mine = tmp_path / ".part-of-mine.txt"
+    mine.write_text("a user's own")
+    files._swept.discard(tmp_path)
+    files.write_text(tmp_path / "new.json", "{}")
+    assert sorted(tmp_path.iterdir()) == sorted([living, mine, tmp_path / "new.json"])
+    both[1].terminate()
+    both[1].wait()
+    for process in both:
+        process.stdout.close()
+
+
+def test_one_path_is_written_by_one_run_at_a_time(tmp_path):
+    with files.claimed(tmp_path / "new" / "a.mp4"):
+        with pytest.raises(OutputError, match="another run is writing"), files.claimed(tmp_path / "new" / "a.mp4"):
+            pass
+        with files.claimed(tmp_path / "new" / "b.mp4"):
+            pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_json_of_another_program_is_never_replaced(shelllcc, tmp_path):
+    workflow = tmp_path / "clip.json"
+    workflow.write_text('{"nodes": [], "links": []}')
+    code, out, err = shelllcc("generate", *CAT, "-o", "clip.mp4")
+    assert (code, out) == (2, "")
+    assert err == "shelllcc: error: clip.json is no record of this clip; give another --output, or --overwrite it\n"
+    assert contents(tmp_path) == {"clip.json": workflow.read_bytes()}
+    assert shelllcc("generate", *CAT, "-o", "clip.mp4", "--overwrite")[0] == 0
+    assert "request" in json.loads(workflow.read_text())
+
+
+def test_a_clip_of_another_recipe_is_kept_and_the_same_recipe_goes_on(shelllcc, tmp_path):
+    (tmp_path / "foreign.mp4").write_bytes(b"a film of mine")
+    assert shelllcc("generate", *CAT, "-o", "foreign.mp4")[0] == 2
+    assert shelllcc("generate", *CAT, "-o", "a.mp4")[0] == 0
+    before = contents(tmp_path)
+    for words in (["--seed", "1"], ["--strength", "0.5"], ["--steps", "3"]):
+        code, _, err = shelllcc("generate", *CAT, *words, "-o", "a.mp4")
+        assert code == 2, err
+        assert "give another --output, or --overwrite it" in err
+    assert contents(tmp_path) == before
+    (tmp_path / "a.json").unlink()  # as a kill between the two leaves it: the tag says what the clip is
+    assert shelllcc("generate", *CAT, "--seed", "1", "-o", "a.mp4")[0] == 2
+    assert shelllcc("generate", *CAT, "-o", "a.mp4")[0] == 0
+    assert contents(tmp_path)["a.mp4"] == before["a.mp4"]
+    (tmp_path / "a.compare.mp4").write_bytes(b"a film of mine")
+    assert shelllcc("generate", *CAT, "--compare", "-o", "a.mp4")[0] == 2
+    (tmp_path / "a.compare.mp4").unlink()
+    assert shelllcc("generate", *CAT, "--compare", "-o", "a.mp4")[0] == 0
+    assert shelllcc("generate", *CAT, "--seed", "1", "-o", "a.mp4", "--overwrite")[0] == 0
+
+
+def test_a_batch_keeps_clips_of_another_recipe(shelllcc, tmp_path):
+    (tmp_path / "prompts.txt").write_text("a tabby cat\n")
+    words = ["batch", "prompts.txt", "-o", "clips", *SMALL]
+    assert shelllcc(*words)[0] == 0
+    before = contents(tmp_path)
+    code, _, err = shelllcc(*words, "--seed", "5")
+    assert code == 2
+    assert "give another --output, or --overwrite it" in err
+    assert contents(tmp_path) == before
+    assert shelllcc(*words)[0] == 0
+    assert contents(tmp_path) == before
+    assert shelllcc(*words, "--seed", "5", "--overwrite")[0] == 0
+
+
+def test_a_clip_goes_into_a_folder_that_is_there(shelllcc, tmp_path, monkeypatch):
+    (tmp_path / "clips").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    code, out, _ = shelllcc("generate", *CAT, "-o", "clips", "--dry-run", "--json")
+    assert code == 0
+    assert json.loads(out)["clips"][0]["videos"]["guided"].startswith("clips/a-tabby-cat")
+    out = shelllcc("generate", *CAT, "-o", "~/x.mp4", "--dry-run", "--json")[1]
+    assert json.loads(out)["clips"][0]["videos"]["guided"] == str(tmp_path / "x.mp4")
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(shelllcc, tmp_path, monkeypatch):
+    (tmp_path / "taken").write_text("a file where the cache should be")
+    monkeypatch.setenv("SHELLLCC_CACHE", str(tmp_path / "taken"))
+    words = ["generate", "--prompt", "a flower", "--prompt", "a rocket", *SMALL, "-o", "clips"]
+    code, _, err = shelllcc(*words)
+    assert code == 0, err
+    assert err.count("note: text embeddings are not kept") == 1
+
+
+def test_a_second_run_into_one_file_is_refused(shelllcc, tmp_path):
+    with files.claimed(tmp_path / "a.mp4"):
+        code, _, err = shelllcc("generate", *CAT, "-o", "a.mp4")
+    assert code == 1
+    assert "another run is writing a.mp4" in err
+
+
+@pytest.mark.parametrize(("number", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_signals_end_a_run_in_one_line_and_leave_nothing(number, code, tmp_path):
+    words = [
+        sys.executable,
+        "-m",
+        "shelllcc",
+        "generate",
+        "--prompt",
+        "a tabby cat",
+        "-o",
+        "clips/a.mp4",
+        "--steps",
+        "500",
+    ]
+    place = dict(os.environ, SHELLLCC_CACHE=str(tmp_path.parent / "cache"))
+    process = subprocess.Popen(
+        words, cwd=tmp_path, env=place, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    for line in process.stderr:
+        if "sampling" in line:
+            break
+    time.sleep(1)
+    process.send_signal(getattr(signal, number))
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert out == ""
+    assert err == f"shelllcc: {'interrupted' if code == 130 else 'ended by ' + number}\n"
+    assert not list(tmp_path.iterdir())
