@@ -4,7 +4,7 @@ PY := .venv/bin/python
 export HF_HUB_OFFLINE := 1
 export PYTHONPATH := .cache/typing:.
 
-.PHONY: demo test test-slow check lint install clean
+.PHONY: demo test test-slow test-faults check lint install clean
 .DEFAULT_GOAL := demo
 
 .venv/installed: pyproject.toml constraints.txt
@@ -23,6 +23,9 @@ test: .venv/installed
 
 test-slow: .venv/installed
 	$(PY) -m pytest -q -m slow
+
+test-faults: .venv/installed  ## what kills, full disks, a failing ffmpeg and a second process leave
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -m faults tests/faults
 
 lint: .venv/installed
 	.venv/bin/ruff check .
