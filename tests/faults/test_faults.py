@@ -4,6 +4,7 @@ command ends well."""
 from __future__ import annotations
 
 import json
+import os
 import random
 import resource
 import shutil
