@@ -108,7 +108,7 @@ class Plan:
         if self.overwrite:
             return None
         known: Mapping[str, Any] = {}
-        if self.sidecar.exists():
+        if self.sidecar.is_file():
             try:
                 known = read_sidecar(self.sidecar)
             except UsageError:
@@ -117,7 +117,7 @@ class Plan:
                 return self.sidecar
         recorded = known.get("sha256") or {}
         for label, path in self.videos.items():
-            if path.exists() and label not in recorded and not self.made(read_tag(path)):
+            if path.is_file() and label not in recorded and not self.made(read_tag(path)):
                 return path
         return None
 
