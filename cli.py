@@ -15,6 +15,7 @@ import typer
 
 from shelllcc import cli_anchors, cli_batch, cli_compare
 from shelllcc import cli_options as options
+from shelllcc.guidance import versions
 from shelllcc.guidance.errors import ShellLCCError, UsageError
 from shelllcc.guidance.trace import ADVICE
 
@@ -33,9 +34,7 @@ app.add_typer(cli_compare.profiles, name="profiles")
 
 def _version(value: bool) -> None:
     if value:
-        from importlib.metadata import version
-
-        print(f"shelllcc {version('shelllcc')}")
+        print(f"shelllcc {versions.version() or 'of a checkout that is not installed'}")
         raise typer.Exit
 
 
