@@ -24,6 +24,8 @@ function signTest(wins, losses) {
   return Math.min(1, 2 * chance);
 }
 
+const clipsOf = (reference, variant) => `${reference.id} ${variant.id}`;
+
 class Vote {
   #began = performance.now();
 
@@ -32,7 +34,7 @@ class Vote {
     this.run = run;
     this.order = order;
     this.place = 0;
-    this.key = `shelllcc votes ${run.title} ${run.created} ${run.items.length}`;
+    this.key = `shelllcc votes ${run.id}`; // the same when the page is made anew
     this.all = run.items.flatMap((item, at) => {
       const reference = referenceOf(item);
       const others = reference ? item.clips.filter(clip => clip !== reference) : [];
@@ -74,8 +76,12 @@ class Vote {
     this.goTo(this.trials.findIndex(trial => trial.at === this.trials[others].at));
   }
 
-  voteOn({ item, variant }) {
-    return this.votes.find(vote => vote.idx === item.idx && vote.seed === item.seed && vote.variant === variant.label);
+  // The vote on these very clips.
+  voteOn({ item, reference, variant }) {
+    const clips = clipsOf(reference, variant);
+    return this.votes.find(
+      vote => vote.idx === item.idx && vote.seed === item.seed && vote.variant === variant.label && vote.clips === clips,
+    );
   }
 
   // side: "A", "B" or null for no difference. True while pairs are left; the next of them is then on.
@@ -87,6 +93,7 @@ class Vote {
       seed: item.seed,
       reference: reference.label,
       variant: variant.label,
+      clips: clipsOf(reference, variant),
       left: this.sides.A.label,
       choice: side ? this.sides[side].label : null,
       seconds: Math.round((performance.now() - this.#began) / 100) / 10,
@@ -118,7 +125,7 @@ class Vote {
   }
 
   record() {
-    return { title: this.run.title, created: this.run.created, votes: this.votes };
+    return { title: this.run.title, run: this.run.id, created: this.run.created, votes: this.votes };
   }
 
   #remembered() {
