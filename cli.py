@@ -15,7 +15,6 @@ import typer
 
 from shelllcc import cli_anchors, cli_batch, cli_compare
 from shelllcc import cli_options as options
-from shelllcc.guidance import versions
 from shelllcc.guidance.errors import ShellLCCError, UsageError
 from shelllcc.guidance.trace import ADVICE
 
@@ -34,6 +33,8 @@ app.add_typer(cli_compare.profiles, name="profiles")
 
 def _version(value: bool) -> None:
     if value:
+        from shelllcc.guidance import versions
+
         print(f"shelllcc {versions.version() or 'of a checkout that is not installed'}")
         raise typer.Exit
 

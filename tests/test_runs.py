@@ -163,7 +163,7 @@ def test_a_file_is_recorded_before_it_is_written(tmp_path, films, monkeypatch, s
         with real(path) as part:
             yield part
 
-    for module in ("files", "wan.video", "evaluation.runs", "evaluation.compare", "evaluation.report",
+    for module in ("files", "wan.video", "wan.generate", "evaluation.runs", "evaluation.compare", "evaluation.report",
                    "evaluation.pictures"):  # fmt: skip
         monkeypatch.setattr(f"shelllcc.guidance.{module}.whole_file", watched)
     assert shelllcc(*CAT, "--strengths", "0,1", "-o", "run")[0] == 0
@@ -327,6 +327,32 @@ def test_a_page_made_anew_is_of_the_same_identity(shelllcc, tmp_path, films):
     assert shelllcc("compare", "other.mp4", "base.mp4", "--output", "turned")[0] == 0
     assert identity("turned")[0] != first[0]
     assert identity("turned")[1] == first[1][::-1]
+
+
+VOTES = """
+const store = {}, clip = (label, id = label) => ({ label, id });
+const memory = { read: key => store[key] ?? null, write: (key, text) => { store[key] = text; } };
+const within = (low, value, high) => Math.min(Math.max(value, low), high);
+const page = (created, ...items) => {
+  const run = { id: "a1", created, items: items.map((clips, idx) => ({ idx, prompt: "", seed: 0, clips })) };
+  return new Vote(run, item => item.clips[0], ["b"]);
+};
+const first = page(1, [clip("a"), clip("b")], [clip("a"), clip("b")]);
+while (first.cast("A"));
+const counts = [first, page(2, [clip("a"), clip("b")], [clip("a"), clip("b")])].map(vote => vote.votes.length);
+const smaller = page(3, [clip("a"), clip("b", "made otherwise")]);
+counts.push(smaller.votes.length, smaller.tally().length);
+smaller.cast("B");
+counts.push(page(4, [clip("a"), clip("b")], [clip("a"), clip("b")]).votes.length);
+console.log(JSON.stringify(counts));
+"""
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
+def test_votes_are_found_again_by_the_run_and_the_clips(root):
+    script = (root / "guidance/evaluation/page/blind.js").read_text() + VOTES
+    said = subprocess.run(["node", "-"], input=script, capture_output=True, text=True, check=True).stdout
+    assert json.loads(said) == [2, 2, 0, 0, 2]
 
 
 def test_a_checkout_that_is_not_installed_ends_a_comparison_well(shelllcc, tmp_path, films, monkeypatch):

@@ -117,7 +117,8 @@ class Record:
             if (path := self.folder / name).resolve() in self._inputs:
                 raise UsageError(f"{path} is to be compared, and would be overwritten; give another --output")
         if kept := next((name for name in self._in_the_way() if name not in found), None):
-            raise UsageError(f"{self.folder / kept} is in the way, nothing says that a run wrote it; give another --output")
+            what = "is in the way, and not known to be a run's"
+            raise UsageError(f"{self.folder / kept} {what}; move it away, or give another --output")
         return found
 
     def _remove(self, names: Iterable[str]) -> None:

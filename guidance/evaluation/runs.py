@@ -21,7 +21,7 @@ from shelllcc.guidance.errors import OutputError, UsageError
 from shelllcc.guidance.evaluation.figures import beside
 from shelllcc.guidance.evaluation.record import LOCK, PICTURES, PUBLISHED, Record, manifest_of
 from shelllcc.guidance.evaluation.verdict import Verdict, judge
-from shelllcc.guidance.files import fingerprint_of, whole_file
+from shelllcc.guidance.files import fingerprint_of, refusal, whole_file
 from shelllcc.guidance.trace import balance
 from shelllcc.guidance.versions import version
 from shelllcc.guidance.wan.video import write_json, write_video
@@ -255,7 +255,7 @@ def _link(link: Path, clip: Path) -> None:
             with whole_file(link) as part:
                 shutil.copyfile(clip, part)
     except OSError as error:
-        raise OutputError(f"cannot write {link}: {error.strerror or error}") from error
+        raise refusal(link, error) from error
 
 
 def _frames(path: Path) -> Frames:

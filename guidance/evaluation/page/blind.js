@@ -26,8 +26,14 @@ function signTest(wins, losses) {
 
 const clipsOf = (reference, variant) => `${reference.id} ${variant.id}`;
 
+function isOn(vote, { item, reference, variant }) {
+  const same = vote.idx === item.idx && vote.seed === item.seed && vote.variant === variant.label;
+  return same && vote.clips === clipsOf(reference, variant);
+}
+
 class Vote {
   #began = performance.now();
+  #others; // votes of this run on clips that are not on the page
 
   // referenceOf(item): the clip the others are judged against, or null; order: the variants' labels
   constructor(run, referenceOf, order) {
@@ -41,7 +47,9 @@ class Vote {
       return shuffled(others).map(variant => ({ at, item, reference, variant, swapped: coin() }));
     });
     this.trials = this.all;
-    this.votes = this.#remembered();
+    const known = this.#remembered();
+    this.votes = known.filter(vote => this.all.some(trial => isOn(vote, trial)));
+    this.#others = known.filter(vote => !this.votes.includes(vote));
   }
 
   get trial() {
@@ -76,12 +84,8 @@ class Vote {
     this.goTo(this.trials.findIndex(trial => trial.at === this.trials[others].at));
   }
 
-  // The vote on these very clips.
-  voteOn({ item, reference, variant }) {
-    const clips = clipsOf(reference, variant);
-    return this.votes.find(
-      vote => vote.idx === item.idx && vote.seed === item.seed && vote.variant === variant.label && vote.clips === clips,
-    );
+  voteOn(trial) {
+    return this.votes.find(vote => isOn(vote, trial));
   }
 
   // side: "A", "B" or null for no difference. True while pairs are left; the next of them is then on.
@@ -99,7 +103,7 @@ class Vote {
       seconds: Math.round((performance.now() - this.#began) / 100) / 10,
     };
     this.votes = [...this.votes.filter(other => other !== this.voteOn(this.trial)), vote];
-    memory.write(this.key, JSON.stringify(this.votes));
+    memory.write(this.key, JSON.stringify([...this.#others, ...this.votes]));
     const left = this.trials.map((trial, place) => place).filter(place => !this.voteOn(this.trials[place]));
     if (!left.length) return false;
     this.goTo(left.find(place => place > this.place) ?? left[0]);
@@ -108,7 +112,7 @@ class Vote {
 
   forget() {
     this.votes = [];
-    memory.write(this.key, null);
+    memory.write(this.key, this.#others.length ? JSON.stringify(this.#others) : null);
     this.goTo(0);
   }
 
