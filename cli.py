@@ -33,9 +33,9 @@ app.add_typer(cli_compare.profiles, name="profiles")
 
 def _version(value: bool) -> None:
     if value:
-        from importlib.metadata import version
+        from shelllcc.guidance import versions
 
-        print(f"shelllcc {version('shelllcc')}")
+        print(f"shelllcc {versions.version() or 'of a checkout that is not installed'}")
         raise typer.Exit
 
 

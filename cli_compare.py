@@ -137,6 +137,7 @@ def tune(
     from shelllcc.guidance.evaluation.compare import run_of
     from shelllcc.guidance.evaluation.search import TOLERANCE
     from shelllcc.guidance.evaluation.sweep import with_seeds
+    from shelllcc.guidance.wan import profiles as store
     from shelllcc.guidance.wan.parallel import alone
 
     alone("tune")
@@ -145,6 +146,7 @@ def tune(
     )
     groups = with_seeds(resolved, numbers)
     tuning.check_budget(budget, groups)
+    store.check_writable()
     run = run_of(folder, "tune", resolved, [request for group in groups for request in group], {})
     found = []
     with _studio(resolved, device, replay_folder) as (studio, reporter), run.held(anew=overwrite):

@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from email.message import Message
 from http.client import HTTPException, HTTPMessage, HTTPResponse, responses
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any
 from urllib.error import HTTPError
@@ -24,6 +23,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from shelllcc.guidance.errors import BankError, OutputError, UsageError
 from shelllcc.guidance.files import refusal, sha256_of
+from shelllcc.guidance.versions import version
 
 BACK_OFF = (0.5, 1.0, 2.0)  # seconds before each retry of a connection that broke off
 CHUNK = 1 << 18
@@ -181,11 +181,7 @@ class _Redirects(HTTPRedirectHandler):
 
 def _open(url: str, wish: Mapping[str, str], timeout: float) -> HTTPResponse | HTTPError:
     """The server's answer, of any status."""
-    try:
-        release = version("shelllcc")
-    except PackageNotFoundError:
-        release = "0"
-    headers = {"User-Agent": f"shelllcc/{release}", "Accept-Encoding": "identity", **wish}
+    headers = {"User-Agent": f"shelllcc/{version() or 0}", "Accept-Encoding": "identity", **wish}
     try:
         response: HTTPResponse = build_opener(_Redirects).open(Request(url, headers=headers), timeout=timeout)
         return response

@@ -45,6 +45,7 @@ def clip(label: str, video: str, **more: object) -> dict[str, object]:
         step | {"index": i, "sigma": s, "distance": [0.8 + i / 9], "aimed": [1.5]} for i, s in enumerate((0.5, 0.3))
     ]
     return {
+        "id": f"clip {video}",
         "label": label,
         "title": label.replace("-", " "),
         "video": video,
@@ -76,10 +77,17 @@ def folder(tmp_path_factory):
         {"idx": i, "prompt": p, "seed": i % 2, "fps": FPS, "clips": [clip(label, f"{label}.mp4") for label in VARIANTS]}
         for i, p in enumerate(prompts)
     ]
-    run = {"title": "compare", "created": "2026-11-23T18:00:00Z", "version": "0.1.0", "settings": {"steps": 25}}
+    run = {
+        "id": "a1",
+        "title": "compare",
+        "created": "2026-11-23T18:00:00Z",
+        "version": "0.1.0",
+        "settings": {"steps": 25},
+    }
     run |= {"reference": "unguided", "fps": FPS, "items": items}
     write_report(folder / "page.html", run)
     write_report(folder / "embedded.html", run, embed=True)
+    write_report(folder / "anew.html", run | {"created": "2027-01-01T00:00:00Z"})
     odd = [clip("unguided", "unguided.mp4"), clip("strength-1", "gone.mp4"), clip("strength-2", "short.mp4", width=96)]
     write_report(folder / "odd.html", run | {"items": [items[0] | {"clips": odd}, items[2] | {"clips": odd[:1]}]})
     write_report(
@@ -500,6 +508,9 @@ def test_blind_votes_land_in_the_file(visit, tmp_path):
     browser.refresh()
     press(browser, "b")
     assert len(state(browser)["votes"]) == 6  # Chromium lets a file remember
+    browser.get(browser.current_url.replace("page.html", "anew.html"))
+    press(browser, "b")
+    assert len(state(browser)["votes"]) == 6  # published anew, the run is the same
     click(browser, "#tally-open")
     click(browser, "#tally-clear")
     assert state(browser)["votes"] == []

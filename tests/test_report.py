@@ -121,7 +121,7 @@ def test_a_page_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(type(page), "write_text", full)
-    with pytest.raises(OutputError, match="No space left"):
+    with pytest.raises(OutputError, match="disk full"):
         write_report(page, run_of(["second"]))
     assert page.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]

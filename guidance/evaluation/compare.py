@@ -116,8 +116,9 @@ def compare_videos(
         "videos": [{"label": n, "sha256": sha256_of(p)} for n, p in zip(labels, videos, strict=True)],
     }
     settings = {label: str(path) for label, path in zip(labels, videos, strict=True)}
-    run = Run(folder, title="compare", asked=asked, settings=settings, fps=round(rates[0], 3))
+    run = Run(folder, title="compare", asked=asked, settings=settings, fps=round(rates[0], 3), inputs=videos)
     with run.held(anew=anew):
+        run.record.add(*(run.path(0, f"{label}.mp4").name for label in labels))
         shown = []
         for label, path, (frames, _) in zip(labels, videos, read, strict=True):
             file = run.path(0, f"{label}.mp4")

@@ -10,21 +10,21 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from shelllcc.guidance.errors import OutputError, UsageError
 from shelllcc.guidance.evaluation.figures import beside
+from shelllcc.guidance.evaluation.record import LOCK, PICTURES, PUBLISHED, Record, manifest_of
 from shelllcc.guidance.evaluation.verdict import Verdict, judge
-from shelllcc.guidance.files import whole_file
+from shelllcc.guidance.files import fingerprint_of, refusal, whole_file
 from shelllcc.guidance.trace import balance
-from shelllcc.guidance.wan.video import read_sidecar, write_json, write_video
+from shelllcc.guidance.versions import version
+from shelllcc.guidance.wan.video import write_json, write_video
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 Layout = Literal["authors", "vbench"]
 LAYOUTS: tuple[Layout, ...] = ("authors", "vbench")
-PICTURES = {"side_by_side": "compare.mp4", "montage": "montage.png", "trace_plot": "trace.svg"}
 INNER = ("power", "busy", "busy_ratio", "fine")  # figures that verdicts are made of, and nobody reads
 NAME_BYTES = 200  # of a prompt in a file name
 
@@ -78,12 +77,23 @@ class Shown:
 
 
 class Run:
-    """A run's folder. `asked` is all that decides on its clips: only an equal run may go on in the folder."""
+    """A run's folder. `asked` is all that decides on its clips: only an equal run may go on in the folder.
+
+    `inputs` are videos that it reads, which it never removes or replaces. Who writes a file there adds it to `record`.
+    """
 
     def __init__(
-        self, folder: Path, *, title: str, asked: Mapping[str, Any], settings: Mapping[str, Any], fps: float
+        self,
+        folder: Path,
+        *,
+        title: str,
+        asked: Mapping[str, Any],
+        settings: Mapping[str, Any],
+        fps: float,
+        inputs: Iterable[Path] = (),
     ) -> None:
-        self.folder, self.title, self.asked, self.settings, self.fps = folder, title, asked, settings, fps
+        self.folder, self.title, self.settings, self.fps = folder, title, settings, fps
+        self.record = Record(folder, asked, inputs)
         self.items: dict[int, dict[str, Any]] = {}
         self._pictured: dict[int, list[str]] = {}  # the clips that an item's pictures were made of, in a run before
 
@@ -91,13 +101,15 @@ class Run:
     def held(self, *, anew: bool = False) -> Iterator[Run]:
         """Within the block the folder is this run's alone.
 
-        With `anew`, what another run left there is removed. Raises OutputError where another process holds it, and
-        UsageError where it holds a run that asked for something else.
+        With `anew`, what another run wrote there is removed, and nothing else. Raises OutputError where another process
+        holds it, and UsageError where it holds a run that asked for something else, or files of a run's names that no
+        run wrote.
         """
         import filelock
 
-        lock = filelock.FileLock(self.folder / ".lock", timeout=0)
+        lock = filelock.FileLock(self.folder / LOCK, timeout=0)
         try:
+            self.record.check()  # before the lock's file is made
             self.folder.mkdir(parents=True, exist_ok=True)
             lock.acquire()
         except filelock.Timeout as error:
@@ -105,7 +117,8 @@ class Run:
         except OSError as error:
             raise OutputError(f"cannot write to {self.folder}: {error.strerror or error}") from error
         try:
-            self._claim(anew=anew)
+            self.record.claim(anew=anew)
+            self._pictured = {item["idx"]: list(item["videos"].values()) for item in manifest_of(self.folder)}
             yield self
         finally:
             lock.release()
@@ -131,6 +144,7 @@ class Run:
             {"idx": i["idx"], "prompt": i["prompt"], "videos": {clip["label"]: clip["video"] for clip in i["clips"]}}
             for i in items
         ]
+        self.record.add(*PUBLISHED)
         write_json(self.folder / "manifest.json", {"labels": labels, "fps": self.fps, "items": manifest})
         lines = [
             {"idx": item["idx"], "prompt": item["prompt"], "seed": item["seed"]} | clip
@@ -139,63 +153,27 @@ class Run:
         ]
         with whole_file(self.folder / "results.jsonl") as part:
             part.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
-        if layout == "vbench":
-            self._vbench(items)
         page = self.folder / "report.html"
         write_report(page, self.as_dict(items), embed=embed)
+        if layout == "vbench":
+            self._vbench(items)
         return page
 
     def as_dict(self, items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """What the page shows."""
+        """What the page shows. Its `id` and those of its clips, by which votes are kept, outlive the page."""
         return {
+            "id": hashlib.sha256(json.dumps(self.record.asked, sort_keys=True).encode()).hexdigest()[:16],
             "title": self.title,
             "created": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-            "version": version("shelllcc"),
+            "version": version(),
             "settings": dict(self.settings),
             "reference": items[0]["clips"][0]["label"] if items else None,
             "fps": self.fps,
-            "items": list(items),
+            "items": [
+                {**item, "clips": [{**c, "id": fingerprint_of(self.folder / c["video"])} for c in item["clips"]]}
+                for item in items
+            ],
         }
-
-    def _claim(self, *, anew: bool) -> None:
-        file = self.folder / "run.json"
-        wanted = json.loads(json.dumps(self.asked))
-        if not anew and file.exists() and any(self.folder.glob("[0-9][0-9]*_*.mp4")):
-            try:
-                known = json.loads(file.read_text(encoding="utf-8"))
-            except ValueError:
-                known = None
-            if known != wanted:
-                raise UsageError(f"{self.folder} holds another run; give another --output, or --overwrite it")
-            self._pictured = {item["idx"]: list(item["videos"].values()) for item in self._manifest()}
-        else:
-            self._clear()
-        write_json(file, wanted)
-
-    def _manifest(self) -> list[dict[str, Any]]:
-        """The items of the manifest that lies in the folder, if it is one."""
-        try:
-            items = json.loads((self.folder / "manifest.json").read_text(encoding="utf-8"))["items"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return []
-        names = [(item.get("idx"), item.get("videos")) for item in items if isinstance(item, dict)]
-        sound = all(isinstance(idx, int) and isinstance(videos, dict) for idx, videos in names)
-        return items if sound and len(names) == len(items) else []
-
-    def _clear(self) -> None:
-        """Remove what a run before wrote, and nothing else."""
-        pictures = "|".join(re.escape(name) for name in PICTURES.values())
-        mine = re.compile(rf"[0-9]{{2,}}_({pictures})|manifest\.json|results\.jsonl|report\.html")
-        gone = [path for path in self.folder.iterdir() if mine.fullmatch(path.name)]
-        gone += [self.folder / Path(str(name)).name for item in self._manifest() for name in item["videos"].values()]
-        for sidecar in self.folder.glob("[0-9][0-9]*_*.json"):
-            with contextlib.suppress(UsageError):
-                read_sidecar(sidecar)
-                gone += [sidecar, sidecar.with_suffix(".mp4")]
-        for path in gone:
-            if path.is_file():
-                path.unlink(missing_ok=True)
-        shutil.rmtree(self.folder / "vbench", ignore_errors=True)
 
     def _pictures(self, index: int, clips: Sequence[Shown]) -> dict[str, str | None]:
         """Side by side, montage and trace of an item, made of its files; kept where they are newer than its clips."""
@@ -204,6 +182,7 @@ class Run:
 
         traces = {clip.title: clip.trace for clip in clips if clip.trace}
         files = {kind: self.path(index, name) for kind, name in PICTURES.items() if traces or kind != "trace_plot"}
+        self.record.add(*(path.name for path in files.values()))
         newest = max((self.folder / clip.video).stat().st_mtime_ns for clip in clips)
         known = self._pictured.get(index) == [clip.video for clip in clips]
         if not known or not all(path.exists() and path.stat().st_mtime_ns >= newest for path in files.values()):
@@ -217,18 +196,16 @@ class Run:
 
     def _vbench(self, items: Sequence[Mapping[str, Any]]) -> None:
         """`vbench/LABEL/{prompt}-{i}.mp4`, i counting the seeds of a prompt; links where the file system has them."""
-        shutil.rmtree(self.folder / "vbench", ignore_errors=True)
         counts: dict[str, int] = {}
+        links: dict[str, Path] = {}
         for item in items:
             number = counts.get(item["prompt"], 0)
             counts[item["prompt"]] = number + 1
-            for clip in item["clips"]:
-                link = self.folder / "vbench" / clip["label"] / f"{_safe(item['prompt'])}-{number}.mp4"
-                link.parent.mkdir(parents=True, exist_ok=True)
-                try:
-                    os.link(self.folder / clip["video"], link)
-                except OSError:
-                    shutil.copyfile(self.folder / clip["video"], link)
+            name = f"{_safe(item['prompt'])}-{number}.mp4"
+            links |= {f"vbench/{clip['label']}/{name}": self.folder / clip["video"] for clip in item["clips"]}
+        self.record.add(*links)
+        for name, clip in links.items():
+            _link(self.folder / name, clip)
 
 
 def record_of(index: int, *, prompt: str, seed: int | None, fps: float, clips: Sequence[Shown]) -> dict[str, Any]:
@@ -265,6 +242,20 @@ def _clip_record(clip: Shown, clips: Sequence[Shown]) -> dict[str, Any]:
         "verdict": {"word": verdict.word, "why": verdict.why},
         "trace": [dict(step) for step in clip.trace],
     }
+
+
+def _link(link: Path, clip: Path) -> None:
+    """A link to a clip, or a copy of it, in place of the one before. Raises OutputError."""
+    try:
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.unlink(missing_ok=True)
+        try:
+            os.link(clip, link)
+        except OSError:
+            with whole_file(link) as part:
+                shutil.copyfile(clip, part)
+    except OSError as error:
+        raise refusal(link, error) from error
 
 
 def _frames(path: Path) -> Frames:

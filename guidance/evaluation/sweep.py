@@ -76,8 +76,10 @@ class Sweep:
         known = self.finished(variant)
         if known is not None:
             record = known
+            self._recorded(plan)
         elif variant == self.reference:
             self._seen, seconds = self._make(variant)
+            self._recorded(plan)
             record = write(plan, self.studio.pipe, {plan.label: self._seen}, seconds, metrics={"change": 0.0})
         else:
             if self._seen is None and self.reference.label not in self.records:
@@ -86,6 +88,7 @@ class Sweep:
                 self._seen, _ = self._make(self.reference)
             clip, seconds = self._make(variant)
             beside = {"change": change(clip.frames, self._seen.frames), "beside": self._seen.frames_sha256}
+            self._recorded(plan)
             record = write(plan, self.studio.pipe, {plan.label: clip}, seconds, metrics=beside)
         self.records[variant.label] = (variant, record)
         return record
@@ -101,6 +104,10 @@ class Sweep:
         first = {self.reference.label: (self.reference, self.clip(self.reference))}
         found = list((first | self.records).values())
         return [self._shown(variant, record) for variant, record in found]
+
+    def _recorded(self, plan: Plan) -> None:
+        """The run's record has a clip's files before they are written."""
+        self.run.record.add(plan.output.name, plan.sidecar.name)
 
     def _make(self, variant: Variant) -> tuple[Clip, dict[str, float]]:
         name = f"{self.index:02d} {variant.title}"

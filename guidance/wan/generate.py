@@ -10,12 +10,12 @@ import platform
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from shelllcc.guidance.errors import OutOfMemoryError
 from shelllcc.guidance.files import sha256_of, whole_file
 from shelllcc.guidance.trace import alarm
+from shelllcc.guidance.versions import version
 from shelllcc.guidance.wan.parallel import agree_on_clip
 from shelllcc.guidance.wan.plan import Plan
 from shelllcc.guidance.wan.video import as_json, encode
@@ -94,13 +94,7 @@ def make(
 
 def versions() -> dict[str, str | None]:
     """Versions of this package, Python and the libraries behind a clip; None for one that is not installed."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
-    for name in ("shelllcc", *LIBRARIES):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = None
-    return found
+    return {"python": platform.python_version()} | {name: version(name) for name in ("shelllcc", *LIBRARIES)}
 
 
 def write(

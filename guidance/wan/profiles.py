@@ -10,12 +10,13 @@ import hashlib
 import json
 import math
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shelllcc.guidance.errors import UsageError
+from shelllcc.guidance.errors import OutputError, UsageError
 from shelllcc.guidance.wan.loading import Loading
 from shelllcc.guidance.wan.request import Request
 from shelllcc.guidance.wan.video import write_json
@@ -35,6 +36,17 @@ def folder() -> Path:
     import platformdirs
 
     return Path(platformdirs.user_data_dir("shelllcc")) / "profiles"
+
+
+def check_writable() -> None:
+    """Raise OutputError unless profiles can be kept; leaves nothing but their folder behind."""
+    try:
+        folder().mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder()):
+            pass
+    except OSError as error:
+        where = f"cannot keep profiles in {folder()}: {error.strerror or error}"
+        raise OutputError(f"{where}; SHELLLCC_PROFILES names another folder") from error
 
 
 def identity(request: Request, model: Model, loading: Loading, bank: Bank) -> dict[str, Any]:

@@ -20,16 +20,17 @@ class TerminalReporter:
         self.console = Console(stderr=True)
         self.live = self.console.is_terminal
         self.progress = Progress(
-            TextColumn("[bold]{task.description:<22}"),
+            TextColumn("{task.description:<22}", style="bold", markup=False),
             BarColumn(bar_width=28),
-            TextColumn("{task.fields[state]}"),
+            TextColumn("{task.fields[state]}", markup=False),
+            TextColumn("{task.fields[alarm]}", style="red", markup=False),
             TimeElapsedColumn(),
             TextColumn("eta"),
             TimeRemainingColumn(),
             console=self.console,
             disable=not self.live,
         )
-        self.task = self.progress.add_task("starting", total=None, state="")
+        self.task = self.progress.add_task("starting", total=None, state="", alarm="")
 
     def __enter__(self) -> TerminalReporter:
         self.progress.start()
@@ -42,17 +43,17 @@ class TerminalReporter:
 
     def stage(self, name: str) -> None:
         if self.live:
-            self.progress.reset(self.task, description=name, total=None, state="")
+            self.progress.reset(self.task, description=name, total=None, state="", alarm="")
         else:
             print(f"shelllcc: {name}", file=sys.stderr, flush=True)
 
     def note(self, text: str) -> None:
         """A line that stays."""
-        self.console.print(f"shelllcc: note: {text}", markup=False, highlight=False, soft_wrap=True)
+        self.console.print(f"shelllcc: note: {text}", markup=False, emoji=False, highlight=False, soft_wrap=True)
 
     def line(self, text: str) -> None:
         """A result that stays."""
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
     def count(self, done: int, total: int, state: str = "") -> None:
         """How many of a stage's things are done."""
@@ -67,6 +68,5 @@ class TerminalReporter:
         state = f"step {moment.step}/{moment.steps}  sigma {moment.sigma:.3f}"
         if moment.distance is not None:
             state += f"  distance {moment.distance:.3f}"
-        if moment.alarm is not None:
-            state += f"  [red]{moment.alarm} alarm[/red]"
-        self.progress.update(self.task, completed=moment.step, total=moment.steps, state=state)
+        alarm = "" if moment.alarm is None else f"{moment.alarm} alarm"
+        self.progress.update(self.task, completed=moment.step, total=moment.steps, state=state, alarm=alarm)

@@ -24,22 +24,32 @@ function signTest(wins, losses) {
   return Math.min(1, 2 * chance);
 }
 
+const clipsOf = (reference, variant) => `${reference.id} ${variant.id}`;
+
+function isOn(vote, { item, reference, variant }) {
+  const same = vote.idx === item.idx && vote.seed === item.seed && vote.variant === variant.label;
+  return same && vote.clips === clipsOf(reference, variant);
+}
+
 class Vote {
   #began = performance.now();
+  #others; // votes of this run on clips that are not on the page
 
   // referenceOf(item): the clip the others are judged against, or null; order: the variants' labels
   constructor(run, referenceOf, order) {
     this.run = run;
     this.order = order;
     this.place = 0;
-    this.key = `shelllcc votes ${run.title} ${run.created} ${run.items.length}`;
+    this.key = `shelllcc votes ${run.id}`; // the same when the page is made anew
     this.all = run.items.flatMap((item, at) => {
       const reference = referenceOf(item);
       const others = reference ? item.clips.filter(clip => clip !== reference) : [];
       return shuffled(others).map(variant => ({ at, item, reference, variant, swapped: coin() }));
     });
     this.trials = this.all;
-    this.votes = this.#remembered();
+    const known = this.#remembered();
+    this.votes = known.filter(vote => this.all.some(trial => isOn(vote, trial)));
+    this.#others = known.filter(vote => !this.votes.includes(vote));
   }
 
   get trial() {
@@ -74,8 +84,8 @@ class Vote {
     this.goTo(this.trials.findIndex(trial => trial.at === this.trials[others].at));
   }
 
-  voteOn({ item, variant }) {
-    return this.votes.find(vote => vote.idx === item.idx && vote.seed === item.seed && vote.variant === variant.label);
+  voteOn(trial) {
+    return this.votes.find(vote => isOn(vote, trial));
   }
 
   // side: "A", "B" or null for no difference. True while pairs are left; the next of them is then on.
@@ -87,12 +97,13 @@ class Vote {
       seed: item.seed,
       reference: reference.label,
       variant: variant.label,
+      clips: clipsOf(reference, variant),
       left: this.sides.A.label,
       choice: side ? this.sides[side].label : null,
       seconds: Math.round((performance.now() - this.#began) / 100) / 10,
     };
     this.votes = [...this.votes.filter(other => other !== this.voteOn(this.trial)), vote];
-    memory.write(this.key, JSON.stringify(this.votes));
+    memory.write(this.key, JSON.stringify([...this.#others, ...this.votes]));
     const left = this.trials.map((trial, place) => place).filter(place => !this.voteOn(this.trials[place]));
     if (!left.length) return false;
     this.goTo(left.find(place => place > this.place) ?? left[0]);
@@ -101,7 +112,7 @@ class Vote {
 
   forget() {
     this.votes = [];
-    memory.write(this.key, null);
+    memory.write(this.key, this.#others.length ? JSON.stringify(this.#others) : null);
     this.goTo(0);
   }
 
@@ -118,7 +129,7 @@ class Vote {
   }
 
   record() {
-    return { title: this.run.title, created: this.run.created, votes: this.votes };
+    return { title: this.run.title, run: this.run.id, created: this.run.created, votes: this.votes };
   }
 
   #remembered() {
