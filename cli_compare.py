@@ -207,15 +207,13 @@ def show(name: Name) -> None:
 def export(
     output: Annotated[Path, typer.Argument(help="The JSON file to write.")],
     name: Annotated[list[str] | None, typer.Argument(metavar="PROFILE", help="Which. (default: all)")] = None,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Write profiles to one file, to keep or to give away."""
     from shelllcc.guidance.wan import profiles as store
-    from shelllcc.guidance.wan.video import write_json
 
     chosen = [profile for one in name for profile in store.named(one)] if name else store.every()
-    found = {profile["name"]: profile for profile in chosen}
-    write_json(output, {"profiles": list(found.values())})
-    print(f"{len(found)} profiles written to {output}")
+    print(f"{store.export(output, chosen, overwrite=overwrite)} profiles written to {output}")
 
 
 @profiles.command("import")

@@ -356,7 +356,16 @@ def test_profiles_are_listed_shown_exported_taken_over_and_forgotten(shelllcc, t
     assert profile["settings"]["prompt"] in shelllcc("profiles", "list")[1]
     assert json.loads(shelllcc("profiles", "show", profile["name"][:5])[1]) == profile
     assert shelllcc("profiles", "export", "all.json")[0] == 0
+    assert shelllcc("profiles", "export", "all.json")[0] == 0  # it holds these and no others
+    (tmp_path / "workflow.json").write_text('{"nodes": []}')
+    code, _, err = shelllcc("profiles", "export", "workflow.json")
+    assert (code, (tmp_path / "workflow.json").read_text()) == (2, '{"nodes": []}')
+    assert "holds no profiles; give another name, or --overwrite it" in err
     assert shelllcc("profiles", "forget", CAT[1])[1] == "1 profiles forgotten\n"
+    code, _, err = shelllcc("profiles", "export", "all.json")
+    assert code == 2
+    assert "holds other profiles" in err
+    (tmp_path / "mine" / "notes.json").write_text('{"mine": true}')
     assert json.loads(shelllcc("profiles", "list", "--json")[1])["profiles"] == []
     assert shelllcc("profiles", "import", "all.json")[0] == 0
     assert json.loads(shelllcc("profiles", "list", "--json")[1])["profiles"] == [profile]
@@ -366,7 +375,7 @@ def test_profiles_are_listed_shown_exported_taken_over_and_forgotten(shelllcc, t
     assert "no proper profile" in err
     assert "no proper profile" in shelllcc("profiles", "list")[2]
     assert shelllcc("profiles", "forget", "--all")[1] == "1 profiles forgotten\n"
-    assert list((tmp_path / "mine").iterdir()) == []
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.json"]
 
 
 def test_an_interrupt_leaves_finished_clips_and_a_run_that_goes_on(tmp_path, shelllcc):

@@ -11,7 +11,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -110,13 +110,26 @@ def forget_all() -> int:
     return len(paths)
 
 
+def export(path: Path, profiles: Iterable[Mapping[str, Any]], *, overwrite: bool = False) -> int:
+    """Write profiles to one file, and count them.
+
+    Raises UsageError where the file holds anything but some of these profiles, unless `overwrite`.
+    """
+    found = {str(profile["name"]): profile for profile in profiles}
+    if path.exists() and not overwrite:
+        try:
+            there = _exported(path)
+        except UsageError as error:
+            raise UsageError(f"{path} holds no profiles; give another name, or --overwrite it") from error
+        if not all(found.get(str(profile.get("name"))) == profile for profile in there):
+            raise UsageError(f"{path} holds other profiles; give another name, or --overwrite it")
+    write_json(path, {"profiles": list(found.values())})
+    return len(found)
+
+
 def take_over(path: Path) -> int:
     """Store the profiles of a file that `profiles export` wrote, and count them. Raises UsageError."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        found = [_checked(profile, path) for profile in record["profiles"]]
-    except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
-        raise UsageError(f"cannot read profiles from {path}: {error}") from error
+    found = _exported(path)
     for profile in found:
         belongs = {key: profile[key] for key in BELONGS}
         write_json(folder() / f"{name_of(belongs)}.json", profile | {"name": name_of(belongs)})
@@ -139,6 +152,15 @@ def read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"cannot read the profile {path}: {error}; delete it and tune again") from error
     return _checked(profile, path) | {"name": path.stem}
+
+
+def _exported(path: Path) -> list[dict[str, Any]]:
+    """The profiles in a file that `profiles export` wrote. Raises UsageError."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return [_checked(profile, path) for profile in record["profiles"]]
+    except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
+        raise UsageError(f"cannot read profiles from {path}: {error}") from error
 
 
 def _checked(profile: Any, path: Path) -> dict[str, Any]:
