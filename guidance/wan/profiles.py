@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -81,7 +82,7 @@ def store(request: Request, model: Model, loading: Loading, bank: Bank, found: M
 def every(*, on_broken: Callable[[str], None] = lambda line: None) -> Iterator[dict[str, Any]]:
     """All profiles, by prompt; a broken one is passed over, and `on_broken` hears of it."""
     found = []
-    for path in sorted(folder().glob("*.json")):
+    for path in _files():
         try:
             found.append(read(path))
         except UsageError as error:
@@ -104,7 +105,7 @@ def forget(name: str) -> None:
 
 def forget_all() -> int:
     """Remove all profiles, broken ones too, and count them."""
-    paths = list(folder().glob("*.json"))
+    paths = _files()
     for path in paths:
         path.unlink(missing_ok=True)
     return len(paths)
@@ -152,6 +153,11 @@ def read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"cannot read the profile {path}: {error}; delete it and tune again") from error
     return _checked(profile, path) | {"name": path.stem}
+
+
+def _files() -> list[Path]:
+    """The files of profiles in their folder: whatever else lies there is not ours."""
+    return sorted(path for path in folder().glob("*.json") if re.fullmatch(r"[0-9a-f]{12}", path.stem))
 
 
 def _exported(path: Path) -> list[dict[str, Any]]:
