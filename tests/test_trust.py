@@ -86,6 +86,31 @@ def test_pickled_weights_are_refused_before_anything_is_loaded(spoil, part, mode
             load_vae(str(model), "local", device="cpu")
 
 
+@pytest.mark.parametrize("part", PARTS)
+def test_the_libraries_are_told_to_read_no_pickle_either(part, model, monkeypatch):
+    as_pickle(model / part)
+    monkeypatch.setattr("shelllcc.guidance.wan.pipeline.check_weights", lambda folder, parts: None)
+    monkeypatch.setattr("torch.load", lambda *args, **options: pytest.fail("a pickle was opened"))
+    found = find_model(str(model))
+    with pytest.raises(ModelError, match=r"^cannot load [^\n]*$"):
+        load_pipeline(found, device="cpu")
+    if part == "text_encoder":
+        with pytest.raises(ModelError, match=r"^cannot load [^\n]*$"):
+            load_text_encoder(found, device="cpu")
+
+
+@pytest.mark.parametrize("part", ["vae", "transformer"])
+def test_shards_of_the_hub_are_no_pickles(part, hub, model, monkeypatch):
+    whole = find_model("some/model")
+    as_shard(model / part, "x-00001-of-00001.bin")
+    monkeypatch.setattr("diffusers.AutoencoderKLWan.from_pretrained", lambda *args, **options: torch.nn.Identity())
+    monkeypatch.setattr(
+        "diffusers.WanTransformer3DModel.from_pretrained", lambda *args, **options: pytest.fail("asked")
+    )
+    with pytest.raises(ModelError, match=r"x-00001-of-00001\.bin"):
+        load_pipeline(whole, device="cpu")
+
+
 def test_a_pickle_beside_safetensors_is_left_alone(model, executed):
     for part in PARTS:
         for name in ("diffusion_pytorch_model.bin", "pytorch_model.bin"):
