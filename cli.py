@@ -69,6 +69,7 @@ def generate(
     ] = None,
     compare: Annotated[bool, typer.Option("--compare", help="Also the unguided clip and both side by side.")] = False,
     sidecar: Annotated[Path | None, typer.Option("--from", help="Replay a clip's .json; flags override it.")] = None,
+    trust: Annotated[bool, typer.Option("--trust", help="Fetch what --from names on the hub, unasked.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Skip clips that are finished.")] = False,
     overwrite: options.Overwrite = False,
     device: options.Device = None,
@@ -88,11 +89,19 @@ def generate(
     with parallel.joined(device) as ranks:
         values = sampling.values() | {"seed": seed, "strength": parse.strength(strength)}
         how = loading.values()
+        named = {name for name in (model, *(lora.source for lora in how["loras"] or ())) if name}
         if sidecar is not None:  # a replay hears flags alone, not variables or shelllcc.toml
             offload = how["offload"]  # where a clip is made, not what it is
             chosen, values, how = (_flags_alone(ctx, d) for d in (chosen, values, how))
             how["offload"] = offload
-        plans = plan_clips(**chosen, loading=how, values=values)
+        trusted = bool(_flags_alone(ctx, {"trust": trust}))
+
+        def may_fetch(name: str) -> bool:
+            return trusted or (
+                not as_json and ranks.count == 1 and options.agreed(f"{sidecar} names {name} on the hub")
+            )
+
+        plans = plan_clips(**chosen, loading=how, vouched=named, may_fetch=may_fetch, values=values)
         parallel.check(ranks, plans[0].model.transformer["num_attention_heads"], plans[0].loading)
         for note in dict.fromkeys(note for plan in plans for note in plan.notes):
             options.say(f"note: {note}")

@@ -261,7 +261,8 @@ def pull(
 
     with TerminalReporter() as reporter:
         reporter.stage(f"fetching {name}")
-        bank = fetch(name, folder or user_folder(), sha256=sha256, on_progress=reporter.fetched)
+        place = folder or user_folder()
+        bank = fetch(name, place, sha256=sha256, on_progress=reporter.fetched, on_note=reporter.note)
     _print(_describe(bank), as_json)
 
 

@@ -161,3 +161,12 @@ def print_json(record: Any) -> None:
 def say(line: str) -> None:
     """A line to the user, on stderr."""
     print(f"shelllcc: {line}".encode(errors="replace").decode(), file=sys.stderr)
+
+
+def agreed(fact: str) -> bool:
+    """Whether the user says yes to fetching what `fact` tells, asked on stderr; no where nobody is there to ask."""
+    if not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    printable = "".join(c if c.isprintable() else "?" for c in fact)
+    print(f"shelllcc: {printable}; fetch it? [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")

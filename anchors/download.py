@@ -28,6 +28,7 @@ from shelllcc.guidance.versions import version
 BACK_OFF = (0.5, 1.0, 2.0)  # seconds before each retry of a connection that broke off
 CHUNK = 1 << 18
 Progress = Callable[[int, int | None], None]
+Headers = Callable[[Message], None]
 
 
 def download(
@@ -37,12 +38,14 @@ def download(
     limit: int,
     sha256: str | None = None,
     on_progress: Progress = lambda done, total: None,
+    on_headers: Headers = lambda headers: None,
     timeout: float = 30.0,
 ) -> str:
     """The sha256 of the file that now lies at `path`; nothing is fetched if one with the digest `sha256` is there.
 
     `path` keeps what it held until all has come, at most `limit` bytes, with that digest. `timeout` bounds each wait
-    for the server. Raises UsageError, BankError for what the network does, OutputError for what the disk does.
+    for the server; `on_headers` hears those of every answer, redirects too. Raises UsageError, BankError for what the
+    network does, OutputError for what the disk does.
     """
     _check_arguments(url, sha256)
     wanted = None if sha256 is None else sha256.lower()
@@ -55,7 +58,7 @@ def download(
         part = _Part(url, path.with_name(f"{path.name}.download"), limit, checked=wanted is not None)
         for pause in (0.0, *BACK_OFF):
             time.sleep(pause)
-            if _fetch_rest(part, on_progress, timeout):
+            if _fetch_rest(part, on_progress, on_headers, timeout):
                 break
         else:
             remedy = "the same command resumes it" if part.kept()[0] else "the same command starts it again"
@@ -113,13 +116,14 @@ class _Part:
             raise BankError(f"{self.url} is larger than the {self.limit:,} bytes allowed; nothing of it was kept")
 
 
-def _fetch_rest(part: _Part, on_progress: Progress, timeout: float) -> bool:
+def _fetch_rest(part: _Part, on_progress: Progress, on_headers: Headers, timeout: float) -> bool:
     """One request for what is missing; whether the part is whole now. A part that cannot be continued is discarded."""
     offset, validator = part.kept()
     wish = {"Range": f"bytes={offset}-"} if offset else {}
     if offset and validator is not None:
         wish["If-Range"] = validator
-    with contextlib.closing(_open(part.url, wish, timeout)) as response:
+    with contextlib.closing(_open(part.url, wish, on_headers, timeout)) as response:
+        on_headers(response.headers)
         status, span = response.status or 0, response.headers.get("Content-Range", "")
         found = _validator(response.headers)
         same = not offset or found in (None, validator)  # not every server heeds If-Range
@@ -164,7 +168,11 @@ def _receive(response: HTTPResponse, part: _Part, total: int | None, on_progress
 class _Redirects(HTTPRedirectHandler):
     """Within http and https, never from https to http."""
 
+    def __init__(self, on_headers: Headers) -> None:
+        self.on_headers = on_headers
+
     def http_error_302(self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage) -> Any:
+        self.on_headers(headers)
         fp.close()  # else urllib reads the redirect's own body, however long
         return super().http_error_302(req, fp, code, msg, headers)
 
@@ -179,11 +187,13 @@ class _Redirects(HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _open(url: str, wish: Mapping[str, str], timeout: float) -> HTTPResponse | HTTPError:
+def _open(url: str, wish: Mapping[str, str], on_headers: Headers, timeout: float) -> HTTPResponse | HTTPError:
     """The server's answer, of any status."""
     headers = {"User-Agent": f"shelllcc/{version() or 0}", "Accept-Encoding": "identity", **wish}
     try:
-        response: HTTPResponse = build_opener(_Redirects).open(Request(url, headers=headers), timeout=timeout)
+        response: HTTPResponse = build_opener(_Redirects(on_headers)).open(
+            Request(url, headers=headers), timeout=timeout
+        )
         return response
     except HTTPError as error:
         return error

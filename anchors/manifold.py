@@ -67,7 +67,7 @@ def import_checkpoint(
     vae: str,
     held_out: Sequence[Tensor] = (),
     radius: float = 1.0,
-    origin: Mapping[str, str] | None = None,
+    origin: Mapping[str, Any] | None = None,
 ) -> Bank:
     """The bank of a checkpoint, as `manifold_bank` makes it; `origin` joins its provenance."""
     weights = read_checkpoint(path)

@@ -20,6 +20,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "quantize": ("none", "fp8", "int8", "nf4"),
     "cache": ("none", "first-block", "taylorseer", "pab"),
 }
+NAME_BYTES, PATH_BYTES = 255, 4095  # that a file's name and whole path may have
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,8 @@ class Loading:
                 raise UsageError(f"--{name} is one of {', '.join(allowed)}, got {value}")
         if self.quantize != "none" and any(str(f).endswith(".gguf") for f in (self.transformer, self.transformer_2)):
             raise UsageError("a .gguf transformer is quantized already; leave --quantize out")
+        for source in self._sources():
+            check_name(source)
 
     def recipe(self) -> dict[str, Any]:
         """What of it makes other frames, as JSON; the dtype, which the device may choose, aside.
@@ -81,10 +84,13 @@ class Loading:
         """
         record = asdict(self)
         del record["dtype"], record["offload"]
-        sources = [self.transformer, self.transformer_2, *(lora.source for lora in self.loras)]
-        files = [Path(source) for source in sources if source and Path(source).is_file()]
+        files = [Path(source) for source in self._sources() if Path(source).is_file()]
         prints = {str(path): fingerprint_of(path) for path in files}
         return record | {"loras": [asdict(lora) for lora in self.loras], "fingerprints": prints}
+
+    def _sources(self) -> list[str]:
+        """What is read beside the model."""
+        return [s for s in (self.transformer, self.transformer_2, *(lora.source for lora in self.loras)) if s]
 
     def dtype_on(self, device: str) -> str:
         """The dtype that it means there: unless given, float32 on the CPU and bfloat16 elsewhere."""
@@ -120,7 +126,15 @@ class Loading:
             raise UsageError(f"the sidecar's loading is no proper one: {error}") from error
 
 
+def check_name(source: str) -> None:
+    """Raise UsageError for a name that neither a file nor a hub id can have."""
+    parts = source.encode(errors="replace").split(b"/")
+    if max(map(len, parts)) > NAME_BYTES or len(source.encode(errors="replace")) > PATH_BYTES:
+        raise UsageError(f"no file and no hub id has a name as long as {source[:40]}..")
+
+
 def local(source: str) -> str:
-    """The whole path of a file or folder that is here; a hub id as it is."""
+    """The whole path of a file or folder that is here; a hub id as it is. Raises UsageError."""
+    check_name(source)
     path = Path(source).expanduser()
     return str(path.absolute()) if path.exists() else source

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from shelllcc.guidance.errors import ModelError
 from shelllcc.guidance.wan.loading import Lora
+from shelllcc.guidance.wan.trust import PICKLES
 from shelllcc.guidance.wan.weights import reading, require
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ def add_loras(pipe: WanPipeline, loras: Sequence[Lora]) -> None:
 def find_lora(source: str) -> tuple[str, str | None]:
     """A folder or hub id, and the name of the file in it where it is known. Raises ModelError."""
     path = Path(source)
+    if source.endswith(PICKLES) and not path.is_dir():
+        raise ModelError(f"a LoRA is a .safetensors file, never a pickle, got {source}")
     if path.is_file():
         return str(path.parent), path.name
     if path.is_dir():

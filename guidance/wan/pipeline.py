@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from shelllcc.anchors.fingerprints import WAN21_VAE
 from shelllcc.guidance.errors import ModelError, UsageError
 from shelllcc.guidance.wan.caches import check_cache
-from shelllcc.guidance.wan.loading import Loading
+from shelllcc.guidance.wan.loading import Loading, check_name
 from shelllcc.guidance.wan.loras import add_loras, find_lora
 from shelllcc.guidance.wan.placing import DENOISERS, check_offload, place
+from shelllcc.guidance.wan.trust import check_hub_shards, check_parts, check_weights
 from shelllcc.guidance.wan.weights import cast_at_rest, check_file, first_line, load_transformer, reading, require
 
 if TYPE_CHECKING:
@@ -54,9 +55,13 @@ class Model:
 
 
 def find_model(model: str | None) -> Model:
-    """The model at a path, in the hub's cache or on the hub; None or "tiny" is the embedded one. Raises ModelError."""
+    """The model at a path, in the hub's cache or on the hub; None or "tiny" is the embedded one.
+
+    Raises ModelError, and UsageError for what can be no name.
+    """
     if model in (None, "tiny"):
         return _describe(str(TINY), weights_sha256(TINY)[:16], TINY)
+    check_name(str(model))
     folder = Path(str(model))
     if folder.is_dir():
         return _describe(str(folder), "local", folder)
@@ -97,7 +102,9 @@ def load_pipeline(
     if not text_encoder:
         parts |= {"text_encoder": None, "tokenizer": None}
     with reading(model.source):
-        pipe: WanPipeline = WanPipeline.from_pretrained(repo, revision=revision, dtype=number, **parts)
+        pipe: WanPipeline = WanPipeline.from_pretrained(
+            repo, revision=revision, dtype=number, use_safetensors=True, **parts
+        )
     add_loras(pipe, loading.loras)
     if loading.quantize == "fp8":
         for part in denoisers:
@@ -118,11 +125,13 @@ def load_text_encoder(model: Model, loading: Loading | None = None, *, device: s
     target = pick_device(device)
     check_offload(loading.offload, target)
     others = dict.fromkeys(("vae", "transformer", "transformer_2"))
+    check_weights(Path(model.source), ("text_encoder",))
     with reading(f"the text encoder of {model.source}"):
         pipe: WanPipeline = WanPipeline.from_pretrained(
             _repo(model.source),
             revision=_hub_revision(model.source, model.revision),
             dtype=pick_dtype(loading.dtype, target),
+            use_safetensors=True,
             **others,
         )
     place(pipe, "group" if loading.offload == "group" else "none", target)
@@ -133,6 +142,8 @@ def check_loading(model: Model, loading: Loading, device: str) -> None:
     """Raise UsageError or ModelError where a model cannot be loaded so: missing files, libraries, parts or devices."""
     check_offload(loading.offload, device)
     check_cache(loading.cache, model.transformer)
+    replaced = {part for part in DENOISERS if getattr(loading, part) is not None}
+    check_weights(Path(model.source), [part for part in ("vae", "text_encoder", *DENOISERS) if part not in replaced])
     if loading.transformer_2 is not None and not model.two_stage:
         raise UsageError("--transformer-2 is for models with a second transformer (Wan2.2-A14B)")
     for file in (loading.transformer, loading.transformer_2):
@@ -160,9 +171,13 @@ def load_vae(source: str, revision: str, *, device: str) -> AutoencoderKLWan:
     import torch
     from diffusers import AutoencoderKLWan
 
+    repo, commit = _repo(source), _hub_revision(source, revision)
+    check_weights(Path(source), ("vae",))
+    if commit is not None:
+        check_hub_shards(repo, commit, "vae")
     with reading(f"the VAE of {source}"):
         vae = AutoencoderKLWan.from_pretrained(
-            _repo(source), subfolder="vae", revision=_hub_revision(source, revision), dtype=torch.float32
+            repo, subfolder="vae", revision=commit, dtype=torch.float32, use_safetensors=True
         )
     return _move(vae, source, device)
 
@@ -216,6 +231,7 @@ def _describe(source: str, revision: str, folder: Path) -> Model:
     index = _read_json(folder / "model_index.json")
     if index.get("_class_name") != "WanPipeline":
         raise ModelError(f"{source} holds a {index.get('_class_name')}, not a WanPipeline")
+    check_parts(index, source, folder)
     second = index.get("transformer_2")
     transformer, vae = (_read_json(folder / part / "config.json") for part in ("transformer", "vae"))
     patch = transformer.get("patch_size")

@@ -6,7 +6,7 @@ Knows nothing of sampling. Precedence: values given now, the sidecar that is rep
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from shelllcc.guidance.wan.pipeline import Model, find_model
 from shelllcc.guidance.wan.presets import PRESETS, preset_for
 from shelllcc.guidance.wan.profiles import tuned_request
 from shelllcc.guidance.wan.request import Request
+from shelllcc.guidance.wan.trust import check_names
 from shelllcc.guidance.wan.video import check_output, read_sidecar, read_tag
 from shelllcc.guidance.wan.vocabulary import LIGHTS, MOVES, SUBJECTS, understand
 
@@ -147,18 +148,22 @@ def resolve(
     loading: Mapping[str, Any] | None = None,
     record: Mapping[str, Any] | None = None,
     wanted: bool = False,
+    check: Callable[[str | None, Loading], None] = lambda model, loading: None,
     values: Mapping[str, Any],
 ) -> Resolved:
     """The requests asked for; `values` holds fields of Request, `loading` of Loading, None where they were not set.
 
     A strength may be `auto`; `record` is the sidecar of a clip to replay, `wanted` says that guidance was asked for.
+    `check` is told the model's name and the loading before anything is looked up on the hub, and may raise.
     Nothing is loaded but configs and the bank.
     """
     given = {key: value for key, value in values.items() if value is not None}
     lines = [*map(Line, prompts), *(read_prompts(prompts_file) if prompts_file else [])]
     if record:
         model = model or (record.get("model") or {}).get("source")
-    found, how = find_model(model), _loading(record or {}, loading or {})
+    how = _loading(record or {}, loading or {})
+    check(model, how)
+    found = find_model(model)
     if not lines and not record:
         raise UsageError('give --prompt, e.g. --prompt "a tabby cat, zoom in, daylight"')
     told: list[dict[str, Any]] = [{**given, **line.values, "prompt": line.prompt} for line in lines] or [given]
@@ -193,10 +198,14 @@ def plan_clips(
     compare: bool = False,
     sidecar: Path | None = None,
     overwrite: bool = False,
+    vouched: Collection[str] = (),
+    may_fetch: Callable[[str], bool] = lambda name: False,
     values: Mapping[str, Any],
     **options: Any,
 ) -> list[Plan]:
     """The clips asked for: `options` and `values` as for `resolve`, `sidecar` of a clip to replay.
+
+    What the sidecar names on the hub is not fetched unless it is among the `vouched` names, or `may_fetch` it.
 
     With several prompts, or a prompts file, `output` is a folder, and prompts without a seed of their own take
     consecutive ones. Raises UsageError and OutputError for a place that cannot be written to.
@@ -209,6 +218,8 @@ def plan_clips(
             raise UsageError("--preset and --from exclude each other: the sidecar holds every value")
         record = read_sidecar(sidecar)
         compare = compare or record.get("compare") is True
+        known = {*vouched, options.get("model"), *(x.source for x in (options.get("loading") or {}).get("loras") or ())}
+        options["check"] = lambda model, how: check_names(sidecar, model, how, known, may_fetch)
     resolved = resolve(**options, record=record, wanted=compare, values=values)
     if compare:
         check_comparable(resolved.loading)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from shelllcc.guidance.errors import ModelError
 from shelllcc.guidance.wan.loading import Loading
+from shelllcc.guidance.wan.trust import check_hub_shards
 
 if TYPE_CHECKING:
     import torch
@@ -34,9 +35,16 @@ def load_transformer(
     file = loading.transformer if part == "transformer" else loading.transformer_2
     quantized = _quantization(loading.quantize, file, dtype)
     if file is None:
+        if revision is not None:
+            check_hub_shards(repo, revision, part)
         with reading(f"the {part} of {repo}"):
             return WanTransformer3DModel.from_pretrained(
-                repo, subfolder=part, revision=revision, dtype=dtype, quantization_config=quantized
+                repo,
+                subfolder=part,
+                revision=revision,
+                dtype=dtype,
+                quantization_config=quantized,
+                use_safetensors=True,
             )
     check_file(file)
     with reading(f"{file} as the {part} of {repo}"):
