@@ -42,6 +42,18 @@ def films(tmp_path_factory):
     return folder
 
 
+@pytest.fixture
+def tiny_disk(tmp_path):
+    """A file system of its own that holds 16 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("only root may mount a small file system")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
 @pytest.fixture(scope="session")
 def real(shared, tmp_path_factory):
     """One real Wan2.1 clip: five tiles of its left half, and its right half whole, noised and blurred."""
@@ -181,6 +193,38 @@ def test_an_interrupt_ends_every_worker_at_once(films, tmp_path):
     while lives(process.pid) and time.monotonic() < deadline:  # the last process of multiprocessing sees the end late
         time.sleep(0.1)
     assert not lives(process.pid)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_where_the_disk_is_full_every_worker_stops_at_the_first(workers, shelllcc, films, tiny_disk, tmp_path):
+    words = ["-o", tmp_path / "b.safetensors", *TINY, *SMALL, "--workers", workers, "--latents", tiny_disk]
+    assert_a_full_disk(*shelllcc("anchors", "build", *sorted(films.glob("*.mp4"))[:4], *words))
+    assert not list(tiny_disk.rglob(".part-*"))
+
+
+def test_the_first_latents_without_room_are_the_last(shelllcc, films, tmp_path, monkeypatch):
+    import errno
+
+    import safetensors.torch
+
+    def save(*args, **options):
+        calls.append(args)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    calls = []
+    monkeypatch.setattr(safetensors.torch, "save", save)
+    words = ["-o", tmp_path / "b.safetensors", *TINY, *SMALL]
+    assert_a_full_disk(*shelllcc("anchors", "build", *sorted(films.glob("*.mp4"))[:4], *words))
+    assert len(calls) == 1
+
+
+def assert_a_full_disk(code, out, err):
+    """One line, and nothing that blames the videos."""
+    assert (code, out) == (1, "")
+    [error] = [line for line in err.splitlines() if "error" in line]
+    assert "No space left" in error or "disk full" in error
+    assert "skipped" not in err
+    assert "Traceback" not in err
 
 
 def test_shards_encode_their_shares_and_the_last_call_builds(shelllcc, films, tmp_path):
