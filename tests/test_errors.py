@@ -4,6 +4,7 @@ import importlib
 import inspect
 import pickle
 import pkgutil
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import shelllcc
 from shelllcc.guidance.errors import LostGpuError, OutOfMemoryError, ShellLCCError, plain
 from shelllcc.guidance.faults import answers, gpu_lost, out_of_memory, told
 from shelllcc.guidance.wan import pipeline
+from shelllcc.guidance.wan.engines import engine_of, work_off
 from shelllcc.guidance.wan.loading import Loading
 from shelllcc.guidance.wan.pipeline import find_model
 from shelllcc.guidance.wan.presets import PRESETS
@@ -119,6 +121,22 @@ def test_out_of_memory_while_prompts_are_encoded_is_one_line(when, shelllcc, tmp
         assert errors == ["shelllcc: error: out of memory while encoding prompts; try --dtype bfloat16"]
 
 
+def test_out_of_memory_while_calibrating_is_told(pipe, root, latents, tmp_path):
+    from shelllcc.anchors.bankfile import read_bank
+    from shelllcc.anchors.latents import open_latents, save_latents
+    from shelllcc.guidance.wan.banks import calibrate_bank
+
+    save_latents(tmp_path / "x.safetensors", latents(0, frames=2, height=8, width=8), {})
+    files = [open_latents(tmp_path / "x.safetensors")]
+    for part, stage in {"text_encoder": "encoding prompts", "transformer": "calibrating"}.items():
+        hook = getattr(pipe, part).register_forward_pre_hook(lambda *_: too_large())
+        try:
+            with pytest.raises(OutOfMemoryError, match=f"^out of memory while {stage}; try --dtype bfloat16"):
+                calibrate_bank(read_bank(root / "anchors/tiny-wan.safetensors"), files, pipe, model="tiny")
+        finally:
+            hook.remove()
+
+
 def test_what_to_try_is_what_helps_the_text_encoder():
     loadings = [Loading(offload=way) for way in ("none", "model", "group")]
     advice = [loading.relief("encoding prompts", "cuda") for loading in loadings]
@@ -129,11 +147,56 @@ def test_what_to_try_is_what_helps_the_text_encoder():
 def test_memory_holds_the_texts_that_are_needed_next(tmp_path, monkeypatch):
     monkeypatch.setenv("SHELLLCC_CACHE", str(tmp_path))
     texts = Studio(find_model(None), Loading(), Quiet(), device="cpu").texts
-    texts.keep(["a cat", "fog"])
+    texts.hold(["a cat", "fog"])
     first = texts.embed("a cat")
-    texts.keep(["a dog", "fog", "a dog"])
+    texts.hold(["a dog", "fog", "a dog"])
     assert set(texts._known) == {"a dog", "fog"}
     torch.testing.assert_close(texts.embed("a cat"), first, rtol=0, atol=0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_transformer_makes_room_for_a_text_encoder_that_comes_late(tmp_path, monkeypatch):
+    def load(*args, **options):
+        def encode(*_):
+            places.append(next(studio.pipe.transformer.parameters()).device.type)
+            if places[-1] == "cuda":
+                torch.empty(10**13, device="cuda")
+
+        texts = real(*args, **options)
+        texts.text_encoder.register_forward_pre_hook(encode)
+        return texts
+
+    monkeypatch.setenv("SHELLLCC_CACHE", str(tmp_path))
+    places, real = [], pipeline.load_text_encoder
+    studio = Studio(find_model(None), Loading(), Quiet(), device="cuda")
+    assert studio.pipe.text_encoder is None
+    before = torch.cuda.memory_allocated()
+    monkeypatch.setattr(pipeline, "load_text_encoder", load)
+    late = studio.texts.embed("a late cat")
+    assert places == ["cuda", "cpu"]
+    assert next(studio.pipe.transformer.parameters()).device.type == "cuda"
+    assert torch.cuda.memory_allocated() <= before
+    monkeypatch.undo()
+    monkeypatch.setenv("SHELLLCC_CACHE", str(tmp_path / "other"))
+    alone = Studio(find_model(None), Loading(), Quiet(), device="cuda").texts.embed("a late cat")
+    torch.testing.assert_close(late, alone, rtol=0, atol=0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_worker_whose_gpu_is_lost_is_replaced(tmp_path):
+    engine = engine_of("local", None)
+    found = work_off(["a", "lost", "b"], partial(partial, on_gpu, tmp_path), engine, retries=1)
+    outcomes = [(outcome.job, outcome.result, outcome.again) for outcome in found]
+    assert outcomes == [("a", 10.0, False), ("lost", None, True), ("b", 10.0, False), ("lost", 10.0, False)]
+
+
+def on_gpu(folder, job):
+    ones = torch.ones(10, device="cuda")
+    with told("sampling", "try less"):
+        if job == "lost" and not (folder / job).exists():
+            (folder / job).touch()
+            ones[torch.tensor([1000], device="cuda")].sum().item()
+        return ones.sum().item()
 
 
 class Quiet:

@@ -235,7 +235,7 @@ class _Worker:
     def _prepare(self, job: Job) -> None:
         """Have the job's prompts encoded, with those of all its company, and the pipeline loaded."""
         if self.company != job.company:
-            self.studio.texts.keep(job.company)
+            self.studio.texts.hold(job.company)
             self.company = job.company
         self.studio.pipe  # noqa: B018 - what cannot be loaded is no clip's failure
 

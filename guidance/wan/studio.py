@@ -92,7 +92,7 @@ class Studio:
         return Texts(encoder, self._encode, device=torch.device(self.device).type)
 
     def _encode(self, prompts: Sequence[str]) -> Iterator[Tensor]:
-        """Embeddings of prompts. Raises OutOfMemoryError with what to try next."""
+        """Embeddings of prompts. Raises OutOfMemoryError with what to try next, and LostGpuError."""
         self.reporter.stage(ENCODING)
         done = 0
         try:
@@ -103,22 +103,25 @@ class Studio:
             if not self._in_the_way:
                 raise
         if done < len(prompts):
-            with self._put_aside():
+            with told(ENCODING, self._advice), self._put_aside():
                 yield from self._encoded(prompts[done:])
 
     def _encoded(self, prompts: Sequence[str]) -> Iterator[Tensor]:
         """As `_encode`, with an encoder of its own that is freed in the end."""
-        advice = self.loading.relief(ENCODING, self.device)
-        try:
-            with torch.no_grad(), told(ENCODING, advice):
+        with torch.no_grad(), told(ENCODING, self._advice):
+            try:
                 pipe = pipeline.load_text_encoder(self.model, self.loading, device=self.device)
                 for prompt in prompts:
                     yield pipe.encode_prompt(prompt, do_classifier_free_guidance=False, max_sequence_length=LENGTH)[0]
-        except OutOfMemoryError as error:
-            raise OutOfMemoryError(ENCODING, advice) from error
-        finally:
-            pipe = None
-            _free()
+            except OutOfMemoryError as error:
+                raise OutOfMemoryError(ENCODING, self._advice) from error
+            finally:
+                pipe = None
+                _free()
+
+    @property
+    def _advice(self) -> str:
+        return self.loading.relief(ENCODING, self.device)
 
     @property
     def _in_the_way(self) -> list[nn.Module]:

@@ -46,7 +46,7 @@ class Texts:
             self._known[prompt] = embedding.cpu()
             self._keep(prompt, embedding)
 
-    def keep(self, prompts: Iterable[str]) -> None:
+    def hold(self, prompts: Iterable[str]) -> None:
         """Have these at hand and no others: memory holds what is needed next."""
         wanted = list(dict.fromkeys(prompts))
         self._known = {prompt: self._known[prompt] for prompt in wanted if prompt in self._known}
