@@ -1,5 +1,6 @@
 """The commands of banks end to end: build, calibrate, import, train, score, analyze, verify, pull."""
 
+import errno
 import json
 import os
 import shutil
@@ -202,17 +203,23 @@ def test_where_the_disk_is_full_every_worker_stops_at_the_first(workers, shelllc
     assert not list(tiny_disk.rglob(".part-*"))
 
 
-def test_the_first_latents_without_room_are_the_last(shelllcc, films, tmp_path, monkeypatch):
-    import errno
+@pytest.mark.parametrize("where", ["latents", "decoding"])
+def test_the_first_video_that_finds_no_room_is_the_last(where, shelllcc, films, tmp_path, monkeypatch):
+    from shelllcc.guidance.wan import encode
 
-    import safetensors.torch
+    real, calls = Path.write_bytes, []
 
-    def save(*args, **options):
+    def full(*args):
         calls.append(args)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    calls = []
-    monkeypatch.setattr(safetensors.torch, "save", save)
+    def write_bytes(path, contents):
+        return full() if path.name.startswith(".part-") else real(path, contents)
+
+    if where == "latents":
+        monkeypatch.setattr(Path, "write_bytes", write_bytes)
+    else:
+        monkeypatch.setattr(encode, "read_clips", full)
     words = ["-o", tmp_path / "b.safetensors", *TINY, *SMALL]
     assert_a_full_disk(*shelllcc("anchors", "build", *sorted(films.glob("*.mp4"))[:4], *words))
     assert len(calls) == 1
@@ -222,7 +229,7 @@ def assert_a_full_disk(code, out, err):
     """One line, and nothing that blames the videos."""
     assert (code, out) == (1, "")
     [error] = [line for line in err.splitlines() if "error" in line]
-    assert "No space left" in error or "disk full" in error
+    assert error.startswith("shelllcc: error: disk full: cannot write ")
     assert "skipped" not in err
     assert "Traceback" not in err
 

@@ -24,7 +24,7 @@ from shelllcc.anchors.latents import save_latents
 from shelllcc.anchors.sources import caption_of
 from shelllcc.guidance.errors import UsageError, VideoError
 from shelllcc.guidance.faults import told
-from shelllcc.guidance.files import sha256_of
+from shelllcc.guidance.files import FULL, refusal, sha256_of
 from shelllcc.guidance.threads import one_thread
 from shelllcc.guidance.wan.engines import Engine, Here, work_off
 from shelllcc.guidance.wan.footage import Framing, read_clips
@@ -112,6 +112,8 @@ def _encode(video: Path, encoding: Encoding) -> Encoded:
         with one_thread():
             clips = [encode_frames(vae, frames) for frames in read_clips(video, encoding.framing)]
     except OSError as error:
+        if error.errno in FULL:  # no fault of the video: the next one would meet it, too
+            raise refusal(encoding.folder, error) from error
         return Encoded(video, None, f"cannot read {video}: {error.strerror or error}")
     except (VideoError, UsageError) as error:
         return Encoded(video, None, str(error))
