@@ -7,6 +7,7 @@ again. Knows nothing of what the jobs are.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import pickle
 import signal
@@ -269,17 +270,19 @@ def _serve(pipe: Connection, blueprint: bytes, environment: Mapping[str, str]) -
     if parent is not None:
         threading.Thread(target=_exit_after, args=(parent,), daemon=True).start()
     worker = Worker(pickle.loads(blueprint))
+    ended = threading.Event()
     with contextlib.suppress(EOFError, OSError):  # nobody is left to hear of it
-        while True:
+        while not ended.is_set():
             job = pipe.recv()
-            signal.signal(signal.SIGTERM, _leave)
+            signal.signal(signal.SIGTERM, functools.partial(_leave, ended))
             pipe.send(sendable(worker.do(job)))
             signal.signal(signal.SIGTERM, signal.SIG_DFL)  # between jobs there is nothing to remove
 
 
-def _leave(*_: object) -> None:
-    """End with what removes temporary files, and without a word of imports or callbacks that it ends."""
+def _leave(ended: threading.Event, *_: object) -> None:
+    """End with what removes temporary files; after the job where Python swallows that, and without a word of it."""
     sys.unraisablehook = lambda _: None
+    ended.set()
     sys.exit(1)
 
 
