@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from shelllcc.guidance.errors import BankError
+from shelllcc.guidance.faults import ours_of
 
 
 def load_tensors(path: Path, *, most: int | None = None) -> Any:
@@ -30,6 +31,8 @@ def load_tensors(path: Path, *, most: int | None = None) -> Any:
     except pickle.UnpicklingError as error:
         raise BankError(f"{path} holds more than tensors, or is torn; nothing in it was executed") from error
     except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
+        if (ours := ours_of(error, f"reading {path}", "use a machine with more memory")) is not None:
+            raise ours from error
         raise BankError(f"{path} is not a whole torch file") from error
 
 

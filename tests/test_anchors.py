@@ -1,5 +1,6 @@
 """The commands of banks end to end: build, calibrate, import, train, score, analyze, verify, pull."""
 
+import errno
 import json
 import os
 import shutil
@@ -40,6 +41,18 @@ def films(tmp_path_factory):
         film(folder / f"clip {seed:02d}.mp4", seed=seed)
     (folder / "clip 03.txt").write_text("a tabby cat, zoom in, daylight")
     return folder
+
+
+@pytest.fixture
+def tiny_disk(tmp_path):
+    """A file system of its own that holds 16 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("only root may mount a small file system")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 @pytest.fixture(scope="session")
@@ -181,6 +194,44 @@ def test_an_interrupt_ends_every_worker_at_once(films, tmp_path):
     while lives(process.pid) and time.monotonic() < deadline:  # the last process of multiprocessing sees the end late
         time.sleep(0.1)
     assert not lives(process.pid)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_where_the_disk_is_full_every_worker_stops_at_the_first(workers, shelllcc, films, tiny_disk, tmp_path):
+    words = ["-o", tmp_path / "b.safetensors", *TINY, *SMALL, "--workers", workers, "--latents", tiny_disk]
+    assert_a_full_disk(*shelllcc("anchors", "build", *sorted(films.glob("*.mp4"))[:4], *words))
+    assert not list(tiny_disk.rglob(".part-*"))
+
+
+@pytest.mark.parametrize("where", ["latents", "decoding"])
+def test_the_first_video_that_finds_no_room_is_the_last(where, shelllcc, films, tmp_path, monkeypatch):
+    from shelllcc.guidance.wan import encode
+
+    real, calls = Path.write_bytes, []
+
+    def full(*args):
+        calls.append(args)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def write_bytes(path, contents):
+        return full() if path.name.startswith(".part-") else real(path, contents)
+
+    if where == "latents":
+        monkeypatch.setattr(Path, "write_bytes", write_bytes)
+    else:
+        monkeypatch.setattr(encode, "read_clips", full)
+    words = ["-o", tmp_path / "b.safetensors", *TINY, *SMALL]
+    assert_a_full_disk(*shelllcc("anchors", "build", *sorted(films.glob("*.mp4"))[:4], *words))
+    assert len(calls) == 1
+
+
+def assert_a_full_disk(code, out, err):
+    """One line, and nothing that blames the videos."""
+    assert (code, out) == (1, "")
+    [error] = [line for line in err.splitlines() if "error" in line]
+    assert error.startswith("shelllcc: error: disk full: cannot write ")
+    assert "skipped" not in err
+    assert "Traceback" not in err
 
 
 def test_shards_encode_their_shares_and_the_last_call_builds(shelllcc, films, tmp_path):

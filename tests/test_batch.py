@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -13,10 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from shelllcc.guidance.errors import ModelError, OutputError, UsageError
+from shelllcc.guidance.errors import LostGpuError, ModelError, OutOfMemoryError, OutputError, UsageError
 from shelllcc.guidance.files import sha256_of
 from shelllcc.guidance.wan import batch as module
-from shelllcc.guidance.wan.engines import Here, Outcome, Processes, _gpus, engine_of, work_off
+from shelllcc.guidance.wan.engines import Here, Outcome, Processes, _gpus, _Place, engine_of, work_off
 from shelllcc.guidance.wan.parse import strengths
 
 SMALL = ["--size", "64x64", "--frames", "5", "--steps", "3", "--window", "0:1"]
@@ -25,8 +26,16 @@ TWO = "a tabby cat, zoom in, daylight\na rocket, pan left, night --seed 7\n"
 NO_RAY = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed")
 TOYS = """
 import functools, os, signal, time
-from shelllcc.guidance.errors import ModelError
+from shelllcc.guidance.errors import LostGpuError, ModelError, OutOfMemoryError
 from shelllcc.guidance.wan.engines import SpentError
+
+class Closing:
+    def __del__(self):
+        time.sleep(1)
+
+class Unreadable:
+    def __reduce__(self):
+        return int, ("no number",)
 
 def start(folder):
     return functools.partial(work, folder)
@@ -45,6 +54,22 @@ def work(folder, job):
         raise KeyError(job)
     if job == "spent" and tries == 1:
         raise SpentError("bad")
+    if job == "lost" and tries == 1:
+        raise LostGpuError("sampling", "CUDA error: an illegal memory access was encountered")
+    if job == "full":
+        raise OutOfMemoryError("encoding videos", "use fewer --workers")
+    if job == "foreign":
+        class ForeignError(OutOfMemoryError):
+            pass
+        error = ForeignError("decoding", "try --tiling")
+        error.held = lambda: None
+        raise error
+    if job in ("late", "closing"):
+        Closing() if job == "closing" else time.sleep(1)
+    if job == "function":
+        return lambda: None
+    if job == "unreadable":
+        return Unreadable()
     return "bad" if job == "bad" else f"{job} {os.environ.get('CUDA_VISIBLE_DEVICES')}"
 """
 
@@ -87,17 +112,17 @@ def tries(pids, job):
 @pytest.mark.parametrize("workers", [1, 3])
 def test_a_worker_that_dies_loses_nothing_but_itself(toys, workers):
     start, pids = toys
-    jobs = ["a", "killed", "b", "doomed", "bug", "bad", "spent", "c"]
+    jobs = ["a", "killed", "b", "doomed", "bug", "bad", "spent", "lost", "c"]
     found = outcomes(jobs, start, Processes(workers))
     assert set(found) == set(jobs)
-    for job in ("a", "killed", "b", "spent", "c"):
+    for job in ("a", "killed", "b", "spent", "lost", "c"):
         assert found[job] == Outcome(job, f"{job} None")
     assert "signal 9" in found["doomed"].died
     assert found["bug"].died == "unexpected KeyError: 'bug'"
     assert found["bad"].result == "bad"
     counts = {job: len(tries(pids, job)) for job in jobs}
-    assert counts == {"a": 1, "killed": 2, "b": 1, "doomed": 3, "bug": 3, "bad": 3, "spent": 2, "c": 1}
-    for job in ("killed", "doomed", "bug", "spent"):  # each time in a process of its own
+    assert counts == dict.fromkeys(jobs, 1) | {"killed": 2, "doomed": 3, "bug": 3, "bad": 3, "spent": 2, "lost": 2}
+    for job in ("killed", "doomed", "bug", "spent", "lost"):  # each time in a process of its own
         assert len(set(tries(pids, job))) == counts[job]
     assert not any(alive(int(pid)) for job in jobs for pid in tries(pids, job))
 
@@ -114,6 +139,25 @@ def test_here_and_in_processes_the_outcomes_are_the_same(toys):
 def test_an_error_of_ours_ends_the_run_as_it_is(toys, engine):
     with pytest.raises(ModelError, match=r"^no model at /nowhere$"):
         outcomes(["a", "missing", "b"], toys[0], engine)
+
+
+@pytest.mark.parametrize("engine", [Here(), Processes(1)])
+def test_an_error_arrives_with_its_words_and_attributes(toys, engine):
+    with pytest.raises(OutOfMemoryError, match=r"^out of memory while encoding videos; use fewer --workers$") as caught:
+        outcomes(["full"], toys[0], engine)
+    assert (caught.value.stage, caught.value.advice) == ("encoding videos", "use fewer --workers")
+
+
+def test_what_cannot_be_sent_does_not_kill_the_worker(toys, capfd):
+    start, pids = toys
+    found = outcomes(["a", "function", "unreadable", "b"], start, Processes(1), retries=0)
+    assert [found[job].result for job in "ab"] == ["a None", "b None"]
+    for job in ("function", "unreadable"):
+        assert found[job].died.startswith("its result cannot be sent: ")
+    assert len({tries(pids, job)[0] for job in found}) == 1
+    with pytest.raises(OutOfMemoryError, match=r"^out of memory while decoding; try --tiling$"):
+        outcomes(["foreign"], start, Processes(1))
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_when_job_after_job_fails_the_rest_is_given_up(toys):
@@ -153,6 +197,23 @@ def test_an_interrupt_ends_every_worker(toys, tmp_path):
     out, _ = process.communicate(timeout=30)
     assert out == "stopped\n"
     assert not alive(int(tries(tmp_path / "pids", "slow")[0]))
+
+
+@pytest.mark.parametrize("job", ["late", "closing"])
+def test_a_worker_that_nobody_waits_for_ends_without_a_word(job, toys, capfd):
+    start, pids = toys
+    place = _Place(pickle.dumps(start), {})
+    place.give(job)
+    wait_for(lambda: (pids / job).exists() and tries(pids, job))
+    time.sleep(0.2)
+    if job == "late":
+        place.pipe.close()
+    else:
+        place.process.terminate()  # within a __del__, where Python swallows what is raised
+    place.process.join(30)
+    assert place.process.exitcode in (0, 1)
+    assert capfd.readouterr().err == ""
+    place.end()
 
 
 @NO_RAY
@@ -320,19 +381,74 @@ def test_a_clip_that_fails_does_not_stop_the_others(shelllcc, tmp_path):
     assert batch(shelllcc, tmp_path)[0]["skipped"] == 2
 
 
-def test_a_failure_that_passes_is_tried_again_with_a_new_worker(shelllcc, tmp_path, monkeypatch):
-    failed, real = [], module.make
+ILLEGAL = "CUDA error: an illegal memory access was encountered"
 
-    def make(request, *args, **options):
-        if request.strength == 1 and len(failed) < 2:
-            failed.append(args[1])
-            raise RuntimeError("CUDA error: unspecified launch failure")
-        return real(request, *args, **options)
+
+@pytest.mark.parametrize(
+    ("error", "studios"),
+    [
+        (KeyError("passing"), [0, 0, 1]),  # once may happen; after a second one in a row the worker is replaced
+        (OutOfMemoryError("sampling", "try --offload model"), [0, 0, 0]),
+        (LostGpuError("sampling", ILLEGAL), [0, 1, 2]),
+    ],
+    ids=["bug", "memory", "GPU"],
+)
+def test_a_failure_that_passes_is_tried_again(error, studios, shelllcc, tmp_path, monkeypatch):
+    failed, seen, real = [], [], module.make
+
+    def make(request, bank, studio, **options):
+        if request.strength == 1:
+            seen.append(studio)
+            if len(failed) < 2:
+                failed.append(request)
+                raise error
+        return real(request, bank, studio, **options)
 
     monkeypatch.setattr(module, "make", make)
     report, _ = batch(shelllcc, tmp_path, "--strengths", "0,1", text="a tabby cat, zoom in, daylight")
     assert ([row["strength"] for row in report["clips"]], report["skipped"]) == ([0.0, 1.0], 0)
-    assert failed[0] is not failed[1]  # the studio, and what it had loaded
+    different = list(dict.fromkeys(map(id, seen)))
+    assert [different.index(id(studio)) for studio in seen] == studios
+
+
+def test_the_model_is_loaded_once_for_many_companies_and_through_retries(tmp_path, monkeypatch):
+    from shelllcc.guidance.wan import pipeline
+
+    text = "".join(f"a tabby cat number {number}\n" for number in range(5))
+    (tmp_path / "whole").mkdir()
+    whole = made_here(tmp_path / "whole", text, "1", width=64, height=64, frames=5, steps=2)
+
+    loads, failed = [], []
+    for name in ("load_pipeline", "load_text_encoder"):
+        counted(monkeypatch, pipeline, name, loads)
+    real = module.make
+
+    def make(request, *args, **options):
+        if "number 1" in request.prompt and not failed:
+            failed.append(request)
+            raise KeyError("passing")
+        return real(request, *args, **options)
+
+    monkeypatch.setattr(module, "make", make)
+    monkeypatch.setattr(module, "COMPANY", 2)
+    (tmp_path / "a file").write_bytes(b"")
+    monkeypatch.setenv("SHELLLCC_CACHE", str(tmp_path / "a file"))  # no embedding stays on disk
+    (tmp_path / "parts").mkdir()
+    parts = made_here(tmp_path / "parts", text, "1", width=64, height=64, frames=5, steps=2)
+    assert loads == ["load_text_encoder", "load_pipeline", *["load_text_encoder"] * 3]  # the last for the retry
+    assert len(failed) == 1
+    assert parts == whole
+
+
+def counted(monkeypatch, owner, name, calls):
+    """Have the calls of a function noted."""
+    real = getattr(owner, name)
+
+    def call(*args, **options):
+        calls.append(name)
+        return real(*args, **options)
+
+    monkeypatch.setattr(owner, name, call)
 
 
 def test_a_model_that_cannot_be_loaded_ends_the_run_in_one_line(shelllcc, tmp_path):

@@ -24,12 +24,14 @@ from shelllcc.anchors.manifold import manifold_bank
 from shelllcc.anchors.sources import expand
 from shelllcc.anchors.train import Report, TrainConfig, save_checkpoint, train_manifold
 from shelllcc.guidance.errors import BankError, ModelError, UsageError
+from shelllcc.guidance.faults import told
 from shelllcc.guidance.wan.encode import Encoding, encode_videos
 from shelllcc.guidance.wan.engines import Engine
 
 if TYPE_CHECKING:
     from diffusers import WanPipeline
 
+SMALLER = "try --dtype bfloat16, a smaller --size or a larger GPU"
 NAMED = 256  # held-out videos that a bank's provenance names
 
 
@@ -173,7 +175,7 @@ def calibrate_bank(
     """The bank with the radius over sigma of the pipeline's transformer, from at most `most` held-out clips.
 
     Captions are those of the videos; a clip without one is denoised without a prompt, and no cfg is used. Raises
-    BankError where the bank does not fit, ModelError where the model gives NaN.
+    BankError where the bank does not fit, ModelError where the model gives NaN, OutOfMemoryError and LostGpuError.
     """
     check_bank(bank, fingerprint(pipe.vae.config))
     device = pipe._execution_device
@@ -183,10 +185,11 @@ def calibrate_bank(
         raise UsageError("no clip to calibrate with; give videos or latents that did not make the anchors")
     clips = clips[:: -(-len(clips) // most)]
     captions = [file.caption for file, _ in clips.entries]
-    states = [
-        pipe.encode_prompt(text, do_classifier_free_guidance=False, max_sequence_length=512, device=device)[0]
-        for text in captions
-    ]
+    with told("encoding prompts", SMALLER):
+        states = [
+            pipe.encode_prompt(text, do_classifier_free_guidance=False, max_sequence_length=512, device=device)[0]
+            for text in captions
+        ]
     boundary = pipe.config.get("boundary_ratio")
 
     def denoise(noised: Tensor, sigma: float, index: int) -> Tensor:
@@ -200,7 +203,8 @@ def calibrate_bank(
         return velocity
 
     shell = bank.shell.leading(bank.guided).to(device)
-    curve = calibrate_radius(shell, clips, denoise, on_clip=lambda done: on_clip(done, len(clips)))
+    with told("calibrating", SMALLER):
+        curve = calibrate_radius(shell, clips, denoise, on_clip=lambda done: on_clip(done, len(clips)))
     return bank.with_calibration(Calibration(model, model_fingerprint(pipe.transformer.config), curve))
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import gc
 import itertools
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -17,7 +16,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shelllcc.guidance.errors import OutputError, ShellLCCError, UsageError
+from shelllcc.guidance.errors import LostGpuError, OutputError, ShellLCCError, UsageError
+from shelllcc.guidance.faults import answers
 from shelllcc.guidance.files import at_home
 from shelllcc.guidance.threads import one_thread
 from shelllcc.guidance.wan.engines import Engine, SpentError, work_off
@@ -197,45 +197,47 @@ def duration(seconds: float) -> str:
 
 
 class _Worker:
-    """What a worker keeps from job to job: its studio, and for which company of prompts it was made."""
+    """What a worker keeps from job to job: its studio, whose pipeline is loaded once.
+
+    It goes on after an unexpected error, but not after two in a row, nor where the GPU does not answer any more.
+    """
 
     def __init__(self, batch: Batch, device: str | None) -> None:
-        self.batch, self.device = batch, device
+        self.batch = batch
+        self.studio = Studio(batch.like.model, batch.like.loading, Silent(), device=device)
         self.company: tuple[str, ...] | None = None
-        self.studio: Studio | None = None
+        self.sound = True
 
     def __call__(self, job: Job) -> Done:
-        """One attempt at a job. Raises ModelError where the model cannot be loaded."""
+        """One attempt at a job. Raises ModelError where the model cannot be loaded, SpentError to be replaced."""
         plans = self.batch.plans(job)
         waiting = [plan for plan in plans if not plan.finished()]
         if not waiting:
             return Done(skipped=len(plans))
-        studio = self._studio(job)
-        made, failed, sound = list[Mapping[str, Any]](), dict[str, str](), True
+        before, self.sound = self.sound, True
+        made, failed, spent = list[Mapping[str, Any]](), dict[str, str](), False
         with one_thread():
-            for plan, sample in samples(waiting, studio):
+            self._prepare(job)
+            for plan, sample in samples(waiting, self.studio):
                 try:
                     made.append(_row(plan, sample()))
                 except ShellLCCError as error:
                     failed[str(plan.output)] = str(error)
+                    spent |= isinstance(error, LostGpuError)
                 except Exception as error:
-                    failed[str(plan.output)], sound = f"unexpected {type(error).__name__}: {error}", False
+                    failed[str(plan.output)], self.sound = f"unexpected {type(error).__name__}: {error}", False
         done = Done(tuple(made), len(plans) - len(waiting), failed)
-        if not sound:
+        spent |= not self.sound and (not before or not answers(self.studio.device))
+        if spent:
             raise SpentError(done)
         return done
 
-    def _studio(self, job: Job) -> Studio:
-        """The studio with its pipeline loaded. For other company it is made anew: the text encoder comes alone."""
-        if self.studio is None or self.company != job.company:
-            self.studio = None
-            gc.collect()
-            like = self.batch.like
-            self.studio, self.company = Studio(like.model, like.loading, Silent(), device=self.device), job.company
-            with one_thread():
-                self.studio.texts.prepare(job.company)
-            self.studio.pipe  # noqa: B018 - what cannot be loaded is no clip's failure
-        return self.studio
+    def _prepare(self, job: Job) -> None:
+        """Have the job's prompts encoded, with those of all its company, and the pipeline loaded."""
+        if self.company != job.company:
+            self.studio.texts.hold(job.company)
+            self.company = job.company
+        self.studio.pipe  # noqa: B018 - what cannot be loaded is no clip's failure
 
 
 def samples(plans: Sequence[Plan], studio: Studio) -> Iterator[tuple[Plan, Callable[[], dict[str, Any]]]]:

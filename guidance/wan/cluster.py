@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from shelllcc.guidance.errors import ModelError, UsageError
-from shelllcc.guidance.wan.engines import Outcome, Reply, Start, Worker
+from shelllcc.guidance.wan.engines import Outcome, Reply, Start, Worker, sendable
 from shelllcc.guidance.wan.weights import first_line
 
 
@@ -88,6 +88,9 @@ class _Actor(Worker):
         super().__init__(start)
         with contextlib.suppress(OSError):
             os.chdir(folder)
+
+    def do(self, job: Any) -> Reply:
+        return sendable(super().do(job))
 
     def ready(self) -> Reply:
         return Reply()

@@ -22,8 +22,9 @@ from torch import Tensor
 from shelllcc.anchors.fingerprints import fingerprint
 from shelllcc.anchors.latents import save_latents
 from shelllcc.anchors.sources import caption_of
-from shelllcc.guidance.errors import ModelError, UsageError, VideoError
-from shelllcc.guidance.files import sha256_of
+from shelllcc.guidance.errors import UsageError, VideoError
+from shelllcc.guidance.faults import told
+from shelllcc.guidance.files import FULL, refusal, sha256_of
 from shelllcc.guidance.threads import one_thread
 from shelllcc.guidance.wan.engines import Engine, Here, work_off
 from shelllcc.guidance.wan.footage import Framing, read_clips
@@ -73,7 +74,7 @@ def encode_videos(videos: Sequence[Path], encoding: Encoding, *, engine: Engine 
     """Encode those videos that have no file of latents yet; yields each as it is done, in any order.
 
     A video whose worker dies is tried again, and passed over in the end. Raises ModelError where the VAE cannot be
-    loaded or runs out of memory, or where worker after worker dies.
+    loaded or where worker after worker dies, OutOfMemoryError, and OutputError as soon as latents cannot be written.
     """
     start = partial(_encoder, encoding)
     with closing(work_off(videos, start, engine or Here())) as outcomes:
@@ -89,15 +90,14 @@ def _encoder(encoding: Encoding) -> Callable[[Path], Encoded]:
 
 @torch.no_grad()
 def encode_frames(vae: AutoencoderKLWan, frames: NDArray[Any]) -> Tensor:
-    """Normalised latents (c t h w), float32, of uint8 frames (T, H, W, 3)."""
-    video = torch.from_numpy(frames).to(vae.device).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
-    try:
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-            latents = vae.encode(video).latent_dist.mode()[0]
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise ModelError(
-            "the VAE ran out of memory; use a smaller --size, fewer --frames or fewer --workers"
-        ) from error
+    """Normalised latents (c t h w), float32, of uint8 frames (T, H, W, 3).
+
+    Raises OutOfMemoryError, and LostGpuError where the GPU failed.
+    """
+    exactly = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+    with told("encoding videos", "use a smaller --size, fewer --frames or fewer --workers"), exactly:
+        video = torch.from_numpy(frames).to(vae.device).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+        latents = vae.encode(video).latent_dist.mode()[0]
     mean, std = (torch.tensor(vae.config[f"latents_{name}"]).view(-1, 1, 1, 1) for name in ("mean", "std"))
     return (latents - mean.to(latents)) / std.to(latents)
 
@@ -112,6 +112,8 @@ def _encode(video: Path, encoding: Encoding) -> Encoded:
         with one_thread():
             clips = [encode_frames(vae, frames) for frames in read_clips(video, encoding.framing)]
     except OSError as error:
+        if error.errno in FULL:  # no fault of the video: the next one would meet it, too
+            raise refusal(encoding.folder, error) from error
         return Encoded(video, None, f"cannot read {video}: {error.strerror or error}")
     except (VideoError, UsageError) as error:
         return Encoded(video, None, str(error))

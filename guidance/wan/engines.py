@@ -7,6 +7,7 @@ again. Knows nothing of what the jobs are.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import pickle
 import signal
@@ -21,7 +22,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
-from shelllcc.guidance.errors import ModelError, ShellLCCError, UsageError
+from shelllcc.guidance.errors import LostGpuError, ModelError, ShellLCCError, UsageError, plain
 
 ENGINES = ("local", "ray")
 FEWEST = 20  # jobs that must fail one after the other before the rest is given up
@@ -63,7 +64,7 @@ class Engine(Protocol):
         """Take jobs from the left of `waiting`, to which the caller may append, until none is waiting or in work.
 
         `start` is called in each worker, for what does the work there; both may travel by pickle. A ShellLCCError of
-        either is raised here, any other exception is the worker's death.
+        either is raised here; a LostGpuError and any other exception are the worker's death.
         """
         ...
 
@@ -71,6 +72,7 @@ class Engine(Protocol):
 def engine_of(name: str, workers: int | None = None, *, device: str | None = None) -> Engine:
     """The engine of that name; without a number, `local` has one worker and `ray` as many as the cluster serves.
 
+    On a GPU that one worker, too, has a process of its own: whoever loses the GPU's context can only be replaced.
     Raises UsageError for an unknown name, for no workers, and for `ray` where that is not installed.
     """
     if name not in ENGINES:
@@ -81,7 +83,9 @@ def engine_of(name: str, workers: int | None = None, *, device: str | None = Non
         from shelllcc.guidance.wan.cluster import RayCluster
 
         return RayCluster(workers, device=device)
-    return Here() if workers in (None, 1) else Processes(workers or 1, gpus=_gpus(device))
+    if workers in (None, 1) and not _on_gpu(device):
+        return Here()
+    return Processes(workers or 1, gpus=_gpus(device))
 
 
 def work_off(
@@ -125,6 +129,17 @@ class Reply:
     sound: bool = True
 
 
+def sendable(reply: Reply) -> Reply:
+    """The reply, or where it would not survive the way by pickle, one that says as much."""
+    try:
+        pickle.loads(pickle.dumps(reply))
+    except Exception as error:  # whatever the __reduce__ or __init__ of somebody's class raises
+        if reply.error is not None:
+            return replace(reply, error=plain(reply.error))
+        return Reply(died=f"its result cannot be sent: {type(error).__name__}: {error}", sound=reply.sound)
+    return reply
+
+
 class Worker:
     """A worker's own side: it starts with its first job."""
 
@@ -138,6 +153,8 @@ class Worker:
             return Reply(self.work(job))
         except SpentError as spent:
             reply = Reply(spent.result, sound=False)
+        except LostGpuError as error:
+            reply = Reply(died=str(error), sound=False)
         except ShellLCCError as error:
             return Reply(error=error)
         except Exception as error:
@@ -249,17 +266,24 @@ class _Place:
 def _serve(pipe: Connection, blueprint: bytes, environment: Mapping[str, str]) -> None:
     """A worker's process: jobs in, replies out."""
     os.environ.update(environment)  # before CUDA is asked for anything
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # temporary files are removed on the way out
     parent = parent_process()
     if parent is not None:
         threading.Thread(target=_exit_after, args=(parent,), daemon=True).start()
     worker = Worker(pickle.loads(blueprint))
-    while True:
-        try:
+    ended = threading.Event()
+    with contextlib.suppress(EOFError, OSError):  # nobody is left to hear of it
+        while not ended.is_set():
             job = pipe.recv()
-        except EOFError:
-            return
-        pipe.send(worker.do(job))
+            signal.signal(signal.SIGTERM, functools.partial(_leave, ended))
+            pipe.send(sendable(worker.do(job)))
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # between jobs there is nothing to remove
+
+
+def _leave(ended: threading.Event, *_: object) -> None:
+    """End with what removes temporary files; after the job where Python swallows that, and without a word of it."""
+    sys.unraisablehook = lambda _: None
+    ended.set()
+    sys.exit(1)
 
 
 def _exit_after(parent: BaseProcess) -> None:
@@ -279,6 +303,14 @@ def _no_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def _on_gpu(device: str | None) -> bool:
+    if device is not None and not device.startswith("cuda"):
+        return False
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def _ending(code: int | None) -> str:

@@ -102,8 +102,13 @@ class Loading:
         return {key: value for key, value in self.recipe().items() if value != usual[key]}
 
     def relief(self, stage: str, device: str) -> str:
-        """What to try next where memory does not suffice for a stage (loading, encoding, sampling or decoding)."""
-        if device.startswith("cpu"):
+        """What to try next where memory does not suffice for a stage (encoding prompts, sampling or decoding)."""
+        on_cpu, encoding = device.startswith("cpu"), stage == "encoding prompts"
+        if encoding and on_cpu:
+            return "use a machine with more memory" if self.dtype == "bfloat16" else "try --dtype bfloat16"
+        if encoding:  # the encoder is whole on the device, but in groups
+            return "use a larger GPU" if self.offload == "group" else "try --offload group"
+        if on_cpu:
             return "use fewer --frames or a smaller --size"
         if stage == "decoding" and not self.tiling:
             return "try --tiling"

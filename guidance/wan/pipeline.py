@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shelllcc.anchors.fingerprints import WAN21_VAE
-from shelllcc.guidance.errors import ModelError, UsageError
+from shelllcc.guidance.errors import ModelError, OutOfMemoryError, UsageError
+from shelllcc.guidance.faults import out_of_memory
 from shelllcc.guidance.wan.caches import check_cache
 from shelllcc.guidance.wan.loading import Loading, check_name
 from shelllcc.guidance.wan.loras import add_loras, find_lora
@@ -265,13 +266,11 @@ def _find_on_hub(model: str) -> Model:
 
 
 def _move(part: Any, source: str, device: str) -> Any:
-    import torch
-
     try:
         return part.to(device)
-    except torch.OutOfMemoryError as error:
-        raise ModelError(f"{source} does not fit on {device}; use a larger GPU or --device cpu") from error
-    except RuntimeError as error:  # no such device, or the part cannot run there
+    except (MemoryError, RuntimeError) as error:  # no room, no such device, or the part cannot run there
+        if out_of_memory(error):
+            raise OutOfMemoryError(f"putting {source} on {device}", "use a larger GPU or --device cpu") from error
         raise ModelError(f"cannot put {source} on {device}: {first_line(error)}") from error
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from shelllcc.guidance.errors import ModelError, UsageError
+from shelllcc.guidance.errors import ModelError, OutOfMemoryError, UsageError
+from shelllcc.guidance.faults import out_of_memory
 from shelllcc.guidance.wan.weights import first_line
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def place(pipe: WanPipeline, offload: str, device: str, *, hooked: bool = False)
     group  the VAE for good, of the others the layer that computes and, on CUDA, the one that comes next
 
     `hooked` says that hooks will be put on the transformers, as by feature caches. Raises UsageError where there is
-    nothing to offload from, ModelError where it does not fit.
+    nothing to offload from, OutOfMemoryError where it does not fit, ModelError for other failures.
     """
     import torch
 
@@ -36,10 +37,10 @@ def place(pipe: WanPipeline, offload: str, device: str, *, hooked: bool = False)
             pipe.enable_model_cpu_offload(device=device)
         else:
             _place_in_groups(pipe, torch.device(device), hooked)
-    except torch.OutOfMemoryError as error:
-        hint = "use a larger GPU" if offload == "group" else "try --offload group"
-        raise ModelError(f"the model does not fit on {device}; {hint} or --quantize fp8") from error
-    except (RuntimeError, ValueError) as error:  # no such device, or a part cannot run there
+    except (MemoryError, RuntimeError, ValueError) as error:  # no room, no such device, or a part cannot run there
+        if out_of_memory(error):
+            hint = "use a larger GPU" if offload == "group" else "try --offload group"
+            raise OutOfMemoryError(f"putting the model on {device}", f"{hint} or --quantize fp8") from error
         raise ModelError(f"cannot put the model on {device}: {first_line(error)}") from error
 
 

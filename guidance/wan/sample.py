@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shelllcc.guidance.errors import OutOfMemoryError, SamplingError
+from shelllcc.guidance.errors import SamplingError
+from shelllcc.guidance.faults import gpu_lost, ours_of
 from shelllcc.guidance.guide import ShellGuide
 from shelllcc.guidance.scheduler import guided
 from shelllcc.guidance.trace import Alarm, Step, alarm
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from shelllcc.anchors.bank import Bank
 
     Frames = NDArray[np.uint8]
+
+ADVICE = "use fewer --frames or a smaller --size"
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ def sample(
 
     `prefix` holds what an earlier sampling that differs in the guide alone may share, `texts` embeddings on disk; the
     frames are the same without. `cache` names a feature cache of diffusers (see caches). Raises SamplingError as soon
-    as the model gives NaN or infinity, and OutOfMemoryError.
+    as the model gives NaN or infinity, OutOfMemoryError, and LostGpuError where the GPU failed.
     """
     set_shift(pipe, request.shift)
     latents: list[Tensor] = []
@@ -130,14 +133,12 @@ def sample(
                 output_type="np",
                 callback_on_step_end=after_step,
             ).frames[0]
-        except (MemoryError, RuntimeError) as error:
-            reset(pipe)
-            if isinstance(error, RuntimeError) and "memory" not in str(error):
+        except BaseException as error:
+            if not gpu_lost(error):  # from a lost one nothing can be moved
+                reset(pipe)
+            if (ours := ours_of(error, "decoding" if latents else "sampling", ADVICE)) is None:
                 raise
-            raise OutOfMemoryError("decoding" if latents else "sampling") from error
-        except BaseException:
-            reset(pipe)
-            raise
+            raise ours from error
     if not np.isfinite(frames).all():
         raise SamplingError("the VAE gave NaN or infinity; check its weights")
     trace = list(guide.trace) if guide else []

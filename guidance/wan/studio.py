@@ -1,7 +1,8 @@
 """What samples: a model whose parts are loaded when they are needed. Knows nothing of clips' files or terminals.
 
 The text encoder of a large Wan weighs more than all the rest: it is there while prompts are encoded, and gone before
-the transformer comes. Prompts whose embeddings are on disk do not bring it at all.
+the transformer comes. Prompts whose embeddings are on disk do not bring it at all. For prompts that come later it is
+loaded again, beside the transformer if there is room; if not, the transformer goes to the host's memory meanwhile.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from shelllcc.guidance.errors import OutputError
+from shelllcc.guidance.errors import OutOfMemoryError, OutputError
+from shelllcc.guidance.faults import told
 from shelllcc.guidance.wan import pipeline
 from shelllcc.guidance.wan.loading import Loading
 from shelllcc.guidance.wan.parallel import Ranks, spread
 from shelllcc.guidance.wan.pipeline import Model
+from shelllcc.guidance.wan.placing import DENOISERS
 from shelllcc.guidance.wan.request import Request
 from shelllcc.guidance.wan.texts import LENGTH, Texts, encoder_fingerprint
 
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
     from diffusers import WanPipeline
 
     from shelllcc.guidance.wan.sample import Moment
+
+ENCODING = "encoding prompts"
 
 
 class Reporter(Protocol):
@@ -87,15 +92,62 @@ class Studio:
         return Texts(encoder, self._encode, device=torch.device(self.device).type)
 
     def _encode(self, prompts: Sequence[str]) -> Iterator[Tensor]:
-        self.reporter.stage("encoding prompts")
-        pipe = pipeline.load_text_encoder(self.model, self.loading, device=self.device)
-        with torch.no_grad():
-            for prompt in prompts:
-                yield pipe.encode_prompt(prompt, do_classifier_free_guidance=False, max_sequence_length=LENGTH)[0]
-        del pipe
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        """Embeddings of prompts. Raises OutOfMemoryError with what to try next, and LostGpuError."""
+        self.reporter.stage(ENCODING)
+        done = 0
+        try:
+            for embedding in self._encoded(prompts):
+                yield embedding
+                done += 1
+        except OutOfMemoryError:
+            if not self._in_the_way:
+                raise
+        if done < len(prompts):
+            with told(ENCODING, self._advice), self._put_aside():
+                yield from self._encoded(prompts[done:])
+
+    def _encoded(self, prompts: Sequence[str]) -> Iterator[Tensor]:
+        """As `_encode`, with an encoder of its own that is freed in the end."""
+        with torch.no_grad(), told(ENCODING, self._advice):
+            try:
+                pipe = pipeline.load_text_encoder(self.model, self.loading, device=self.device)
+                for prompt in prompts:
+                    yield pipe.encode_prompt(prompt, do_classifier_free_guidance=False, max_sequence_length=LENGTH)[0]
+            except OutOfMemoryError as error:
+                raise OutOfMemoryError(ENCODING, self._advice) from error
+            finally:
+                pipe = None
+                _free()
+
+    @property
+    def _advice(self) -> str:
+        return self.loading.relief(ENCODING, self.device)
+
+    @property
+    def _in_the_way(self) -> list[nn.Module]:
+        """What of a loaded pipeline lies on a GPU for good and can make room for a while."""
+        if "pipe" not in self.__dict__ or self.loading.offload != "none" or self.device.startswith("cpu"):
+            return []
+        return [part for name in DENOISERS if (part := getattr(self.pipe, name, None)) is not None]
+
+    @contextlib.contextmanager
+    def _put_aside(self) -> Iterator[None]:
+        """Within the block, the transformers lie in the host's memory."""
+        parts = self._in_the_way
+        try:
+            for part in parts:
+                part.to("cpu")
+            _free()
+            yield
+        finally:
+            for part in parts:
+                part.to(self.device)
+
+
+def _free() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def prompts_of(request: Request) -> tuple[str, ...]:

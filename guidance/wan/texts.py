@@ -46,6 +46,12 @@ class Texts:
             self._known[prompt] = embedding.cpu()
             self._keep(prompt, embedding)
 
+    def hold(self, prompts: Iterable[str]) -> None:
+        """Have these at hand and no others: memory holds what is needed next."""
+        wanted = list(dict.fromkeys(prompts))
+        self._known = {prompt: self._known[prompt] for prompt in wanted if prompt in self._known}
+        self.prepare(wanted)
+
     def embed(self, prompt: str) -> Tensor:
         """(1, 512, d) embedding of a prompt, on the CPU, as `WanPipeline.encode_prompt` gives it."""
         self.prepare([prompt])

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shelllcc.guidance.errors import ModelError
+from shelllcc.guidance.errors import ModelError, OutOfMemoryError
+from shelllcc.guidance.faults import out_of_memory
 from shelllcc.guidance.wan.loading import Loading
 from shelllcc.guidance.wan.trust import check_hub_shards
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from diffusers import WanTransformer3DModel
 
 UNTOUCHED = ["condition_embedder", "proj_out"]  # small, and what goes through them reaches every block or the output
+BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError)  # what foreign files make of readers
 EXTRAS = {"peft": "lora", "gguf": "gguf", "torchao": "int8", "bitsandbytes": "nf4"}
 
 
@@ -91,12 +93,14 @@ def require(library: str, what: str) -> None:
 
 @contextlib.contextmanager
 def reading(what: str) -> Iterator[None]:
-    """Within the block, whatever diffusers or its libraries raise becomes one line of ModelError."""
+    """Within the block, whatever diffusers or its libraries raise becomes one line: OutOfMemoryError, or ModelError."""
     from safetensors import SafetensorError
 
     try:
         yield
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, SafetensorError) as e:
+    except (*BROKEN, RuntimeError, MemoryError, SafetensorError) as e:
+        if out_of_memory(e):
+            raise OutOfMemoryError(f"loading {what}", "use --dtype bfloat16 or a machine with more memory") from e
         raise ModelError(f"cannot load {what}: {first_line(e)}") from e
 
 
