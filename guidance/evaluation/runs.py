@@ -24,6 +24,7 @@ from shelllcc.guidance.evaluation.figures import beside
 from shelllcc.guidance.evaluation.verdict import Verdict, judge
 from shelllcc.guidance.files import whole_file
 from shelllcc.guidance.trace import balance
+from shelllcc.guidance.wan.recorded import is_run
 from shelllcc.guidance.wan.video import read_sidecar, write_json, write_video
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ class Run:
                 known = json.loads(file.read_text(encoding="utf-8"))
             except ValueError:
                 known = None
-            if known != wanted:
+            if not is_run(known, wanted):
                 raise UsageError(f"{self.folder} holds another run; give another --output, or --overwrite it")
             self._pictured = {item["idx"]: list(item["videos"].values()) for item in self._manifest()}
         else:

@@ -81,8 +81,9 @@ class Loading:
         """
         record = asdict(self)
         del record["dtype"], record["offload"]
-        sources = [self.transformer, self.transformer_2, *(lora.source for lora in self.loras)]
-        files = [Path(source) for source in sources if source and Path(source).is_file()]
+        places = [Path(s) for s in (self.transformer, self.transformer_2, *(lora.source for lora in self.loras)) if s]
+        files = [path for path in places if path.is_file()]
+        files += [path for folder in places if folder.is_dir() for path in sorted(folder.glob("*.safetensors"))]
         prints = {str(path): fingerprint_of(path) for path in files}
         return record | {"loras": [asdict(lora) for lora in self.loras], "fingerprints": prints}
 
