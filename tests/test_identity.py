@@ -145,16 +145,19 @@ def test_a_changed_model_folder_is_not_taken_for_the_one_that_made_a_clip(shelll
         f"shelllcc: error: the model folder {wan} is not what the sidecar was made with; "
         f"give --model {wan} to use it all the same\n"
     )
-    assert shelllcc("generate", "--from", "a.json", "--model", wan, "-o", "b.mp4", "--dry-run")[0] == 0
+    assert shelllcc("generate", "--from", "a.json", "--model", wan, "-o", "c.mp4", "--dry-run")[0] == 0
     edit(tmp_path / "a.json", model={"source": str(wan), "revision": "local"})  # as sidecars were before
-    code, out, err = shelllcc("generate", "--from", "a.json", "-o", "b.mp4", "--dry-run")
+    code, out, err = shelllcc("generate", "--from", "a.json", "-o", "c.mp4", "--dry-run")
     assert code == 0
     assert f"note: the sidecar does not say which weights {wan} held" in err
     clips, err = made(shelllcc, *again)
     assert clips == []
     assert f"note: the sidecar does not say which weights {wan} held" in err
     edit(tmp_path / "a.json", model=record["model"])
-    [other], _ = made(shelllcc, *again)
+    code, _, err = shelllcc("generate", *again)
+    assert code == 2
+    assert "a.json is no record of this clip" in err
+    [other], _ = made(shelllcc, *again, "--overwrite")
     assert other["frames_sha256"] != record["frames_sha256"]
     assert other["model"]["revision"] != record["model"]["revision"]
 
@@ -300,9 +303,9 @@ def test_a_clip_made_before_calibrating_replays_to_the_bit(shelllcc, tmp_path):
     [same], err = made(shelllcc, *again)
     assert same["frames_sha256"] == first["frames_sha256"]
     assert "bank bare is used not calibrated, as then" in err
-    [other], _ = made(shelllcc, *again, "--bank", "bare.safetensors")
+    [other], _ = made(shelllcc, *again, "--bank", "bare.safetensors", "--overwrite")
     assert other["frames_sha256"] != first["frames_sha256"]
-    resumed, _ = made(shelllcc, *CLIP, "--bank", "bare.safetensors", "-o", "a.mp4", "--resume")
+    resumed, _ = made(shelllcc, *CLIP, "--bank", "bare.safetensors", "-o", "a.mp4", "--resume", "--overwrite")
     assert [clip["frames_sha256"] for clip in resumed] == [other["frames_sha256"]]
     keep_calibration(open_bank("bare.safetensors"), curve(0.9, 0.8))
     code, out, err = shelllcc("generate", *again)
