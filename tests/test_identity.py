@@ -215,7 +215,9 @@ def test_a_run_goes_on_with_what_it_was_begun_with(shelllcc, wan, tmp_path):
     edit(tmp_path / "run/run.json", **older)  # as runs were before
     for path in (tmp_path / "run").glob("00_*.json"):
         edit(path, bank={"sha256": older["bank"]}, model=older["model"])
-    assert shelllcc(*words)[0] == 0
+    code, _, err = shelllcc(*words)
+    assert code == 0
+    assert f"note: the run does not say which weights {wan} held" in err
     assert [path.stat().st_mtime_ns for path in clips] == times
     assert json.loads((tmp_path / "run/run.json").read_text()) == asked
     for changed in ({"model": asked["model"] | {"revision": "0" * 16}}, {"bank": "0" * 64}, {"bank": None}):
@@ -390,3 +392,15 @@ def test_torn_and_foreign_calibrations_are_passed_over_with_a_remark(shelllcc, p
         load_bank("tiny-wan", pipe)
     path.write_bytes(sound)
     assert load_bank("tiny-wan", pipe).chosen.digest == curve(1.0, 1.1).digest
+
+
+def test_a_batch_goes_on_with_clips_that_older_versions_made(shelllcc, wan, tmp_path):
+    (tmp_path / "prompts.txt").write_text("a tabby cat, zoom in, daylight\n")
+    words = ["batch", "prompts.txt", *CLIP[2:], "--model", wan, "-o", "many", "--workers", "1", "--json"]
+    code, out, err = shelllcc(*words)
+    assert code == 0, err
+    [sidecar] = (tmp_path / "many").rglob("*.json")
+    edit(sidecar, model={"source": str(wan), "revision": "local"})
+    code, out, err = shelllcc(*words)
+    assert (code, json.loads(out)["clips"]) == (0, [])
+    assert f"note: the sidecar does not say which weights {wan} held" in err

@@ -24,7 +24,7 @@ from shelllcc.guidance.evaluation.figures import beside
 from shelllcc.guidance.evaluation.verdict import Verdict, judge
 from shelllcc.guidance.files import whole_file
 from shelllcc.guidance.trace import balance
-from shelllcc.guidance.wan.recorded import is_run
+from shelllcc.guidance.wan.recorded import doubt_of_run, is_run
 from shelllcc.guidance.wan.video import read_sidecar, write_json, write_video
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ class Run:
     ) -> None:
         self.folder, self.title, self.asked, self.settings, self.fps = folder, title, asked, settings, fps
         self.items: dict[int, dict[str, Any]] = {}
+        self.doubt: str | None = None  # what the user should hear of a run that goes on
         self._pictured: dict[int, list[str]] = {}  # the clips that an item's pictures were made of, in a run before
 
     @contextlib.contextmanager
@@ -168,6 +169,7 @@ class Run:
                 known = None
             if not is_run(known, wanted):
                 raise UsageError(f"{self.folder} holds another run; give another --output, or --overwrite it")
+            self.doubt = doubt_of_run(known)
             self._pictured = {item["idx"]: list(item["videos"].values()) for item in self._manifest()}
         else:
             self._clear()

@@ -86,8 +86,12 @@ class Plan:
         return same and all(p.is_file() and sha256_of(p) == hashes.get(label) for label, p in self.videos.items())
 
     def doubt(self) -> str | None:
-        """A remark on a finished clip, where its sidecar does not say which weights it was made with."""
-        return recorded.check_model(read_sidecar(self.sidecar), self.model)
+        """A remark on this clip where it is there already, and its sidecar does not say which weights made it."""
+        try:
+            record = read_sidecar(self.sidecar)
+        except UsageError:
+            return None
+        return recorded.check_model(record, self.model) if self.made(record) else None
 
     def made(self, record: Mapping[str, Any]) -> bool:
         """Whether a record, a sidecar's or that in a video's tag, is of a clip of this very recipe."""

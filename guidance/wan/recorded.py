@@ -82,7 +82,18 @@ def check_model(record: Mapping[str, Any], model: Model) -> str | None:
             f"the model folder {model.source} is not what the sidecar was made with; "
             f"give --model {model.source} to use it all the same"
         )
-    return f"the sidecar does not say which weights {model.source} held: the clip is the same if they are"
+    return _doubt("sidecar", model.source)
+
+
+def doubt_of_run(known: Any) -> str | None:
+    """A remark on a run that goes on, where its older record does not say what the model's folder held."""
+    model = known.get("model") if isinstance(known, dict) else None
+    unknown = isinstance(model, dict) and model.get("revision") == UNKNOWN
+    return _doubt("run", model["source"]) if unknown and model else None
+
+
+def _doubt(what: str, folder: Any) -> str:
+    return f"the {what} does not say which weights {folder} held: its clips are the same if they are"
 
 
 def recorded_bank(record: Mapping[str, Any], bank: Bank, model: Model) -> tuple[Bank, list[str]]:
