@@ -113,6 +113,9 @@ def generate(
         waiting = [plan for plan, done in zip(plans, finished, strict=True) if not done]
         if any(finished):
             options.say(f"{sum(finished)} of {len(plans)} clips are finished already")
+            doubts = (plan.doubt() for plan, done in zip(plans, finished, strict=True) if done)
+            for doubt in dict.fromkeys(filter(None, doubts)):
+                options.say(f"note: {doubt}")
         records = _generate(waiting, ranks)
         if as_json:
             print(json.dumps({"clips": records, "skipped": sum(finished)}, ensure_ascii=False))

@@ -109,7 +109,9 @@ def calibrate(
         typer.Argument(help="Videos or latents; those held out by the bank are used. (default: BANK.latents)"),
     ] = None,
     model: ModelOption = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Another file (default: BANK itself).")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A bank to write with it. (default: beside, in your folder)")
+    ] = None,
     most: Annotated[int, typer.Option("--most", min=1, help="Clips to use at most.")] = 16,
     size: Size = None,
     fps: Fps = None,
@@ -121,19 +123,22 @@ def calibrate(
     dtype: Annotated[str | None, typer.Option(help="Of the transformer: float32, bfloat16 or float16.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure the radius over sigma for a model, from held-out real clips noised and denoised once."""
+    """Measure the radius over sigma for a model, from held-out real clips noised and denoised once.
+
+    It is kept in your folder of banks; BANK itself is not written.
+    """
     from shelllcc.anchors.bank import check_bank
-    from shelllcc.anchors.bankfile import read_bank, save_bank
+    from shelllcc.anchors.bankfile import save_bank
     from shelllcc.anchors.fingerprints import fingerprint
-    from shelllcc.anchors.shelf import locate
+    from shelllcc.anchors.shelf import calibrations_folder, keep_calibration, locate, open_bank
     from shelllcc.guidance.wan.banks import calibrate_bank, held_out_files
     from shelllcc.guidance.wan.loading import Loading
     from shelllcc.guidance.wan.pipeline import load_pipeline
     from shelllcc.guidance.wan.progress import TerminalReporter
 
     path = locate(bank)
-    found, target = read_bank(path), output or path
-    _check_output(target)
+    found = open_bank(path)
+    _check_output(output or calibrations_folder() / "x.safetensors")
     loading = Loading(dtype=dtype)
     folder = latents or path.with_suffix(".latents")
     if not sources and not folder.is_dir():
@@ -148,9 +153,12 @@ def calibrate(
     pipe = load_pipeline(encoding.model, loading, device=device)
     with TerminalReporter() as reporter:
         reporter.stage("calibrating")
-        done = calibrate_bank(found, files, pipe, model=encoding.model.name, most=most, on_clip=reporter.count)
-    saved = save_bank(done, target)
-    _print(_describe(saved), as_json)
+        measured = calibrate_bank(found, files, pipe, model=encoding.model.name, most=most, on_clip=reporter.count)
+    if output is None:
+        written = keep_calibration(found, measured)
+        _print({"calibration": str(written)} | _describe(open_bank(path)), as_json)
+    else:
+        _print(_describe(save_bank(found.with_calibration(measured), output)), as_json)
 
 
 @app.command("import")
@@ -318,24 +326,25 @@ def analyze(
 @app.command()
 def info(bank: BankArgument, as_json: Json = False) -> None:
     """What a bank holds, what it fits and where it came from."""
-    from shelllcc.anchors.bankfile import read_bank
-    from shelllcc.anchors.shelf import locate
+    from shelllcc.anchors.shelf import open_bank
 
-    _print(_describe(read_bank(locate(bank)), whole=True), as_json)
+    found = open_bank(bank)
+    for remark in found.remarks:
+        options.say(f"note: {remark}")
+    _print(_describe(found, whole=True), as_json)
 
 
 @app.command("list")
 def list_(as_json: Json = False) -> None:
     """The banks that are known by name, and those that can be fetched."""
-    from shelllcc.anchors.bankfile import read_bank
     from shelllcc.anchors.pull import PUBLISHED
-    from shelllcc.anchors.shelf import all_banks
+    from shelllcc.anchors.shelf import all_banks, open_bank
     from shelllcc.guidance.errors import BankError
 
     banks: list[dict[str, Any]] = []
     for path in all_banks():
         try:
-            banks.append(_describe(read_bank(path)))
+            banks.append(_describe(open_bank(path)))
         except BankError as error:
             banks.append({"bank": str(path), "broken": str(error)})
     published = {name: entry.about for name, entry in PUBLISHED.items()}
@@ -433,7 +442,8 @@ def _describe(bank: Bank, *, whole: bool = False) -> dict[str, Any]:
         "shape": shape,
         "model": bank.model,
         "vae": bank.vae,
-        "calibrated_for": [c.model for c in bank.calibrations],
+        "calibrated_for": [c.model for c in bank.current],
+        "identity": bank.identity,
         "sha256": bank.sha256,
     }
     if whole:
@@ -443,7 +453,7 @@ def _describe(bank: Bank, *, whole: bool = False) -> dict[str, Any]:
             rows = (dict(zip(map(str, LEVELS), row, strict=True)) for row in bank.quantiles.tolist())
             said["held_out_distance"] = dict(zip(names, rows, strict=True))
         said["calibrations"] = [
-            {"model": c.model, "fingerprint": c.fingerprint, **_table(c.curve)} for c in bank.calibrations
+            {"model": c.model, "fingerprint": c.fingerprint, **_table(c.curve)} for c in bank.current
         ]
         said["provenance"] = bank.provenance
     return said

@@ -102,6 +102,8 @@ def compare(
     run = workbench.run_of(folder, "compare", resolved, requests, asked)
     items = []
     with _studio(resolved, device, replay_folder) as (studio, reporter), run.held(anew=overwrite):
+        if run.record.doubt:
+            reporter.note(run.record.doubt)
         for item in workbench.compare_prompts(run, resolved, requests, ways, studio, layout=checked, embed=embed):
             items.append(item)
             if not as_json and len(requests) > 1:
@@ -150,6 +152,8 @@ def tune(
     run = run_of(folder, "tune", resolved, [request for group in groups for request in group], {})
     found = []
     with _studio(resolved, device, replay_folder) as (studio, reporter), run.held(anew=overwrite):
+        if run.record.doubt:
+            reporter.note(run.record.doubt)
 
         def on_probe(request: Request, probe: Probe) -> None:
             state = "right" if probe.cost < TOLERANCE else "too much" if probe.balance > 0 else "too little"

@@ -5,7 +5,6 @@ docs/banks.md has the format byte by byte.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from shelllcc.anchors.bank import LEVELS, Bank, Calibration
+from shelllcc.anchors.bank import LEVELS, Bank, Calibration, digest_of
 from shelllcc.anchors.search import nearest
 from shelllcc.guidance.errors import BankError
 from shelllcc.guidance.files import sha256_of, write_bytes
@@ -34,8 +33,6 @@ LAYERS = (
 
 def save_bank(bank: Bank, path: Path) -> Bank:
     """Write the bank so that `path` holds all of it or is untouched; returns it with its path."""
-    from safetensors.torch import save
-
     tensors = {name: tensor.detach().cpu().float().contiguous() for name, tensor in _tensors(bank).items()}
     metadata = {
         "format": FORMAT,
@@ -49,41 +46,48 @@ def save_bank(bank: Bank, path: Path) -> Bank:
         "provenance": json.dumps(bank.provenance, sort_keys=True),
     }
     _assemble(tensors, metadata)
-    metadata["digest"] = _digest(tensors, metadata)
-    write_bytes(path, _with_sorted_header(save(tensors, metadata)))
+    write_tensors(path, tensors, metadata)
     return replace(bank, path=path, sha256=sha256_of(path))
 
 
 def read_bank(path: Path) -> Bank:
     """Read and check a bank file; nothing in it is executed. Raises BankError."""
+    tensors, metadata = read_tensors(path, FORMAT, what="anchor bank", most=MAX_BYTES)
+    return replace(_assemble(tensors, metadata), path=path, sha256=sha256_of(path))
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """A safetensors file with the digest of both in its metadata, written whole; equal contents are equal bytes."""
+    from safetensors.torch import save
+
+    blob = save(dict(tensors), {**metadata, "digest": digest_of(tensors, metadata)})
+    write_bytes(path, _with_sorted_header(blob))
+
+
+def read_tensors(path: Path, form: str, *, what: str, most: int) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a file that `write_tensors` wrote; `what` names its kind in errors. Raises BankError."""
     from safetensors import SafetensorError, safe_open
 
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise BankError(f"{path} is larger than a bank may be ({MAX_BYTES >> 20} MiB)")
+        if path.stat().st_size > most:
+            raise BankError(f"{path} is larger than any {what} may be ({most >> 20} MiB)")
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise BankError(f"{path} is no anchor bank: its format is {metadata.get('format')!r}, not {FORMAT!r}")
+            if metadata.get("format") != form:
+                raise BankError(f"{path} is no {what}: its format is {metadata.get('format')!r}, not {form!r}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except OSError as error:
-        raise BankError(f"cannot read the bank {path}: {error.strerror or error}") from error
+        raise BankError(f"cannot read the {what} {path}: {error.strerror or error}") from error
     except SafetensorError as error:
         raise BankError(f"{path} is not a whole safetensors file: {error}") from error
-    if metadata.get("digest") != _digest(tensors, {k: v for k, v in metadata.items() if k != "digest"}):
+    if metadata.get("digest") != digest_of(tensors, {k: v for k, v in metadata.items() if k != "digest"}):
         raise BankError(f"{path} was changed after it was made: its digest does not match")
-    return replace(_assemble(tensors, metadata), path=path, sha256=sha256_of(path))
+    return tensors, metadata
 
 
 def _tensors(bank: Bank) -> dict[str, Tensor]:
     """Every tensor of the bank by its name in the file."""
-    skeleton = bank.shell.skeleton
-    found = {"mean": bank.shell.mean, "basis": bank.shell.basis}
-    found |= {"sigmas": bank.clean.sigmas, "radius": bank.clean.radius}
-    if isinstance(skeleton, Amortized):
-        found |= {f"manifold.{name}": skeleton.weights[name] for name in LAYERS}
-    else:
-        found |= {"anchors": skeleton.anchors, "whitening": skeleton.whitening}
+    found = bank.tensors
     if bank.quantiles is not None:
         found["quantiles"] = bank.quantiles
     for i, calibration in enumerate(bank.calibrations):
@@ -119,12 +123,12 @@ def _assemble(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Ban
     _check_projection(tensors, patch, skeleton.dimensions)
     if not 1 <= guided <= skeleton.dimensions or (kind == "amortized" and guided != skeleton.dimensions):
         raise BankError(f"the bank's guided components, {guided}, do not fit its {skeleton.dimensions} dimensions")
-    calibrations = [Calibration(*label, _curve(tensors, f"calibration.{i}.")) for i, label in enumerate(labels)]
+    calibrations = [Calibration(*label, curve_of(tensors, f"calibration.{i}.")) for i, label in enumerate(labels)]
     quantiles = tensors.get("quantiles")
     if quantiles is not None and tuple(quantiles.shape) != (2, len(LEVELS)):
         raise BankError(f"the bank's quantiles have shape {tuple(quantiles.shape)}, expected {(2, len(LEVELS))}")
     shell = Shell(patch, tensors["mean"], tensors["basis"], skeleton)
-    return Bank(shell, guided, _curve(tensors), model, vae, provenance, quantiles, tuple(calibrations))
+    return Bank(shell, guided, curve_of(tensors), model, vae, provenance, quantiles, tuple(calibrations))
 
 
 def _anchors(tensors: Mapping[str, Tensor], k: int) -> Skeleton:
@@ -172,21 +176,14 @@ def _check_projection(tensors: Mapping[str, Tensor], patch: int, d: int) -> None
         raise BankError(f"the bank's patch {patch} does not fit {p} numbers a patch")
 
 
-def _curve(tensors: Mapping[str, Tensor], prefix: str = "") -> Curve:
+def curve_of(tensors: Mapping[str, Tensor], prefix: str = "") -> Curve:
+    """The curve of a file's tensors `sigmas` and `radius`. Raises BankError where it is none."""
     sigmas, radius = tensors[f"{prefix}sigmas"], tensors[f"{prefix}radius"]
     if sigmas.ndim != 1 or tuple(radius.shape) != (2, sigmas.numel()):
         raise BankError(f"the bank's radius {tuple(radius.shape)} does not fit its sigmas {tuple(sigmas.shape)}")
     if (sigmas.diff() <= 0).any() or (radius <= 0).any():
         raise BankError("the bank's sigmas must ascend and its radii be positive")
     return Curve(sigmas, radius)
-
-
-def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    digest = hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
-    for name in sorted(tensors):
-        digest.update(f"{name}{tuple(tensors[name].shape)}{tensors[name].dtype}".encode())
-        digest.update(tensors[name].contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _with_sorted_header(blob: bytes) -> bytes:

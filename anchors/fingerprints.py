@@ -28,11 +28,19 @@ def fingerprint(vae_config: Mapping[str, Any]) -> str:
     return _short([int(vae_config["z_dim"]), scales, statistics])
 
 
-def model_fingerprint(transformer_config: Mapping[str, Any]) -> str:
-    """What makes two transformers share a calibration, as 16 hex digits: their shape. Fine-tunes share their base's."""
+def model_fingerprint(transformer_config: Mapping[str, Any], *, boundary: float | None = None) -> str:
+    """What makes two models share a calibration, as 16 hex digits: their transformer's shape, and `boundary`, the sigma
+    below which a second transformer takes over (None without one). Fine-tunes share their base's."""
     keys = ("num_layers", "num_attention_heads", "attention_head_dim", "ffn_dim", "text_dim", "in_channels")
     patch = [int(v) for v in transformer_config["patch_size"]]
-    return _short([*(transformer_config.get(key) for key in keys), patch])
+    stages = [] if boundary is None else [float(boundary)]
+    return _short([*(transformer_config.get(key) for key in keys), patch, *stages])
+
+
+def pipeline_fingerprint(pipe: Any) -> str:
+    """The `model_fingerprint` of a diffusers Wan pipeline."""
+    two = getattr(pipe, "transformer_2", None) is not None
+    return model_fingerprint(pipe.transformer.config, boundary=pipe.config.get("boundary_ratio") if two else None)
 
 
 def _short(facts: Any) -> str:

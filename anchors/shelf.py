@@ -1,14 +1,16 @@
-"""Where banks lie: those that ship, and the user's own folder. Knows nothing of how they are made."""
+"""Where banks and their calibrations lie: what ships, and the user's own folder. Knows nothing of how they are made."""
 
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
-from shelllcc.anchors.bank import Bank, check_bank
+from shelllcc.anchors import calibrations
+from shelllcc.anchors.bank import Bank, Calibration, check_bank
 from shelllcc.anchors.bankfile import read_bank
-from shelllcc.anchors.fingerprints import WAN21_VAE, fingerprint, model_fingerprint
+from shelllcc.anchors.fingerprints import WAN21_VAE, fingerprint, pipeline_fingerprint
 from shelllcc.guidance.errors import BankError
 
 SHIPPED = Path(__file__).parent
@@ -18,14 +20,26 @@ def load_bank(bank: str | Path, pipe: Any = None) -> Bank:
     """The bank of that path or name; "auto" is the first that fits the pipeline.
 
     With `pipe`, a diffusers pipeline, a bank for another VAE is refused, and the radius is the one calibrated for its
-    transformer where the bank has it. Raises BankError.
+    transformers where there is one: in the bank, or beside it in the user's folder. Raises BankError.
     """
     vae = None if pipe is None else fingerprint(pipe.vae.config)
-    loaded = find_bank(vae) if str(bank) == "auto" else read_bank(locate(bank))
+    loaded = find_bank(vae) if str(bank) == "auto" else open_bank(bank)
+    for remark in loaded.remarks:
+        warnings.warn(remark, stacklevel=2)
     if vae is None:
         return loaded
     check_bank(loaded, vae)
-    return loaded.for_model(model_fingerprint(pipe.transformer.config))
+    return loaded.for_model(pipeline_fingerprint(pipe))
+
+
+def open_bank(bank: str | Path) -> Bank:
+    """The bank of that path or name, with the calibrations beside it. Raises BankError."""
+    return calibrations.with_kept(read_bank(locate(bank)), calibrations_folder())
+
+
+def keep_calibration(bank: Bank, calibration: Calibration) -> Path:
+    """Write a calibration of a bank into the user's folder; returns its file. Raises OutputError."""
+    return calibrations.keep(bank, calibration, calibrations_folder())
 
 
 def find_bank(vae: str | None) -> Bank:
@@ -36,7 +50,7 @@ def find_bank(vae: str | None) -> Bank:
     broken = ""
     for path in all_banks():
         try:
-            found = read_bank(path)
+            found = open_bank(path)
         except BankError as error:
             broken += f"; {error}"
             continue
@@ -72,6 +86,11 @@ def all_banks() -> list[Path]:
 
 def shipped_banks() -> list[Path]:
     return sorted(SHIPPED.glob("*.safetensors"))
+
+
+def calibrations_folder() -> Path:
+    """Where `anchors calibrate` keeps what it measured."""
+    return user_folder() / "calibrations"
 
 
 def user_folder() -> Path:

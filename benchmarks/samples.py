@@ -144,6 +144,8 @@ class Sampler:
         key |= {"weights": weights_sha256(EARLY if arm.model == "early" else TINY), "device": self.device}
         if guide := self.guide(arm):
             key |= {"bank": guide.bank.sha256, "code": guidance_sha256()}
+            if guide.bank.beside:
+                key |= {"calibration": guide.bank.chosen and guide.bank.chosen.digest}
         return FOLDER / f"{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]}.safetensors"
 
 

@@ -70,6 +70,7 @@ def shelllcc(monkeypatch, capsys, tmp_path, tmp_path_factory, pipe):
     monkeypatch.setattr(pipeline, "load_pipeline", load)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SHELLLCC_CACHE", str(tmp_path.parent / "cache"))
+    monkeypatch.setenv("SHELLLCC_BANKS", str(tmp_path / "banks"))
     monkeypatch.setenv("SHELLLCC_PROFILES", str(tmp_path_factory.mktemp("profiles")))
 
     def run(*words):

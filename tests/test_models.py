@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from transformers import UMT5Config, UMT5EncoderModel
 
 from benchmarks.wan_geometry import TOY_TEXT, TOY_TRANSFORMER, TOY_VAE, tokenizer
+from shelllcc.anchors.fingerprints import pipeline_fingerprint
 from shelllcc.guidance.errors import ModelError, SamplingError, UsageError
 from shelllcc.guidance.threads import one_thread
 from shelllcc.guidance.wan import loras, weights
@@ -160,6 +161,12 @@ def test_every_kind_of_wan_is_found_loaded_and_sampled(kind, grid, folder):
     assert clip.latents.shape[1] == (48 if kind == "5b" else 16)
     other = sample(pipe, replace(request, cfg_2=1.5)) if kind == "a14b" else sample(pipe, replace(request, seed=1))
     assert not torch.equal(other.latents, clip.latents)
+
+
+def test_a_model_and_its_pipeline_ask_for_the_same_calibration(folder):
+    found = {kind: find_model(folder(kind)).fingerprint for kind in KINDS}
+    assert {kind: pipeline_fingerprint(load(folder, kind)) for kind in KINDS} == found
+    assert len(set(found.values())) == 3  # one shape, one stage or two
 
 
 def test_presets_follow_the_model():

@@ -20,7 +20,7 @@ from shelllcc.anchors.bank import Bank, Calibration
 from shelllcc.anchors.bankfile import save_bank
 from shelllcc.anchors.build import Recipe, fit_shell
 from shelllcc.anchors.calibrate import calibrate_radius
-from shelllcc.anchors.fingerprints import fingerprint, model_fingerprint
+from shelllcc.anchors.fingerprints import fingerprint, pipeline_fingerprint
 from training import photographs, whole_clip
 from training.clips import HELD_OUT, Clip, Studio
 
@@ -71,7 +71,7 @@ def make_bank(
         "coverage": round(fit.coverage, 4),
         "made_by": "python -m training.bank",
     }
-    calibration = Calibration("shelllcc-tiny-wan", model_fingerprint(pipe.transformer.config), curve)
+    calibration = Calibration("shelllcc-tiny-wan", pipeline_fingerprint(pipe), curve)
     space = "shelllcc-tiny-wan", fingerprint(pipe.vae.config)
     return Bank(fit.shell, fit.guided, fit.clean, *space, provenance, fit.quantiles, (calibration,))
 

@@ -17,6 +17,7 @@ from shelllcc.guidance.files import sha256_of, whole_file
 from shelllcc.guidance.wan.footage import read_video
 from shelllcc.guidance.wan.parse import Variant, slug
 from shelllcc.guidance.wan.plan import Resolved
+from shelllcc.guidance.wan.recorded import bank_record, model_record
 from shelllcc.guidance.wan.request import Request
 from shelllcc.guidance.wan.studio import Studio
 from shelllcc.guidance.wan.video import write_video
@@ -31,9 +32,8 @@ TAKEN = ("compare", "montage", "trace")  # an item's pictures are called so
 def run_of(folder: Path, title: str, resolved: Resolved, requests: Sequence[Request], asked: Mapping[str, Any]) -> Run:
     """The run of these requests in a folder; `asked` is what else decides on its clips."""
     first, bank = requests[0], resolved.bank
-    model = {"source": resolved.model.name, "revision": resolved.model.revision}
-    common = {"title": title, "model": model, "bank": bank and bank.sha256, "dtype": resolved.loading.dtype}
-    common["loading"] = resolved.loading.recipe()
+    common = {"title": title, "model": model_record(resolved.model), "bank": bank_record(bank)}
+    common |= {"dtype": resolved.loading.dtype, "loading": resolved.loading.recipe()}
     varying = ("prompt", "seed", "strength")
     settings = {
         "model": resolved.model.name,

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from shelllcc.guidance.errors import OutputError, UsageError
 from shelllcc.guidance.files import sha256_of
+from shelllcc.guidance.wan.recorded import doubt_of_run, is_run
 from shelllcc.guidance.wan.video import read_sidecar, write_json
 
 FILE, LOCK = "run.json", ".lock"
@@ -44,6 +45,7 @@ class Record:
         self.folder = folder
         self.asked: dict[str, Any] = json.loads(json.dumps(asked))
         self.names: set[str] = set()
+        self.doubt: str | None = None  # what the user should hear of a run that goes on
         self._inputs = {path.resolve() for path in inputs}
 
     def check(self) -> None:
@@ -81,7 +83,8 @@ class Record:
     def _claim(self, *, anew: bool) -> None:
         self.check()
         known = _read(self.folder)
-        if known is not None and known.asked == self.asked and not anew:
+        if known is not None and is_run(known.asked, self.asked) and not anew:
+            self.doubt = doubt_of_run(known.asked)
             self.names = known.wrote if known.wrote is not None else self._adopted()
         elif known is not None:
             clips = self.folder.glob("[0-9][0-9]*_*.mp4")

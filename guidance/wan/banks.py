@@ -18,7 +18,7 @@ from shelllcc.anchors.bank import Bank, Calibration, check_bank
 from shelllcc.anchors.bankfile import LAYERS, save_bank
 from shelllcc.anchors.build import Recipe, fit_shell, split_sources
 from shelllcc.anchors.calibrate import calibrate_radius
-from shelllcc.anchors.fingerprints import fingerprint, model_fingerprint
+from shelllcc.anchors.fingerprints import fingerprint, pipeline_fingerprint
 from shelllcc.anchors.latents import Clips, LatentFile, open_latents
 from shelllcc.anchors.manifold import manifold_bank
 from shelllcc.anchors.sources import expand
@@ -171,8 +171,8 @@ def calibrate_bank(
     model: str,
     most: int = 16,
     on_clip: Callable[[int, int], None] = lambda done, total: None,
-) -> Bank:
-    """The bank with the radius over sigma of the pipeline's transformer, from at most `most` held-out clips.
+) -> Calibration:
+    """The radius over sigma of the pipeline's transformers, from at most `most` held-out clips.
 
     Captions are those of the videos; a clip without one is denoised without a prompt, and no cfg is used. Raises
     BankError where the bank does not fit, ModelError where the model gives NaN, OutOfMemoryError and LostGpuError.
@@ -205,7 +205,7 @@ def calibrate_bank(
     shell = bank.shell.leading(bank.guided).to(device)
     with told("calibrating", SMALLER):
         curve = calibrate_radius(shell, clips, denoise, on_clip=lambda done: on_clip(done, len(clips)))
-    return bank.with_calibration(Calibration(model, model_fingerprint(pipe.transformer.config), curve))
+    return Calibration(model, pipeline_fingerprint(pipe), curve)
 
 
 def _digest(sets: Mapping[str, str]) -> str:

@@ -130,7 +130,8 @@ def plan_batch(
     batch = Batch(like, tuple(variants), tuple(_in_company(jobs[shard[0] :: shard[1]])), resolved.notes)
     for plan in batch.all_plans():
         plan.check_free()
-    return batch
+    doubts = (plan.doubt() for plan in batch.all_plans()) if resolved.model.is_local else ()
+    return replace(batch, notes=(*batch.notes, *dict.fromkeys(filter(None, doubts))))
 
 
 def _in_company(jobs: Sequence[Job]) -> Iterator[Job]:

@@ -84,7 +84,9 @@ class Loading:
         """
         record = asdict(self)
         del record["dtype"], record["offload"]
-        files = [Path(source) for source in self._sources() if Path(source).is_file()]
+        places = [Path(source) for source in self._sources()]
+        files = [path for path in places if path.is_file()]
+        files += [path for folder in places if folder.is_dir() for path in sorted(folder.glob("*.safetensors"))]
         prints = {str(path): fingerprint_of(path) for path in files}
         return record | {"loras": [asdict(lora) for lora in self.loras], "fingerprints": prints}
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shelllcc.anchors.fingerprints import WAN21_VAE
+from shelllcc.anchors.fingerprints import WAN21_VAE, model_fingerprint
 from shelllcc.guidance.errors import ModelError, OutOfMemoryError, UsageError
 from shelllcc.guidance.faults import out_of_memory
+from shelllcc.guidance.files import fingerprint_of
 from shelllcc.guidance.wan.caches import check_cache
 from shelllcc.guidance.wan.loading import Loading, check_name
 from shelllcc.guidance.wan.loras import add_loras, find_lora
@@ -25,12 +26,17 @@ if TYPE_CHECKING:
 
 TINY = Path(__file__).parent / "tiny"
 LATENTS_ALONE = "wan2.1-vae"
+PARTS = ("transformer", "transformer_2", "vae", "text_encoder", "tokenizer", "scheduler")
 WEIGHTS = (".safetensors", ".gguf", ".ckpt", ".pt", ".pth", ".bin")
 
 
 @dataclass(frozen=True)
 class Model:
-    """A pipeline folder or hub id (owner/name or owner/name@revision), and its configs, read without any weights."""
+    """A pipeline folder or hub id (owner/name or owner/name@revision), and its configs, read without any weights.
+
+    `revision` is the hub's, or of a folder the fingerprint of its files. `boundary` is the sigma below which the second
+    transformer of two takes over.
+    """
 
     source: str
     revision: str
@@ -38,6 +44,7 @@ class Model:
     vae: dict[str, Any]
     two_stage: bool
     text_encoder: dict[str, Any] = field(default_factory=dict)
+    boundary: float | None = None
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -51,8 +58,18 @@ class Model:
         return self.source == str(TINY)
 
     @property
+    def is_local(self) -> bool:
+        """Whether it is a folder of the user's."""
+        return not self.is_tiny and Path(self.source).is_dir()
+
+    @property
     def name(self) -> str:
         return "tiny" if self.is_tiny else self.source
+
+    @property
+    def fingerprint(self) -> str:
+        """What it shares with the models whose calibration it can use."""
+        return model_fingerprint(self.transformer, boundary=self.boundary)
 
 
 def find_model(model: str | None) -> Model:
@@ -60,12 +77,13 @@ def find_model(model: str | None) -> Model:
 
     Raises ModelError, and UsageError for what can be no name.
     """
-    if model in (None, "tiny"):
+    if model not in (None, "tiny"):
+        check_name(str(model))
+    folder = TINY if model in (None, "tiny") else Path(str(model))
+    if folder == TINY:
         return _describe(str(TINY), weights_sha256(TINY)[:16], TINY)
-    check_name(str(model))
-    folder = Path(str(model))
     if folder.is_dir():
-        return _describe(str(folder), "local", folder)
+        return _describe(str(folder), folder_fingerprint(folder), folder)
     if folder.suffix in WEIGHTS:
         raise ModelError(f"{model} is a single file; give it as --transformer, beside the --model it was made for")
     if not _is_hub_id(str(model)):
@@ -221,6 +239,24 @@ def weights_sha256(folder: Path) -> str:
     return digest.hexdigest()
 
 
+def folder_fingerprint(folder: Path) -> str:
+    """16 hex digits of what decides on a clip in a pipeline folder: every part's files, and model_index.json.
+
+    Of large files it reads some blocks alone (see `fingerprint_of`); links, as in the hub's cache, are followed. Raises
+    ModelError.
+    """
+    digest = hashlib.sha256()
+    files = [path for part in PARTS for path in sorted((folder / part).rglob("*"))]
+    try:
+        for path in (folder / "model_index.json", *files):
+            name = path.relative_to(folder).as_posix()
+            if path.is_file() and not path.name.startswith(".") and path.suffix != ".md":
+                digest.update(f"{name} {fingerprint_of(path)}\n".encode())
+    except OSError as error:
+        raise ModelError(f"cannot read the model {folder}: {error.filename}: {error.strerror}") from error
+    return digest.hexdigest()[:16]
+
+
 def vae_weights(model: Model) -> str:
     """What tells a model's VAE weights from others of its shape: the hub's revision, or a hash of a folder's files."""
     folder = Path(model.source) / "vae"
@@ -244,7 +280,11 @@ def _describe(source: str, revision: str, folder: Path) -> Model:
         raise ModelError(f"{source}/vae/config.json has no proper latents_mean and latents_std")
     encoder = folder / "text_encoder" / "config.json"
     texts = _read_json(encoder) if encoder.is_file() else {}
-    return Model(source, revision, transformer, vae, isinstance(second, list) and second[0] is not None, texts)
+    two_stage = isinstance(second, list) and second[0] is not None
+    boundary = index.get("boundary_ratio") if two_stage else None
+    if boundary is not None and not (type(boundary) in (int, float) and 0 <= boundary <= 1):
+        raise ModelError(f"{source}/model_index.json has boundary_ratio {boundary!r}; it must be a number from 0 to 1")
+    return Model(source, revision, transformer, vae, two_stage, texts, boundary)
 
 
 def _find_on_hub(model: str) -> Model:

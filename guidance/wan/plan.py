@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from shelllcc.guidance.errors import BankError, UsageError
 from shelllcc.guidance.files import at_home, claimed, sha256_of
+from shelllcc.guidance.wan import recorded
 from shelllcc.guidance.wan.loading import Loading
 from shelllcc.guidance.wan.parse import AUTO, Line, read_prompts, slug
 from shelllcc.guidance.wan.pipeline import Model, find_model
@@ -59,10 +60,12 @@ class Plan:
 
     def describe(self) -> dict[str, Any]:
         """What would be done, for --dry-run and the sidecar."""
-        bank = self.bank and {"name": self.bank.name, "path": str(self.bank.path), "sha256": self.bank.sha256}
+        bank = recorded.bank_record(self.bank)
+        if self.bank is not None and bank is not None:
+            bank = {"name": self.bank.name, "path": str(self.bank.path)} | bank
         return {
             "request": self.request.as_dict(),
-            "model": {"source": self.model.name, "revision": self.model.revision},
+            "model": recorded.model_record(self.model),
             "loading": self.loading.recipe(),
             "bank": bank,
             "compare": self.compare,
@@ -83,13 +86,21 @@ class Plan:
         hashes = record.get("sha256") or {}
         return same and all(p.is_file() and sha256_of(p) == hashes.get(label) for label, p in self.videos.items())
 
+    def doubt(self) -> str | None:
+        """A remark on this clip where it is there already, and its sidecar does not say which weights made it."""
+        try:
+            record = read_sidecar(self.sidecar)
+        except UsageError:
+            return None
+        return recorded.check_model(record, self.model) if self.made(record) else None
+
     def made(self, record: Mapping[str, Any]) -> bool:
         """Whether a record, a sidecar's or that in a video's tag, is of a clip of this very recipe."""
-        mine, bank, dtype = self.describe(), record.get("bank"), record.get("dtype")
-        same = all(record.get(key) == mine[key] for key in ("request", "model"))
-        same &= (bank.get("sha256") if isinstance(bank, dict) else None) == (self.bank.sha256 if self.bank else None)
-        same &= record.get("loading", Loading().recipe()) == mine["loading"]
-        return same and dtype == self.loading.dtype_on(str(record.get("device")))
+        mine = self.describe()
+        same = record.get("request") == mine["request"] and recorded.is_model(record.get("model"), mine["model"])
+        same &= recorded.is_bank(record.get("bank"), self.bank, self.model)
+        same &= recorded.is_loading(record.get("loading", Loading().recipe()), mine["loading"])
+        return same and record.get("dtype") == self.loading.dtype_on(str(record.get("device")))
 
     def check_free(self) -> None:
         """Raise UsageError where the clip would replace a file that is no earlier make of it."""
@@ -116,9 +127,9 @@ class Plan:
                 return self.sidecar
             if not self.made(known):
                 return self.sidecar
-        recorded = known.get("sha256") or {}
+        hashes = known.get("sha256") or {}
         for label, path in self.videos.items():
-            if path.is_file() and label not in recorded and not self.made(read_tag(path)):
+            if path.is_file() and label not in hashes and not self.made(read_tag(path)):
                 return path
         return None
 
@@ -159,19 +170,19 @@ def resolve(
     """
     given = {key: value for key, value in values.items() if value is not None}
     lines = [*map(Line, prompts), *(read_prompts(prompts_file) if prompts_file else [])]
-    if record:
-        model = model or (record.get("model") or {}).get("source")
+    source = model or ((record or {}).get("model") or {}).get("source")
     how = _loading(record or {}, loading or {})
-    check(model, how)
-    found = find_model(model)
+    check(source, how)
+    found = find_model(source)
+    remark = None if model or not record else recorded.check_model(record, found)
     if not lines and not record:
         raise UsageError('give --prompt, e.g. --prompt "a tabby cat, zoom in, daylight"')
     told: list[dict[str, Any]] = [{**given, **line.values, "prompt": line.prompt} for line in lines] or [given]
     tuned = [words.get("strength") == AUTO for words in told]
     told = [{key: value for key, value in words.items() if value != AUTO} for words in told]
     if record:
-        recorded = Request.from_dict(record["request"])
-        requests = [replace(recorded, **words) for words in told]
+        then = Request.from_dict(record["request"])
+        requests = [replace(then, **words) for words in told]
     else:
         usual = _preset(preset, found)
         requests = [Request.resolve(usual, **words) for words in told]
@@ -181,6 +192,7 @@ def resolve(
     off = not wanted and all(request.strength == 0 for request in requests)
     wanted = wanted or bool(record) or bank is not None or "strength" in given
     chosen, notes = (None, []) if off else _bank_for(found, bank, record or {}, wanted=wanted)
+    notes += [remark] if remark else []
     if chosen is None:
         requests = [request.unguided() for request in requests]
     for index, request in enumerate(requests):
@@ -284,17 +296,14 @@ def _bank_for(
 ) -> tuple[Bank | None, list[str]]:
     """The bank, with this model's calibration in force, and notes; None where no bank fits and none was asked for."""
     from shelllcc.anchors.bank import check_bank
-    from shelllcc.anchors.bankfile import read_bank
-    from shelllcc.anchors.fingerprints import fingerprint, model_fingerprint
-    from shelllcc.anchors.shelf import find_bank, locate
+    from shelllcc.anchors.fingerprints import fingerprint
+    from shelllcc.anchors.shelf import find_bank, open_bank
 
     vae = fingerprint(model.vae)
-    recorded = record.get("bank") or {}
-    if bank is None and recorded:
-        path = str(recorded.get("path"))
-        chosen = read_bank(locate(path if Path(path).exists() else str(recorded.get("name"))))
-        if chosen.sha256 != recorded.get("sha256"):
-            raise BankError(f"the bank {chosen.path} is not the one that the sidecar names; give --bank to use another")
+    known = (record.get("bank") or {}) if bank is None else {}
+    if known:
+        path = str(known.get("path"))
+        chosen = open_bank(path if Path(path).exists() else str(known.get("name")))
     elif bank in (None, "auto"):
         try:
             chosen = find_bank(vae)
@@ -303,13 +312,16 @@ def _bank_for(
                 raise
             return None, [f"sampling without guidance: {error}"]
     else:
-        chosen = read_bank(locate(str(bank)))
+        chosen = open_bank(str(bank))
     check_bank(chosen, vae)
-    chosen = chosen.for_model(model_fingerprint(model.transformer))
-    if chosen.chosen is None:
+    chosen, then = chosen.for_model(model.fingerprint), list[str]()
+    if known:
+        chosen, then = recorded.recorded_bank(record, chosen, model)
+    notes = [*chosen.remarks, *then]
+    if chosen.chosen is None and not then:
         hint = f"`shelllcc anchors calibrate {chosen.path} --model {model.name}`"
-        return chosen, [f"bank {chosen.name} is not calibrated for this model and aims at clean latents; see {hint}"]
-    return chosen, []
+        notes.append(f"bank {chosen.name} is not calibrated for this model and aims at clean latents; see {hint}")
+    return chosen, notes
 
 
 def _unknown_to_tiny(model: Model, request: Request) -> list[str]:

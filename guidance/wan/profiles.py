@@ -7,6 +7,7 @@ bank and settings.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shelllcc.guidance.errors import OutputError, UsageError
+from shelllcc.guidance.wan import recorded
 from shelllcc.guidance.wan.loading import Loading
 from shelllcc.guidance.wan.request import Request
 from shelllcc.guidance.wan.video import write_json
@@ -55,9 +57,17 @@ def identity(request: Request, model: Model, loading: Loading, bank: Bank) -> di
     settings = {key: value for key, value in request.as_dict().items() if key not in FREE}
     return {
         "settings": settings,
-        "model": {"source": model.name, "revision": model.revision} | loading.changes(),
-        "bank": {"name": bank.name, "sha256": bank.sha256},
+        "model": recorded.model_record(model) | loading.changes(),
+        "bank": {"name": bank.name, "identity": bank.identity},
     }
+
+
+def _older(belongs: Mapping[str, Any], bank: Bank, *, local: bool) -> Iterator[dict[str, Any]]:
+    """What older profiles of the same belong to: to a bank's file, to a folder whatever its weights."""
+    revisions = [belongs["model"]["revision"], recorded.UNKNOWN][: 1 + local]
+    banks = [belongs["bank"], {"name": bank.name, "sha256": bank.sha256}]
+    for revision, about in itertools.product(revisions, banks):
+        yield {**belongs, "model": belongs["model"] | {"revision": revision}, "bank": about}
 
 
 def name_of(belongs: Mapping[str, Any]) -> str:
@@ -67,14 +77,18 @@ def name_of(belongs: Mapping[str, Any]) -> str:
 
 def find(request: Request, model: Model, loading: Loading, bank: Bank) -> dict[str, Any] | None:
     """The profile of a request, if it was tuned."""
-    path = folder() / f"{name_of(identity(request, model, loading, bank))}.json"
-    return read(path) if path.exists() else None
+    for belongs in _older(identity(request, model, loading, bank), bank, local=model.is_local):
+        path = folder() / f"{name_of(belongs)}.json"
+        if path.exists():
+            return read(path)
+    return None
 
 
 def store(request: Request, model: Model, loading: Loading, bank: Bank, found: Mapping[str, Any]) -> dict[str, Any]:
     """Write the profile of a request; `found` has `strength`, and figures to show. Returns it."""
     belongs = identity(request, model, loading, bank)
     profile = {"name": name_of(belongs), "strength": found["strength"]} | belongs | dict(found)
+    profile["calibration"] = bank.chosen and bank.chosen.digest
     write_json(folder() / f"{profile['name']}.json", profile)
     return profile
 
@@ -143,7 +157,12 @@ def tuned_request(request: Request, model: Model, loading: Loading, bank: Bank) 
     if profile is None:
         hint = "`shelllcc tune` finds one"
         return request, f"no profile for this prompt and these settings, strength {request.strength:g}; {hint}"
-    return replace(request, strength=profile["strength"]), f"strength {profile['strength']:g}, as tuned for this prompt"
+    note = f"strength {profile['strength']:g}, as tuned for this prompt"
+    if profile["model"].get("revision") == recorded.UNKNOWN and model.is_local:
+        note += "; the profile does not say which weights the folder held then, `shelllcc tune --again` makes sure"
+    if profile.get("calibration", digest := bank.chosen and bank.chosen.digest) != digest:
+        note += "; the bank has been calibrated since, `shelllcc tune --again` tunes with it"
+    return replace(request, strength=profile["strength"]), note
 
 
 def read(path: Path) -> dict[str, Any]:
