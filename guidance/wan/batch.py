@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shelllcc.guidance.errors import LostGpuError, OutputError, ShellLCCError, UsageError
+from shelllcc.guidance.errors import DiskFullError, LostGpuError, OutputError, ShellLCCError, UsageError
 from shelllcc.guidance.faults import answers
 from shelllcc.guidance.files import at_home
 from shelllcc.guidance.threads import one_thread
@@ -222,6 +222,8 @@ class _Worker:
             for plan, sample in samples(waiting, self.studio):
                 try:
                     made.append(_row(plan, sample()))
+                except DiskFullError:  # every other clip would fail alike
+                    raise
                 except ShellLCCError as error:
                     failed[str(plan.output)] = str(error)
                     spent |= isinstance(error, LostGpuError)
