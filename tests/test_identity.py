@@ -209,17 +209,19 @@ def test_the_files_of_an_adapter_s_folder_are_told(tmp_path):
 def test_a_run_goes_on_with_what_it_was_begun_with(shelllcc, wan, tmp_path):
     words = ["compare", *CLIP, "--strengths", "0,1", "--model", wan, "-o", "run"]
     assert shelllcc(*words)[0] == 0
-    asked, clips = json.loads((tmp_path / "run/run.json").read_text()), sorted((tmp_path / "run").glob("*.mp4"))
+    run, clips = tmp_path / "run/run.json", sorted((tmp_path / "run").glob("00_*.mp4"))
+    record = json.loads(run.read_text())
+    asked = record["asked"]
     times = [path.stat().st_mtime_ns for path in clips]
     older = {"bank": asked["bank"]["sha256"], "model": {"source": str(wan), "revision": "local"}}
-    edit(tmp_path / "run/run.json", **older)  # as runs were before
+    run.write_text(json.dumps(asked | older))  # as runs were before
     for path in (tmp_path / "run").glob("00_*.json"):
         edit(path, bank={"sha256": older["bank"]}, model=older["model"])
     code, _, err = shelllcc(*words)
     assert code == 0
     assert f"note: the run does not say which weights {wan} held" in err
     assert [path.stat().st_mtime_ns for path in clips] == times
-    assert json.loads((tmp_path / "run/run.json").read_text()) == asked
+    assert json.loads(run.read_text()) == record
     for changed in ({"model": asked["model"] | {"revision": "0" * 16}}, {"bank": "0" * 64}, {"bank": None}):
         assert not is_run(asked | changed, asked)
     assert not is_run(asked | {"bank": asked["bank"] | {"calibration": None}}, asked)
