@@ -264,6 +264,29 @@ def test_hdr_is_tone_mapped_as_for_a_bank_and_not_judged_beside_sdr(shelllcc, go
     assert words == ["reference", "same", "not comparable"]
 
 
+def test_hdr_is_known_by_its_transfer_alone_in_the_stream_or_the_container(tmp_path):
+    ten = ["-pix_fmt", "yuv420p10le", "-c:v", "libx264"]
+    film(tmp_path / "stream.mp4", *ten, "-x264-params", "transfer=smpte2084")
+    plain = film(tmp_path / "plain.mp4", *ten)
+    tag = ["-c", "copy", "-color_trc", "smpte2084"]
+    subprocess.run([*FFMPEG, "-i", plain, *tag, tmp_path / "container.mkv"], check=True)
+    videos = [read_video(tmp_path / name) for name in ("stream.mp4", "container.mkv", "plain.mp4")]
+    assert [video.hdr for video in videos] == ["PQ", "PQ", ""]
+    assert np.array_equal(videos[0].frames, videos[1].frames)
+    assert np.abs(videos[0].frames.astype(int) - videos[2].frames).mean() > 5
+
+
+def test_a_video_without_one_sound_frame_is_refused_in_one_line(shelllcc, good, tmp_path):
+    content = bytearray(good.read_bytes())
+    begin = content.index(b"mdat") + 4
+    content[begin:] = bytes(len(content) - begin)
+    (tmp_path / "void.mp4").write_bytes(content)
+    code, out, err = shelllcc("compare", good, "void.mp4", "-o", "run")
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert "cannot read void.mp4" in err
+    assert not (tmp_path / "run").exists()
+
+
 def test_videos_of_other_lengths_and_rates_are_compared_with_a_remark(shelllcc, moving, good, tmp_path):
     write_video(tmp_path / "fast.mp4", moving[:20], fps=24)
     code, _, err = shelllcc("compare", good, "fast.mp4", "-o", "run", "--json")
