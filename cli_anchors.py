@@ -399,8 +399,11 @@ def score(
     from shelllcc.anchors.shelf import find_bank, locate
     from shelllcc.anchors.sources import expand
     from shelllcc.guidance.evaluation.score import score_files
+    from shelllcc.guidance.wan.ours import leave_out_ours
 
-    found = expand(files)
+    found, notes = leave_out_ours(expand(files))
+    for note in notes:
+        options.say(f"note: {note}")
     chosen = read_bank(locate(bank)) if bank not in (None, "auto") else None
     if model is None and not found.videos and chosen is not None and chosen.vae == fingerprint(WAN21_VAE):
         model = "wan2.1-vae"

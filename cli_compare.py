@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 profiles = typer.Typer(no_args_is_help=True, help="The strengths that `tune` found.")
 STYLES = {"better": "green", "worse": "yellow", "noise alarm": "bold red", "mean-regression alarm": "bold red"}
+STYLES |= {"damaged": "bold red", "not comparable": "yellow"}
 WIDTH = 160  # of tables that go to no terminal
 STRENGTHS = "0,1"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from shelllcc.guidance.errors import UsageError
@@ -18,10 +18,11 @@ ACCEPTED = f"videos ({' '.join(VIDEO)}), latents ({' '.join(LATENTS)}), lists ({
 
 @dataclass(frozen=True)
 class Sources:
-    """Files, each once, sorted by path."""
+    """Files, each once, sorted by path. Those `named` were given one by one, not in a folder or by a pattern."""
 
     videos: tuple[Path, ...]
     latents: tuple[Path, ...]
+    named: frozenset[Path] = field(default=frozenset(), compare=False)
 
 
 def expand(sources: Sequence[str | Path]) -> Sources:
@@ -33,10 +34,12 @@ def expand(sources: Sequence[str | Path]) -> Sources:
     for source in (source for source, paths in found.items() if not paths):
         raise UsageError(f"nothing found in {source}; give {ACCEPTED}")
     files: dict[Path, Path] = {}
-    for path in sorted((path for paths in found.values() for path in paths), key=str):
+    named = set[Path]()
+    for path, alone in sorted((one for paths in found.values() for one in paths), key=lambda one: str(one[0])):
         files.setdefault(path.resolve(), path)
-    ordered = files.values()
-    return Sources(tuple(p for p in ordered if _is(p, VIDEO)), tuple(p for p in ordered if _is(p, LATENTS)))
+        named |= {files[path.resolve()]} if alone else set()
+    videos, latents = (tuple(p for p in files.values() if _is(p, kind)) for kind in (VIDEO, LATENTS))
+    return Sources(videos, latents, frozenset(named))
 
 
 def caption_of(video: Path) -> str:
@@ -45,8 +48,8 @@ def caption_of(video: Path) -> str:
     return _text(path).strip() if path.is_file() else ""
 
 
-def _named(source: str, folder: Path, lists: tuple[Path, ...]) -> Iterator[Path]:
-    """The videos and latents that one source names, read in `folder`, from within `lists`."""
+def _named(source: str, folder: Path, lists: tuple[Path, ...]) -> Iterator[tuple[Path, bool]]:
+    """The videos and latents of one source, read in `folder`, from within `lists`, and whether each is named itself."""
     try:
         path = folder / Path(source).expanduser()
         if path.exists() and source.strip():
@@ -54,17 +57,17 @@ def _named(source: str, folder: Path, lists: tuple[Path, ...]) -> Iterator[Path]
         elif glob.has_magic(source):
             wanted = VIDEO + LATENTS + (LIST if _is(path, LIST) else ())
             for match in (m for m in _matches(path) if m.is_dir() or (_is(m, wanted) and m.is_file())):
-                yield from _given(match, lists)
+                yield from ((file, named and _is(match, LIST)) for file, named in _given(match, lists))
         else:
             raise UsageError(f"there is no source {source!r}; give {ACCEPTED}")
     except (OSError, RuntimeError) as error:  # no permission, no such home
         raise UsageError(f"cannot read {source}: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _given(path: Path, lists: tuple[Path, ...]) -> Iterator[Path]:
-    """The videos and latents of an existing folder, list or file."""
+def _given(path: Path, lists: tuple[Path, ...]) -> Iterator[tuple[Path, bool]]:
+    """The videos and latents of an existing folder, list or file, and whether each is named itself."""
     if path.is_dir():
-        yield from (p for p in _below(path, set()) if _is(p, VIDEO + LATENTS) and p.is_file())
+        yield from ((p, False) for p in _below(path, set()) if _is(p, VIDEO + LATENTS) and p.is_file())
     elif _is(path, LIST):
         if path.resolve() in lists or len(lists) == DEPTH:
             raise UsageError(f"the lists {' > '.join(map(str, (*lists, path)))} hold each other, or nest too deeply")
@@ -74,7 +77,7 @@ def _given(path: Path, lists: tuple[Path, ...]) -> Iterator[Path]:
             except UsageError as error:
                 raise UsageError(f"{path}, line {number}: {error}") from error
     elif _is(path, VIDEO + LATENTS) and path.is_file():
-        yield path
+        yield path, True
     else:
         raise UsageError(f"{path} is no source; give {ACCEPTED}")
 

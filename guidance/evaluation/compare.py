@@ -13,8 +13,9 @@ from shelllcc.guidance.errors import UsageError
 from shelllcc.guidance.evaluation.figures import change, figures
 from shelllcc.guidance.evaluation.runs import Layout, Run, Shown
 from shelllcc.guidance.evaluation.sweep import Sweep
+from shelllcc.guidance.evaluation.verdict import Verdict
 from shelllcc.guidance.files import sha256_of, whole_file
-from shelllcc.guidance.wan.footage import read_video
+from shelllcc.guidance.wan.footage import Footage, read_video
 from shelllcc.guidance.wan.parse import Variant, slug
 from shelllcc.guidance.wan.plan import Resolved
 from shelllcc.guidance.wan.recorded import bank_record, model_record
@@ -95,39 +96,71 @@ def compare_videos(
     """The record of existing videos of one size, judged beside the first, and the page.
 
     mp4 files are copied, others encoded. Where they differ in length, all are measured over the frames of the shortest.
-    Raises UsageError for other sizes.
+    A damaged one is not measured. Raises UsageError for other sizes, VideoError for one of which nothing can be read.
     """
     if len(videos) < 2:
         raise UsageError("give two videos or more, the reference first: shelllcc compare BASE.mp4 OTHER.mp4")
     read = [read_video(path) for path in videos]
-    shapes = {frames.shape[1:3] for frames, _ in read}
+    shapes = {video.frames.shape[1:3] for video in read}
     if len(shapes) > 1:
-        sizes = ", ".join(f"{p.name} {f.shape[2]}x{f.shape[1]}" for p, (f, _) in zip(videos, read, strict=True))
+        pairs = zip(videos, (video.frames for video in read), strict=True)
+        sizes = ", ".join(f"{path.name} {frames.shape[2]}x{frames.shape[1]}" for path, frames in pairs)
         raise UsageError(f"videos of one size can be compared, these are {sizes}")
-    shortest = min(len(frames) for frames, _ in read)
-    if any(len(frames) != shortest for frames, _ in read):
-        on_note(f"the videos differ in length: figures are of the first {shortest} frames")
-    rates = [rate for _, rate in read]
-    if max(rates) > 1.01 * min(rates):
-        on_note("the videos differ in frame rate: frames are compared one by one, and shown at the first one's")
+    for line in _remarks(videos, read):
+        on_note(line)
+    shortest = min((len(video.frames) for video in read if not video.damaged), default=0)
     labels = _labels(videos)
     asked = {
         "title": "compare",
         "videos": [{"label": n, "sha256": sha256_of(p)} for n, p in zip(labels, videos, strict=True)],
     }
     settings = {label: str(path) for label, path in zip(labels, videos, strict=True)}
-    run = Run(folder, title="compare", asked=asked, settings=settings, fps=round(rates[0], 3), inputs=videos)
+    run = Run(folder, title="compare", asked=asked, settings=settings, fps=round(read[0].rate, 3), inputs=videos)
     with run.held(anew=anew):
         run.record.add(*(run.path(0, f"{label}.mp4").name for label in labels))
         shown = []
-        for label, path, (frames, _) in zip(labels, videos, read, strict=True):
+        for label, path, video in zip(labels, videos, read, strict=True):
             file = run.path(0, f"{label}.mp4")
-            _copy(path, file, frames, run.fps)
-            part, reference = frames[:shortest], read[0][0][:shortest]
-            size = (frames.shape[2], frames.shape[1])
-            shown.append(Shown(label, label, file.name, size, len(frames), {}, figures(part), change(part, reference)))
+            _copy(path, file, video.frames, run.fps)
+            withheld = _withheld(video, read[0])
+            part = video.frames[:shortest]
+            own = {} if video.damaged else figures(part)
+            apart = 0.0 if withheld else change(part, read[0].frames[:shortest])
+            size, length = (video.frames.shape[2], video.frames.shape[1]), len(video.frames)
+            shown.append(Shown(label, label, file.name, size, length, {}, own, apart, withheld=withheld))
         item = run.show(0, prompt=" | ".join(path.name for path in videos), seed=None, clips=shown)
         return item, run.publish(layout=layout, embed=embed)
+
+
+def _remarks(videos: Sequence[Path], read: Sequence[Footage]) -> Iterator[str]:
+    """What to know of videos that are not all sound, SDR, of one length and one frame rate."""
+    for path, video in zip(videos, read, strict=True):
+        if video.damaged:
+            yield f"{path} is damaged: {_loss(video)}"
+        if video.hdr:
+            yield f"{path} is HDR ({video.hdr}); its frames were tone-mapped, as `anchors build` does"
+    lengths = [len(video.frames) for video in read if not video.damaged]
+    if len(set(lengths)) > 1:
+        yield f"the videos differ in length: figures are of the first {min(lengths)} frames"
+    rates = [video.rate for video in read]
+    if max(rates) > 1.01 * min(rates):
+        yield "the videos differ in frame rate: frames are compared one by one, and shown at the first one's"
+
+
+def _withheld(video: Footage, reference: Footage) -> Verdict | None:
+    """What is said in place of a verdict on quality, where the frames of the two do not tell it."""
+    if video.damaged:
+        return Verdict("damaged", _loss(video))
+    if reference.damaged:
+        return Verdict("not comparable", f"the reference is damaged: {_loss(reference)}")
+    if video.hdr != reference.hdr:  # a tone curve changes contrast and detail by itself
+        kinds = [f"HDR ({kind}), tone-mapped," if kind else "SDR" for kind in (video.hdr, reference.hdr)]
+        return Verdict("not comparable", f"{kinds[0]} beside {kinds[1]}".rstrip(","))
+    return None
+
+
+def _loss(video: Footage) -> str:
+    return f"{video.damaged} of {video.total} frames could not be decoded"
 
 
 def _copy(path: Path, file: Path, frames: NDArray[np.uint8], fps: float) -> None:

@@ -61,6 +61,7 @@ class Shown:
     figures: Mapping[str, Any]
     change: float
     trace: Sequence[Mapping[str, Any]] = ()
+    withheld: Verdict | None = None  # in place of one on its quality, where its frames cannot be judged
 
     @property
     def excess(self) -> float | None:
@@ -187,7 +188,7 @@ class Run:
         known = self._pictured.get(index) == [clip.video for clip in clips]
         if not known or not all(path.exists() and path.stat().st_mtime_ns >= newest for path in files.values()):
             frames = {clip.title: _frames(self.folder / clip.video) for clip in clips}
-            write_video(files["side_by_side"], labelled(frames), fps=self.fps)
+            write_video(files["side_by_side"], labelled(frames), fps=self.fps, record={"shows": "compare"})
             write_png(files["montage"], montage(frames))
             if traces:
                 with whole_file(files["trace_plot"]) as part:
@@ -218,6 +219,8 @@ def verdict_of(clip: Shown, reference: Shown) -> tuple[Verdict, dict[str, Any]]:
 
     What cfg added is asked of the clip itself, so that no other variant has a say.
     """
+    if clip.withheld is not None:
+        return clip.withheld, dict(clip.figures)
     figures = dict(clip.figures) | beside(clip.figures, reference.figures) | {"change": clip.change}
     figures |= clip.balance(reference.excess)
     return judge(figures, dict(reference.figures) | reference.balance(clip.excess)), figures
@@ -225,7 +228,7 @@ def verdict_of(clip: Shown, reference: Shown) -> tuple[Verdict, dict[str, Any]]:
 
 def _clip_record(clip: Shown, clips: Sequence[Shown]) -> dict[str, Any]:
     verdict, figures = verdict_of(clip, clips[0])
-    if clip is clips[0]:
+    if clip is clips[0] and clip.withheld is None:
         verdict = Verdict("reference", "the others are judged beside it")
         guided = [other for other in clips if other.trace]
         last = min(guided, key=lambda other: (other.trace[0]["sigma"], other.label), default=clip)

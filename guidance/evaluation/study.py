@@ -69,7 +69,7 @@ def study(
         on_stage("radial reconstruction")
         tiles = _radial_tiles(bank, held[0], encoding)
         grid = _grid(tiles)
-        write_video(folder / "radial.mp4", grid, fps=round(encoding.framing.fps or 16))
+        write_video(folder / "radial.mp4", grid, fps=round(encoding.framing.fps or 16), record={"shows": "radial"})
         write_png(folder / "radial.png", np.concatenate([tile[len(tile) // 2] for tile in tiles], axis=1))
         paths += [folder / "radial.mp4", folder / "radial.png"]
     on_stage("picture")

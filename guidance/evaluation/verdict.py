@@ -13,7 +13,9 @@ from typing import Any, Literal
 
 from shelllcc.guidance.trace import ADVICE
 
-Word = Literal["reference", "same", "better", "worse", "noise alarm", "mean-regression alarm"]
+Word = Literal[
+    "reference", "same", "better", "worse", "noise alarm", "mean-regression alarm", "damaged", "not comparable"
+]
 
 SAME = 5e-4  # change of a pixel below which nobody sees a difference
 EVEN = 0.02  # difference of two balances that says nothing

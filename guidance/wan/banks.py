@@ -27,6 +27,7 @@ from shelllcc.guidance.errors import BankError, ModelError, UsageError
 from shelllcc.guidance.faults import told
 from shelllcc.guidance.wan.encode import Encoding, encode_videos
 from shelllcc.guidance.wan.engines import Engine
+from shelllcc.guidance.wan.ours import leave_out_ours
 
 if TYPE_CHECKING:
     from diffusers import WanPipeline
@@ -54,9 +55,10 @@ def gather(
 ) -> Gathered:
     """The latents of the sources, videos encoded where they are not yet.
 
-    `shard` (i, n) takes every n-th video from the i-th, and all files of latents. Unreadable ones are passed over.
+    `shard` (i, n) takes every n-th video from the i-th, and all files of latents. Unreadable and damaged ones are
+    passed over, and what we made to be looked at is left out.
     """
-    found = expand(sources)
+    found, notes = leave_out_ours(expand(sources))
     videos = found.videos[shard[0] :: shard[1]]
     own = encoding.folder.resolve()  # in among the sources, it holds what is encoded below, perhaps framed otherwise
     latents = [path for path in found.latents if not (videos and path.resolve().is_relative_to(own))]
@@ -83,7 +85,6 @@ def gather(
             skipped.append(str(error))
             continue
         files.setdefault((file.source, file.clips), file)
-    notes = []
     if foreign:
         notes.append(f"latents that do not say their VAE are taken for normalised ones of {encoding.model.name}")
     if foreign and not 0.4 < (typical := sorted(foreign)[len(foreign) // 2]) < 1.6:

@@ -5,15 +5,17 @@ Knows nothing of models or latents. ffmpeg decodes in one thread, so that the by
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from shelllcc.guidance.errors import UsageError, VideoError
+from shelllcc.guidance.wan.damage import TELLING, Damage, heard
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,7 +34,8 @@ RAW = ("-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "rgb24", "-")
 RUN_UP = 10.0  # seconds decoded ahead of a clip: some containers seek to frames whose references lie before
 FORMATS = "mov,matroska,avi,mpeg,mpegts,mpegvideo,asf,flv,ogg,mxf,mp3,aac,wav,flac"  # playlists name other files: none
 SCALE = "flags=lanczos+accurate_rnd+full_chroma_int+bitexact"  # the same on every CPU
-HDR = ("smpte2084", "arib-std-b67")  # PQ, HLG
+HDR = {"smpte2084": "PQ", "arib-std-b67": "HLG"}
+TORN = ("File ended prematurely", "partial file")
 TONE_MAP = (
     "zscale=transfer=linear:npl=100,format=gbrpf32le,zscale=primaries=bt709,"
     "tonemap=mobius:peak=10:desat=0,zscale=transfer=bt709:matrix=gbr:range=full,format=gbrp"
@@ -68,6 +71,23 @@ class _Stream(NamedTuple):
     start: float
     end: float
     rate: float
+    missing: int  # packets that the container ought to hold, and does not
+    corrupt: int  # and those that it does not hold whole
+    cut: bool  # the end is missing
+
+
+class Footage(NamedTuple):
+    """All frames of a video, uint8 (t, H, W, 3), and frames a second.
+
+    damaged  of `total` frames, how many could not be decoded: they are missing from `frames`, or guessed by ffmpeg
+    hdr      PQ or HLG, where the frames were tone-mapped; "" of SDR
+    """
+
+    frames: NDArray[np.uint8]
+    rate: float
+    damaged: int
+    total: int
+    hdr: str
 
 
 def target_size(width: float, height: float, size: str) -> tuple[int, int]:
@@ -87,9 +107,14 @@ def target_size(width: float, height: float, size: str) -> tuple[int, int]:
 def read_clips(path: Path, framing: Framing) -> Iterator[NDArray[np.uint8]]:
     """Clips (t, H, W, 3) of a video, evenly spread, never overlapping, each decoded when it is asked for.
 
-    A video shorter than a clip gives the largest 4n+1 frames that it has. Raises VideoError.
+    A video shorter than a clip gives the largest 4n+1 frames that it has. Raises VideoError, also for a clip with
+    frames that could not be decoded, or that lean on such.
     """
     stream = _examine(path)
+    if stream.cut:
+        raise _refusal(f"cannot read {path}: it is truncated")
+    if lost := stream.missing + stream.corrupt:
+        raise _refusal(f"{path} is damaged: {_frames(lost)} could not be read")
     rate = framing.fps or stream.rate
     frames = round((stream.end - stream.start) * rate)
     clips = max(1, min(framing.clips, frames // framing.frames))
@@ -99,8 +124,11 @@ def read_clips(path: Path, framing: Framing) -> Iterator[NDArray[np.uint8]]:
         yield _read(path, stream, framing, rate=rate, first=first)
 
 
-def read_video(path: Path) -> tuple[NDArray[np.uint8], float]:
-    """All frames (t, H, W, 3) of a video at its own size, and its frame rate. Raises VideoError."""
+def read_video(path: Path) -> Footage:
+    """All frames of a video at its own size, HDR tone-mapped as for `read_clips`, and how many are damaged.
+
+    Raises VideoError where none can be decoded.
+    """
     import numpy as np
 
     stream = _examine(path)
@@ -108,8 +136,13 @@ def read_video(path: Path) -> tuple[NDArray[np.uint8], float]:
     size = round((stream.end - stream.start) * stream.rate) * width * height * 3
     if size > MAX_BYTES:
         raise _refusal(f"{path} has {size / 2**30:.0f} GiB of frames, {MAX_BYTES / 2**30:.0f} can be held; cut it")
-    pixels, _ = _ffmpeg(path, "error", 0, "-vf", ",".join(_picture(path, stream, width, height)), *RAW)
-    return np.frombuffer(pixels, np.uint8).reshape(-1, height, width, 3).copy(), stream.rate
+    pixels, damage = _decode(path, 0, "-vf", ",".join(_picture(path, stream, width, height)), *RAW)
+    frames = np.frombuffer(pixels, np.uint8).reshape(-1, height, width, 3).copy()
+    if not len(frames):
+        raise _refusal(f"cannot read {path}: no frame can be decoded")
+    total = len(frames) + len(damage.lost) + stream.missing
+    damaged = min(total, max(damage.frames(), stream.corrupt) + stream.missing)
+    return Footage(frames, stream.rate, damaged, total, HDR.get(stream.colours[2], ""))
 
 
 def _read(path: Path, stream: _Stream, framing: Framing, *, rate: float, first: int) -> NDArray[np.uint8]:
@@ -118,11 +151,17 @@ def _read(path: Path, stream: _Stream, framing: Framing, *, rate: float, first: 
 
     width, height = target_size(stream.width, stream.height, framing.size)
     position = round(stream.start * rate) + first
-    sought = max(0, position - math.ceil(RUN_UP * rate))
-    filters = [f"fps={framing.fps}"] if framing.fps else []
-    filters += [f"trim=start={(position - sought - 0.5) / rate:.6f}", *_picture(path, stream, width, height)]
-    words = ["-vf", ",".join(filters), "-frames:v", str(framing.frames)]
-    pixels, _ = _ffmpeg(path, "error", sought / rate, *words, *RAW)
+    picture = _picture(path, stream, width, height)
+    for sought in sorted({max(0, position - math.ceil(RUN_UP * rate)), 0}, reverse=True):
+        begin, slack = (position - sought - 0.5) / rate, 1 / rate + 1 / stream.rate
+        filters = [f"fps={framing.fps}"] if framing.fps else []
+        filters += [f"trim=start={begin:.6f}", *picture]
+        pixels, damage = _decode(path, sought / rate, "-vf", ",".join(filters), "-frames:v", str(framing.frames), *RAW)
+        spoilt = damage.frames(begin - slack, begin + framing.frames / rate + slack)
+        if not spoilt:  # else an unbroken reading tells damage from references that the seek has lost
+            break
+    if spoilt:
+        raise _refusal(f"{path} is damaged: {_frames(spoilt)} that a clip needs could not be decoded")
     found = len(pixels) // (width * height * 3)
     kept = (found - 1) // 4 * 4 + 1
     if kept < FEWEST:
@@ -157,28 +196,56 @@ def _examine(path: Path) -> _Stream:
     except (OSError, ValueError) as error:
         raise _refusal(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
     show = ["-frames:v", "1", "-vf", "showinfo", "-f", "null", "-"]
-    table, said = _ffmpeg(path, "info", 0, *show, "-map", "0:V:0", "-c", "copy", "-f", "framecrc", "-")
+    table, said = _ffmpeg(path, 0, *show, "-map", "0:V:0", "-c", "copy", "-f", "framecrc", "-")
     frame = re.search(r"pts_time:(\S+) .*? sar:(\d+)/(\d+) s:(\d+)x(\d+)", said)
     colours = re.search(r"color_space:(\S+) color_primaries:(\S+) color_trc:(\S+)", said)
     unit = re.search(rb"#tb 0: (\d+)/(\d+)", table)
     packets = [line.split(b",") for line in table.splitlines() if line.startswith(b"0,")]
     if not (frame and colours and unit and packets):
         raise _refusal(f"cannot read {path}: {_cause(said)}")
-    if b" F=0x2" in packets[-1] or "File ended prematurely" in said or "partial file" in said:
-        raise _refusal(f"cannot read {path}: it is truncated")
     times = [max(int(dts), int(pts)) * int(unit[1]) / int(unit[2]) for _, dts, pts, *_ in packets]  # pts may be missing
     begin, end = min(times), max(times)
-    rate = (len(times) - 1) / (end - begin) if end > begin else 25.0
+    corrupt = [any(re.fullmatch(rb" F=0x[2367]", field) for field in fields) for fields in packets]
+    cut = corrupt[-1] or any(words in said for words in TORN)
+    torn = cut or bool(re.search(r"^\[(in#0/)?matroska.*\[error\]", said, re.MULTILINE))  # elements that are none
+    rate = _rate(times, torn)
     pixel = int(frame[2]) / int(frame[3]) if int(frame[2]) and int(frame[3]) else 1.0
     start = begin if frame[1] == "NOPTS" else float(frame[1])
-    return _Stream(int(frame[4]) * pixel, int(frame[5]), colours.groups(), start, end + 1 / rate, rate)
+    missing = max(0, round(_duration(said) * rate) - len(times)) if torn else 0
+    missing += torn and not missing and not any(corrupt)
+    width, height = int(frame[4]) * pixel, int(frame[5])
+    return _Stream(width, height, colours.groups(), start, end + 1 / rate, rate, missing, sum(corrupt), cut)
 
 
-def _ffmpeg(path: Path, level: str, seek: float, *words: str) -> tuple[bytes, str]:
+def _rate(times: Sequence[float], torn: bool) -> float:
+    """Frames a second; of a torn video, by the frames that follow each other without a gap."""
+    ordered = sorted(times)
+    gaps = [after - before for before, after in itertools.pairwise(ordered) if after > before]
+    if torn and gaps:
+        usual = sorted(gaps)[len(gaps) // 2]
+        near = [gap for gap in gaps if gap < 1.5 * usual]
+        return len(near) / sum(near)
+    return (len(ordered) - 1) / (ordered[-1] - ordered[0]) if gaps else 25.0
+
+
+def _duration(said: str) -> float:
+    """Seconds that the container claims; 0 where it claims none."""
+    found = re.search(r"Duration: (\d+):(\d+):(\d+\.\d+)", said)
+    return int(found[1]) * 3600 + int(found[2]) * 60 + float(found[3]) if found else 0.0
+
+
+def _decode(path: Path, seek: float, *words: str) -> tuple[bytes, Damage]:
+    """Pixels of the frames from `seek` seconds on, and what damage ffmpeg told of."""
+    pixels, said = _ffmpeg(path, seek, *words, settings=TELLING)
+    return pixels, heard(said)
+
+
+def _ffmpeg(path: Path, seek: float, *words: str, settings: Sequence[str] = ()) -> tuple[bytes, str]:
     """What ffmpeg writes of the first moving pictures of a file, and what it says. Raises VideoError where it fails."""
     import imageio_ffmpeg
 
-    command = ["-nostdin", "-hide_banner", "-nostats", "-v", f"level+{level}", "-threads", "1", "-filter_threads", "1"]
+    command = ["-nostdin", "-hide_banner", "-nostats", "-v", "repeat+level+info", *settings]
+    command += ["-threads", "1", "-filter_threads", "1"]
     command += ["-ss", f"{seek:.6f}"] if seek else []  # a seek to 0 would lose the first frames of an FLV
     command += ["-format_whitelist", FORMATS, "-i", f"file:{path}", "-map", "0:V:0", *words]
     void, pipe = subprocess.DEVNULL, subprocess.PIPE
@@ -205,6 +272,10 @@ def _cause(said: str) -> str:
     meanings |= dict.fromkeys(("moov atom not found", "not on whitelist"), "it is no video, or truncated")
     known = [meaning for words, meaning in meanings.items() if words in said]
     return (known or re.findall(r"\[(?:error|fatal)\] (.+)", said) or ["no frame can be decoded"])[0]
+
+
+def _frames(count: int) -> str:
+    return "1 frame" if count == 1 else f"{count} frames"
 
 
 def _refusal(text: str) -> VideoError:
