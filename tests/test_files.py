@@ -51,7 +51,7 @@ def small_disk(tmp_path):
 
 
 def test_a_video_holds_its_frames_and_any_record(tmp_path):
-    record = {"prompt": 'a = "b"; # c \\ \n 猫', "long": "x" * 200_000}
+    record = {"shows": "guided", "prompt": 'a = "b"; # c \\ \n 猫', "long": "x" * 200_000}
     write_video(tmp_path / "a.mp4", FRAMES, fps=16, record=record)
     assert frames_in(tmp_path / "a.mp4") == 5
     assert read_tag(tmp_path / "a.mp4") == record
