@@ -79,13 +79,14 @@ def build(
         str | None, typer.Option(help="i/n: encode that share of the videos and stop. (default: all)")
     ] = None,
     device: Device = None,
+    overwrite: options.Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Make a bank from good videos or their latents; an interrupted build goes on where it was."""
     from shelllcc.anchors.build import Recipe
     from shelllcc.guidance.wan.banks import build_bank
 
-    _check_output(output)
+    _check_output(output, overwrite=overwrite)
     recipe = Recipe.usual(
         kind, patch, anchors=anchors, components=components, neighbours=neighbours, held_out=held_out, sample=sample,
         seed=seed,
@@ -97,7 +98,7 @@ def build(
         report = {"latents": str(encoding.folder), "files": len(gathered.files), "skipped": gathered.skipped}
         _print(report | {"next": "when all shards are done, the same command without --shard"}, as_json)
         return
-    bank = build_bank(gathered, encoding, recipe, output)
+    bank = build_bank(gathered, encoding, recipe, output, overwrite=overwrite)
     _print(_describe(bank) | {"skipped": gathered.skipped}, as_json)
 
 
@@ -121,6 +122,7 @@ def calibrate(
     workers: Workers = None,
     device: Device = None,
     dtype: Annotated[str | None, typer.Option(help="Of the transformer: float32, bfloat16 or float16.")] = None,
+    overwrite: options.Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Measure the radius over sigma for a model, from held-out real clips noised and denoised once.
@@ -131,14 +133,16 @@ def calibrate(
     from shelllcc.anchors.bankfile import save_bank
     from shelllcc.anchors.fingerprints import fingerprint
     from shelllcc.anchors.shelf import calibrations_folder, keep_calibration, locate, open_bank
-    from shelllcc.guidance.wan.banks import calibrate_bank, held_out_files
+    from shelllcc.guidance.wan.banks import calibrate_bank, check_free, held_out_files
     from shelllcc.guidance.wan.loading import Loading
     from shelllcc.guidance.wan.pipeline import load_pipeline
     from shelllcc.guidance.wan.progress import TerminalReporter
 
     path = locate(bank)
     found = open_bank(path)
-    _check_output(output or calibrations_folder() / "x.safetensors")
+    _check_output(output or calibrations_folder() / "x.safetensors", overwrite=overwrite)
+    if output is not None and not overwrite:
+        check_free(output, found.provenance)
     loading = Loading(dtype=dtype)
     folder = latents or path.with_suffix(".latents")
     if not sources and not folder.is_dir():
@@ -175,6 +179,7 @@ def import_(
     latents: Folder = None,
     workers: Workers = None,
     device: Device = None,
+    overwrite: options.Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Make a bank of the manifold that Shell-LCC's authors released."""
@@ -182,12 +187,15 @@ def import_(
     from shelllcc.anchors.fingerprints import fingerprint
     from shelllcc.anchors.latents import Clips
     from shelllcc.anchors.manifold import import_checkpoint
+    from shelllcc.guidance.wan.banks import check_free
 
-    _check_output(output)
+    _check_output(output, overwrite=overwrite)
     encoding = _encoding(model, size, fps, frames, 1, latents or output.with_suffix(".latents"), device)
     real = Clips(_gather(held_out, encoding, workers).files if held_out else [], int(encoding.model.vae["z_dim"]))
     vae = fingerprint(encoding.model.vae)
     bank = import_checkpoint(checkpoint, model=encoding.model.name, vae=vae, held_out=real)
+    if not overwrite:
+        check_free(output, bank.provenance)
     _print(_describe(save_bank(bank, output)), as_json)
 
 
@@ -218,6 +226,7 @@ def train(
     latents: Folder = None,
     workers: Workers = None,
     device: Device = None,
+    overwrite: options.Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Train the paper's manifold, a skeleton and then its shell, as its authors do.
@@ -228,7 +237,7 @@ def train(
     from shelllcc.guidance.wan.banks import train_bank
     from shelllcc.guidance.wan.progress import TerminalReporter
 
-    _check_output(output)
+    _check_output(output, overwrite=overwrite)
     if not 0 < held_out < 1:
         raise UsageError(f"held-out is a share between 0 and 1, got {held_out}")
     if export is not None and (export.is_dir() or not export.suffix):
@@ -250,7 +259,9 @@ def train(
             state = "  ".join(f"{name} {value:.4f}" for name, value in terms.items())
             reporter.count(epoch, last, f"epoch {epoch}/{last}  {state}")
 
-        bank = train_bank(gathered, encoding, config, held_out, folder, output, export=export, on_epoch=on_epoch)
+        bank = train_bank(
+            gathered, encoding, config, held_out, folder, output, export=export, overwrite=overwrite, on_epoch=on_epoch
+        )
     if bank is not None:
         _print(_describe(bank), as_json)
 
@@ -291,6 +302,7 @@ def analyze(
     latents: Folder = None,
     workers: Workers = None,
     device: Device = None,
+    overwrite: options.Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Study a bank: what it tells from real clips, which kind and how many videos do, what its shell looks like."""
@@ -298,10 +310,12 @@ def analyze(
     from shelllcc.anchors.bankfile import read_bank
     from shelllcc.anchors.fingerprints import fingerprint
     from shelllcc.anchors.shelf import locate
-    from shelllcc.guidance.evaluation.study import study
+    from shelllcc.guidance.evaluation.study import check_folder, study
     from shelllcc.guidance.wan.progress import TerminalReporter
 
     found = read_bank(locate(bank))
+    if not overwrite:
+        check_folder(output)
     encoding = _encoding(model, size, fps, frames, clips, latents or output / "latents", device, found)
     check_bank(found, fingerprint(encoding.model.vae))
     truth = _gather(real, encoding, workers).files
@@ -540,7 +554,8 @@ def parse_shard(text: str | None) -> tuple[int, int]:
     return int(index), int(count)
 
 
-def _check_output(path: Path) -> None:
+def _check_output(path: Path, *, overwrite: bool = True) -> None:
+    """Raise UsageError or OutputError where no bank can be written, or may not be without `overwrite`."""
     from shelllcc.guidance.errors import OutputError
 
     if path.suffix != ".safetensors":
@@ -552,6 +567,10 @@ def _check_output(path: Path) -> None:
     existing = next(p for p in path.absolute().parents if p.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise OutputError(f"cannot write to {path.parent}")
+    if not overwrite and path.exists():
+        from shelllcc.guidance.wan.banks import check_free
+
+        check_free(path)
 
 
 def check_dtype(dtype: str | None) -> None:

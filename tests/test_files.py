@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from shelllcc.guidance import files
 from shelllcc.guidance.errors import DiskFullError, OutputError
@@ -202,3 +203,41 @@ def test_a_second_run_into_one_file_is_refused(shelllcc, tmp_path):
         code, _, err = shelllcc("generate", *CAT, "-o", "a.mp4")
     assert code == 1
     assert "another run is writing a.mp4" in err
+
+
+def test_a_bank_replaces_nothing_but_an_earlier_make_of_it(shelllcc, tmp_path):
+    from safetensors.torch import save_file
+
+    from shelllcc.anchors.latents import save_latents
+
+    for number in range(8):
+        noise = torch.randn(1, 16, 2, 8, 8, generator=torch.Generator().manual_seed(number))
+        save_latents(tmp_path / "latents" / f"{number}.safetensors", noise, {})
+    save_file({"weight": torch.zeros(3)}, tmp_path / "model.safetensors")
+    (tmp_path / "shell_lcc.pth").write_bytes(b"the authors' own")
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "analysis.json").write_text('{"mine": true}')
+    small = ["--anchors", "2", "--components", "8", "--workers", "1"]
+    short = ["--bases", "8", "--hidden", "8", "--epochs-skeleton", "1", "--epochs-shell", "1", "--workers", "1"]
+    build = ["anchors", "build", "latents", *small, "-o"]
+    train = ["anchors", "train", "latents", *short, "-o", "manifold.safetensors", "--export"]
+    assert shelllcc(*build, "bank.safetensors")[0] == 0
+    assert shelllcc(*train, "made.pth")[0] == 0
+    before = contents(tmp_path)
+    for words, said in (
+        ([*build, "model.safetensors"], "is no bank"),
+        ([*build, "bank.safetensors", "--seed", "1"], "holds another bank"),
+        ([*build, "manifold.safetensors"], "holds another bank"),
+        ([*train, "shell_lcc.pth"], "is no export of this training"),
+        (["anchors", "calibrate", "tiny-wan", "latents", "-o", "bank.safetensors"], "holds another bank"),
+        (["anchors", "import", "made.pth", "-o", "bank.safetensors"], "holds another bank"),
+        (["anchors", "analyze", "bank.safetensors", "latents", "-o", "study"], "is no study's"),
+    ):
+        code, _, err = shelllcc(*words)
+        assert (code, said in err) == (2, True), err
+    after = contents(tmp_path)
+    assert {name: after[name] for name in before} == before
+    assert shelllcc(*build, "bank.safetensors")[0] == 0
+    assert contents(tmp_path)["bank.safetensors"] == before["bank.safetensors"]
+    assert shelllcc(*train, "made.pth")[0] == 0
+    assert shelllcc(*build, "bank.safetensors", "--seed", "1", "--overwrite")[0] == 0

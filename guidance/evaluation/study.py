@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -27,8 +28,23 @@ if TYPE_CHECKING:
 
     Frames = NDArray[np.uint8]
 
+FILES = ("analysis.json", "analysis.png", "radial.mp4", "radial.png")
 RADII = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
 TILE = 320  # pixels, the widest of a tile
+
+
+def check_folder(folder: Path) -> None:
+    """Raise UsageError where a study's files would replace others than those of a study."""
+    there = [folder / name for name in FILES if (folder / name).exists()]
+    if not there:
+        return
+    try:
+        table = json.loads((folder / FILES[0]).read_text(encoding="utf-8"))
+        ours = {"bank", "files", "distinguishability"} <= table.keys()
+    except (OSError, ValueError, RecursionError, AttributeError):
+        ours = False
+    if not ours:
+        raise UsageError(f"{there[0]} is no study's; give another --output, or --overwrite it")
 
 
 def study(
@@ -61,7 +77,8 @@ def study(
     if not len(held):
         raise UsageError("there is no held-out real clip to judge")
     table = analyze(bank, fit, held[:most], Clips(generated, channels)[:most], on_stage=on_stage)
-    table["bank"] = {"path": str(bank.path), "sha256": bank.sha256}
+    table |= {"bank": {"path": str(bank.path), "sha256": bank.sha256}, "files": []}
+    write_json(folder / "analysis.json", table)  # by which a study that goes on knows the other files
     paths = [folder / "analysis.json"]
     if encoding.model.source == LATENTS_ALONE:
         notes.append("no radial reconstruction: it needs a model with a VAE's weights")

@@ -6,6 +6,7 @@ Memory is bounded: videos and latents are taken one at a time, and the fit keeps
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,13 +16,14 @@ import torch
 from torch import Tensor
 
 from shelllcc.anchors.bank import Bank, Calibration, check_bank
-from shelllcc.anchors.bankfile import LAYERS, save_bank
+from shelllcc.anchors.bankfile import LAYERS, MAX_BYTES, read_bank, save_bank
 from shelllcc.anchors.build import Recipe, fit_shell, split_sources
 from shelllcc.anchors.calibrate import calibrate_radius
 from shelllcc.anchors.fingerprints import fingerprint, pipeline_fingerprint
 from shelllcc.anchors.latents import Clips, LatentFile, open_latents
 from shelllcc.anchors.manifold import manifold_bank
 from shelllcc.anchors.sources import expand
+from shelllcc.anchors.torchfile import load_tensors
 from shelllcc.anchors.train import Report, TrainConfig, save_checkpoint, train_manifold
 from shelllcc.guidance.errors import BankError, ModelError, UsageError
 from shelllcc.guidance.faults import told
@@ -92,10 +94,26 @@ def gather(
     return Gathered([files[key] for key in sorted(files)], sorted(skipped), notes)
 
 
-def build_bank(gathered: Gathered, encoding: Encoding, recipe: Recipe, output: Path) -> Bank:
+def check_free(output: Path, provenance: Mapping[str, Any] | None = None) -> None:
+    """Raise UsageError where `output` holds no bank, or one whose provenance is not that of the new one."""
+    if not output.exists():
+        return
+    try:
+        there = read_bank(output)
+    except BankError as error:
+        raise UsageError(f"{output} is no bank; give another --output, or --overwrite it") from error
+    known = json.loads(json.dumps(provenance or {}))
+    if any(there.provenance.get(key) != value for key, value in known.items()):
+        raise UsageError(f"{output} holds another bank; give another --output, or --overwrite it")
+
+
+def build_bank(
+    gathered: Gathered, encoding: Encoding, recipe: Recipe, output: Path, *, overwrite: bool = False
+) -> Bank:
     """Fit, save and return the bank of the gathered latents.
 
-    Its bytes depend on the latents, the recipe, the framing and the model's name alone.
+    Its bytes depend on the latents, the recipe, the framing and the model's name alone. Raises UsageError where
+    `output` holds another one, unless `overwrite`.
     """
     channels = int(encoding.model.vae["z_dim"])
     sets = split_sources((file.source for file in gathered.files), recipe.held_out)
@@ -103,11 +121,13 @@ def build_bank(gathered: Gathered, encoding: Encoding, recipe: Recipe, output: P
         name: Clips((f for f in gathered.files if sets[f.source] == name), channels)
         for name in ("placing", "scaling", "held out")
     }
-    fit = fit_shell(parts["placing"], parts["scaling"], parts["held out"], recipe)
     held = [file for file in gathered.files if sets[file.source] == "held out"]
     counts = {name: len(clips) for name, clips in parts.items()}
-    provenance = _provenance("build", encoding, sets, counts, held)
-    provenance |= {"recipe": asdict(recipe), "coverage": round(fit.coverage, 4)}
+    provenance = _provenance("build", encoding, sets, counts, held) | {"recipe": asdict(recipe)}
+    if not overwrite:
+        check_free(output, provenance)
+    fit = fit_shell(parts["placing"], parts["scaling"], parts["held out"], recipe)
+    provenance["coverage"] = round(fit.coverage, 4)
     space = encoding.model.name, fingerprint(encoding.model.vae)
     return save_bank(Bank(fit.shell, fit.guided, fit.clean, *space, provenance, fit.quantiles), output)
 
@@ -121,9 +141,12 @@ def train_bank(
     output: Path,
     *,
     export: Path | None = None,
+    overwrite: bool = False,
     on_epoch: Report = lambda stage, epoch, terms: None,
 ) -> Bank | None:
     """Train a manifold on all but the held-out videos, save it as a bank, and with `export` as a checkpoint.
+
+    Raises UsageError where `output` or `export` holds anything but an earlier make, unless `overwrite`.
 
     Checkpoints go to `folder`, and a run found there goes on. Under `accelerate launch` or torchrun only the main
     process writes the bank; the others return None.
@@ -135,6 +158,12 @@ def train_bank(
     sets = split_sources((file.source for file in gathered.files), held_out)
     held = [file for file in gathered.files if sets[file.source] == "held out"]
     clips = Clips((file for file in gathered.files if sets[file.source] != "held out"), channels)
+    provenance = _provenance("train", encoding, sets, {"training": len(clips), "held out": len(held)}, held)
+    provenance |= {"recipe": asdict(config)}
+    if not overwrite:
+        check_free(output, provenance)
+        if export is not None and export.exists() and not _is_export(export, config):
+            raise UsageError(f"{export} is no export of this training; give another --export, or --overwrite it")
     try:
         state = train_manifold(clips, config, folder, data=_digest(sets), on_epoch=on_epoch)
         if not process.is_main_process:
@@ -143,15 +172,23 @@ def train_bank(
         process.destroy_process_group()
     if export is not None:
         save_checkpoint(state, export, {"config": asdict(config), "epoch": config.epochs_shell})
-    provenance = _provenance("train", encoding, sets, {"training": len(clips), "held out": len(held)}, held)
     bank = manifold_bank(
         {name: state[name] for name in LAYERS},
         model=encoding.model.name,
         vae=fingerprint(encoding.model.vae),
-        provenance=provenance | {"recipe": asdict(config)},
+        provenance=provenance,
         held_out=Clips(held, channels),
     )
     return save_bank(bank, output)
+
+
+def _is_export(path: Path, config: TrainConfig) -> bool:
+    """Whether a checkpoint is one of a training with that configuration."""
+    try:
+        known = load_tensors(path, most=MAX_BYTES)["config"]
+    except (BankError, TypeError, KeyError):
+        return False
+    return isinstance(known, dict) and asdict(config).items() <= known.items()
 
 
 def held_out_files(bank: Bank, files: Sequence[LatentFile]) -> tuple[list[LatentFile], str]:
