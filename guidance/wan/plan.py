@@ -312,8 +312,7 @@ def _other_than(record: Mapping[str, Any], model: Model, same_model: bool) -> It
     if recorded is not None and own is not None and recorded != own:
         yield f"made by shelllcc {recorded}, this is {own}: the clip may differ"
     revision = (record.get("model") or {}).get("revision")
-    folder = not model.is_tiny and here(model.source) is not None
-    if same_model and revision is not None and revision != model.revision and not folder:
+    if same_model and revision is not None and revision != model.revision and not model.is_local:
         yield f"made with revision {revision} of {model.name}, this is {model.revision}: the clip may differ"
 
 
