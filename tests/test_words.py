@@ -68,7 +68,7 @@ def test_a_replay_says_that_the_model_is_of_another_revision(sidecar, shelllcc, 
     here = tmp_path / "b0b"
     here.symlink_to(TINY)
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda repo, name, **options: here / name)
-    asked = ["generate", "--from", "clip.json", "--dry-run", "--strength", "0"]
+    asked = ["generate", "--from", "clip.json", "--dry-run", "--strength", "0", "--trust"]
     sidecar(model={"source": "owner/name", "revision": here.name}, bank=None)
     assert shelllcc(*asked)[2] == ""
     sidecar(model={"source": "owner/name", "revision": "a0a"}, bank=None)
@@ -304,7 +304,7 @@ def test_nothing_but_the_object_reaches_stdout(fail, tmp_path, root):
 
 
 def test_with_stderr_closed_stdout_is_still_for_results_alone(tmp_path):
-    (tmp_path / "broken.json").write_text("{")
+    (tmp_path / f"{0:012}.json").write_text("{")
     env = {"PATH": "/usr/bin:/bin", "PYTHONPATH": ":".join(sys.path), "SHELLLCC_PROFILES": str(tmp_path)}
     command = f"'{sys.executable}' -m shelllcc profiles list --json 2>&-"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=env, cwd=tmp_path)
@@ -313,9 +313,9 @@ def test_with_stderr_closed_stdout_is_still_for_results_alone(tmp_path):
 
 @pytest.mark.parametrize("flags", [["--json"], []])
 def test_stdout_that_holds_no_letters_of_a_prompt_gets_escapes(flags, tmp_path):
-    profile = {"strength": 1.0, "balance": 0.0, "sampled": 1, "settings": {"prompt": "猫"}, "name": "x"}
+    profile = {"strength": 1.0, "balance": 0.0, "sampled": 1, "settings": {"prompt": "猫"}, "name": "0" * 12}
     profile |= {"model": {"source": "tiny"}, "bank": {"name": "tiny-wan"}}
-    (tmp_path / "x.json").write_text(json.dumps(profile))
+    (tmp_path / f"{0:012}.json").write_text(json.dumps(profile))
     env = {"PATH": "/usr/bin:/bin", "PYTHONPATH": ":".join(sys.path), "SHELLLCC_PROFILES": str(tmp_path)}
     words = [sys.executable, "-m", "shelllcc", "profiles", "list", *flags]
     done = subprocess.run(words, capture_output=True, text=True, env=env | {"PYTHONIOENCODING": "ascii"}, cwd=tmp_path)
@@ -393,8 +393,8 @@ def test_no_control_character_reaches_the_terminal(shelllcc, tmp_path, monkeypat
     from shelllcc.guidance.wan import profiles
 
     profile = {"strength": 1.0, "balance": 0.0, "sampled": 1, "settings": {"prompt": WILD}}
-    profile |= {"model": {"source": WILD}, "bank": {"name": WILD}, "name": "x"}
-    (profiles.folder() / "x.json").write_text(json.dumps(profile))
+    profile |= {"model": {"source": WILD}, "bank": {"name": WILD}, "name": "0" * 12}
+    (profiles.folder() / f"{0:012}.json").write_text(json.dumps(profile))
     (tmp_path / "prompts.txt").write_text(f"{WILD.replace(chr(10), ' ')} --frames 6\n")
     (tmp_path / "wild.toml").write_text(f"[generate]\n{json.dumps(WILD)} = 1\n")
     wild = tmp_path / WILD.replace("/", "")
@@ -414,7 +414,7 @@ def test_no_control_character_reaches_the_terminal(shelllcc, tmp_path, monkeypat
         ["--config", "wild.toml", "generate"],
         ["profiles", "list"],
         ["profiles", "list", "--json"],
-        ["profiles", "show", "x"],
+        ["profiles", "show", "000"],
         [WILD],
     ):
         _, out, err = shelllcc(*words)
