@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import signal
 import sys
-import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shelllcc import cli_anchors, cli_batch, cli_compare
+from shelllcc import cli_anchors, cli_batch, cli_compare, cli_config
 from shelllcc import cli_options as options
 from shelllcc.guidance.errors import ShellLCCError, UsageError
 from shelllcc.guidance.trace import ADVICE
@@ -35,7 +35,7 @@ def _version(value: bool) -> None:
     if value:
         from shelllcc.guidance import versions
 
-        print(f"shelllcc {versions.version() or 'of a checkout that is not installed'}")
+        options.print_line(f"shelllcc {versions.version() or 'of a checkout that is not installed'}")
         raise typer.Exit
 
 
@@ -47,7 +47,8 @@ def root(
     ] = None,
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
 ) -> None:
-    ctx.default_map = _defaults(ctx, config)
+    if config is not None or Path("shelllcc.toml").exists():
+        ctx.default_map = cli_config.defaults(config or Path("shelllcc.toml"), getattr(ctx.command, "commands", {}))
 
 
 @app.command()
@@ -80,6 +81,7 @@ def generate(
 ) -> None:
     """Sample videos pulled onto the shell of real latents. Under torchrun, all processes make each clip together."""
     from shelllcc.guidance.wan import parallel, parse
+    from shelllcc.guidance.wan.placing import check_device
     from shelllcc.guidance.wan.plan import plan_clips
 
     chosen: dict[str, Any] = {
@@ -87,6 +89,7 @@ def generate(
         "output": output, "compare": compare, "sidecar": sidecar, "overwrite": overwrite,
     }  # fmt: skip
     with parallel.joined(device) as ranks:
+        check_device(device, here=not dry_run)
         values = sampling.values() | {"seed": seed, "strength": parse.strength(strength)}
         how = loading.values()
         named = {name for name in (model, *(lora.source for lora in how["loras"] or ())) if name}
@@ -105,9 +108,11 @@ def generate(
         parallel.check(ranks, plans[0].model.transformer["num_attention_heads"], plans[0].loading)
         for note in dict.fromkeys(note for plan in plans for note in plan.notes):
             options.say(f"note: {note}")
+        if not ranks.is_main and dry_run:
+            return
         if dry_run:
             report = {"dry_run": True, "clips": [plan.describe() for plan in plans], "memory": _memory(plans, device)}
-            print(json.dumps(report, ensure_ascii=False, indent=None if as_json else 2))
+            options.print_json(report, indent=None if as_json else 2)
             return
         finished = parallel.from_main(ranks, [resume and plan.finished() for plan in plans])
         waiting = [plan for plan, done in zip(plans, finished, strict=True) if not done]
@@ -117,12 +122,14 @@ def generate(
             for doubt in dict.fromkeys(filter(None, doubts)):
                 options.say(f"note: {doubt}")
         records = _generate(waiting, ranks)
+        if not ranks.is_main:
+            return
         if as_json:
-            print(json.dumps({"clips": records, "skipped": sum(finished)}, ensure_ascii=False))
+            options.print_json({"clips": records, "skipped": sum(finished)})
             return
         for record in records:
             for label, path in [*record["videos"].items(), ("sidecar", record["sidecar"])]:
-                print(f"{label:<9} {path}")
+                options.print_line(f"{label:<9} {path}")
 
 
 app.command()(cli_compare.compare)
@@ -138,10 +145,10 @@ def doctor(as_json: options.Json = False) -> None:
 
     report = examine()
     if as_json:
-        print(json.dumps(report))
+        options.print_json(report)
     else:
         for key, value in report.items():
-            print(f"{key:<12} {json.dumps(value) if isinstance(value, (dict, list)) else value}")
+            options.print_line(f"{key:<12} {json.dumps(value) if isinstance(value, (dict, list)) else value}")
     if not report["ok"]:
         raise typer.Exit(1)
 
@@ -161,7 +168,7 @@ class _Remarks(logging.Handler):
 
 
 def main() -> None:
-    """Run the command line; errors are one line on stderr.
+    """Run the command line; errors are one line on stderr and, with --json, one object on stdout.
 
     Exit 0 done, 1 failed, 2 usage, 130 interrupted, 128 + n ended by signal n.
     """
@@ -170,20 +177,21 @@ def main() -> None:
         number = getattr(signal, name, None)  # Windows has no SIGHUP
         if number is not None and signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores it
             signal.signal(number, _end)
-    try:
-        code = app(standalone_mode=False)
-    except _Ended as ended:
-        code = 128 + ended.number
-        options.say(f"ended by {signal.Signals(ended.number).name}")
-    except (KeyboardInterrupt, typer.Abort):
-        code = 130
-    except BrokenPipeError:  # the reader of stdout left; nothing more can be said to it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 1
-    except Exception as error:
-        code = _failed(error)
-    if code == 130:
-        options.say("interrupted")
+    with options.own_stdout():
+        try:
+            code = app(standalone_mode=False)
+        except _Ended as ended:
+            code = 128 + ended.number
+            _say_end(f"ended by {signal.Signals(ended.number).name}", code)
+        except (KeyboardInterrupt, typer.Abort):
+            code = 130
+        except BrokenPipeError:  # the reader of stdout left; nothing more can be said to it
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            code = 1
+        except Exception as error:
+            code = _failed(error)
+        if code == 130:
+            _say_end("interrupted", code)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -239,43 +247,10 @@ def _generate(plans: list[Any], ranks: Ranks) -> list[dict[str, Any]]:
     return records
 
 
-def _flags_alone(ctx: typer.Context, options: dict[str, Any]) -> dict[str, Any]:
+def _flags_alone(ctx: typer.Context, given: dict[str, Any]) -> dict[str, Any]:
     """The options that were given as flags; the others as if they had not been set."""
     parameters = {"prompts": "prompt", "width": "size", "height": "size", "loras": "lora"}
-    return {
-        name: value
-        for name, value in options.items()
-        if (source := ctx.get_parameter_source(parameters.get(name, name))) and source.name == "COMMANDLINE"
-    }
-
-
-def _defaults(ctx: typer.Context, config: Path | None) -> dict[str, Any]:
-    """The tables of shelllcc.toml, keys as parameters. Raises UsageError for what no command knows."""
-    path = config or Path("shelllcc.toml")
-    if config is None and not path.exists():
-        return {}
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"cannot read {path}: {error}") from error
-    return _by_command(path, tables, getattr(ctx.command, "commands", {}))
-
-
-def _by_command(path: Path, tables: dict[str, Any], commands: dict[str, Any]) -> dict[str, Any]:
-    """Defaults by command, and by command of a group, with parameters' names for flags."""
-    defaults: dict[str, Any] = {}
-    for command, table in tables.items():
-        if command not in commands or not isinstance(table, dict):
-            raise UsageError(f"{path}: {command} is no table of a command; there are {', '.join(commands)}")
-        if group := getattr(commands[command], "commands", None):
-            defaults[command] = _by_command(path, table, group)
-            continue
-        names = {flag.lstrip("-"): p.name for p in commands[command].params for flag in p.opts}
-        for key, value in table.items():
-            if key not in names:
-                raise UsageError(f"{path}: {command} has no flag --{key}")
-            defaults.setdefault(command, {})[names[key]] = value
-    return defaults
+    return {name: value for name, value in given.items() if options.is_flag(ctx, parameters.get(name, name))}
 
 
 def _failed(error: Exception) -> int:
@@ -283,13 +258,30 @@ def _failed(error: Exception) -> int:
     if os.environ.get("SHELLLCC_DEBUG") == "1":
         import traceback
 
-        traceback.print_exc()
+        for line in traceback.format_exc().splitlines():
+            options.say(line)
+    kind = type(error).__name__
     if hasattr(error, "format_message"):
-        message, code = error.format_message(), int(getattr(error, "exit_code", 2))
+        kind, message, code = "UsageError", error.format_message(), int(getattr(error, "exit_code", 2))
     elif isinstance(error, ShellLCCError):
         message, code = str(error), 2 if isinstance(error, UsageError) else 1
     else:
-        message, code = f"unexpected {type(error).__name__}: {error}; SHELLLCC_DEBUG=1 shows where", 1
-    if message.strip():
-        options.say("error: " + " ".join(message.split()))
+        message, code = f"unexpected {kind}: {error}; SHELLLCC_DEBUG=1 shows where", 1
+    message = " ".join(message.split())
+    if message:
+        options.say(f"error: {message}")
+    _report(kind, message, code, error)
     return code
+
+
+def _say_end(line: str, code: int) -> None:
+    """How a signal ended it, as `_failed` says an error."""
+    options.say(line)
+    _report("Interrupted", line, code)
+
+
+def _report(kind: str, message: str, code: int, error: BaseException | None = None) -> None:
+    """The error for programs, where JSON was asked for."""
+    if options.wants_json(error):
+        with contextlib.suppress(BrokenPipeError):
+            options.print_json({"error": {"type": kind, "message": message, "exit_code": code}})

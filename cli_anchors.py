@@ -52,7 +52,7 @@ EngineName = Annotated[
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1.", envvar="SHELLLCC_DEVICE")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="The bank to write, a .safetensors file.")]
 BankArgument = Annotated[str, typer.Argument(metavar="BANK", help="A bank: a file or a name.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Json = options.Json
 
 
 @app.command()
@@ -325,16 +325,17 @@ def analyze(
     for note in notes:
         options.say(f"note: {note}")
     if as_json:
-        print(json.dumps(table, ensure_ascii=False))
+        options.print_json(table)
         return
-    print(f"{'share of pairs with the real clip nearer':<52}{'noise .1':>9}{'noise .2':>9}{'blur':>7}{'generated':>11}")
+    heads = f"{'noise .1':>9}{'noise .2':>9}{'blur':>7}{'generated':>11}"
+    options.print_line(f"{'share of pairs with the real clip nearer':<52}{heads}")
     for name, row in table["distinguishability"].items():
         _print_shares(name, row)
     for row in table.get("data_efficiency", ()):
         _print_shares(f"fitted to {row['videos']} videos", row)
-    print(f"{'anchors in effective use':<52}{table['usage']['real']['effective']:>9.2f}")
+    options.print_line(f"{'anchors in effective use':<52}{table['usage']['real']['effective']:>9.2f}")
     for path in table["files"]:
-        print(path)
+        options.print_line(str(path))
 
 
 @app.command()
@@ -363,12 +364,12 @@ def list_(as_json: Json = False) -> None:
             banks.append({"bank": str(path), "broken": str(error)})
     published = {name: entry.about for name, entry in PUBLISHED.items()}
     if as_json:
-        print(json.dumps({"banks": banks, "published": published}, ensure_ascii=False))
+        options.print_json({"banks": banks, "published": published})
         return
     for entry in banks:
-        print(f"{Path(entry['bank']).stem:<16} {entry.get('broken') or entry['shape']}  {entry['bank']}")
+        options.print_line(f"{Path(entry['bank']).stem:<16} {entry.get('broken') or entry['shape']}  {entry['bank']}")
     for name, about in published.items():
-        print(f"{name:<16} {about}; `shelllcc anchors pull {name}`")
+        options.print_line(f"{name:<16} {about}; `shelllcc anchors pull {name}`")
 
 
 @app.command()
@@ -429,16 +430,16 @@ def score(
         raise UsageError("none of the files could be scored")
     if as_json:
         rows = [{"file": str(s.path), "clip": s.clip} | asdict(s.score) | {"outside": s.score.outside} for s in scores]
-        print(json.dumps({"bank": str(chosen.path), "sha256": chosen.sha256, "scores": rows}, ensure_ascii=False))
+        options.print_json({"bank": str(chosen.path), "sha256": chosen.sha256, "scores": rows})
         return
-    print(f"{'mean':>8}{'median':>8}{'5%':>8}{'95%':>8}{'nearer':>8}{'farther':>8}  per latent frame")
+    options.print_line(f"{'mean':>8}{'median':>8}{'5%':>8}{'95%':>8}{'nearer':>8}{'farther':>8}  per latent frame")
     for scored in scores:
         row = scored.score
         ends = row.quantiles["0.05"], row.quantiles["0.95"]
         shares = "".join(f"{share:>8.3f}" if share is not None else f"{'-':>8}" for share in (row.below, row.above))
         curve = " ".join(f"{value:.2f}" for value in row.per_frame)
         name = f"{scored.path}[{scored.clip}]" if scored.clip else str(scored.path)
-        print(f"{row.mean:>8.3f}{row.median:>8.3f}{ends[0]:>8.3f}{ends[1]:>8.3f}{shares}  {curve}  {name}")
+        options.print_line(f"{row.mean:>8.3f}{row.median:>8.3f}{ends[0]:>8.3f}{ends[1]:>8.3f}{shares}  {curve}  {name}")
 
 
 def _describe(bank: Bank, *, whole: bool = False) -> dict[str, Any]:
@@ -478,7 +479,7 @@ def _describe(bank: Bank, *, whole: bool = False) -> dict[str, Any]:
 
 def _print_shares(name: str, row: dict[str, float]) -> None:
     made = f"{row['generated']:>11.3f}" if "generated" in row else ""
-    print(f"{name:<52}{row['noise 0.1']:>9.3f}{row['noise 0.2']:>9.3f}{row['blur']:>7.3f}{made}")
+    options.print_line(f"{name:<52}{row['noise 0.1']:>9.3f}{row['noise 0.2']:>9.3f}{row['blur']:>7.3f}{made}")
 
 
 def _table(curve: Curve) -> dict[str, Any]:
@@ -549,7 +550,8 @@ def parse_shard(text: str | None) -> tuple[int, int]:
     if text is None:
         return 0, 1
     index, _, count = text.partition("/")
-    if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+    sound = all(part.isdecimal() and len(part) < 10 for part in (index, count))
+    if not (sound and int(index) < int(count)):
         raise UsageError(f"a shard is i/n with i from 0 to n-1, e.g. 0/4, got {text}")
     return int(index), int(count)
 
@@ -580,9 +582,9 @@ def check_dtype(dtype: str | None) -> None:
 
 def _print(report: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        print(json.dumps(report, ensure_ascii=False))
+        options.print_json(report)
         return
     for key, value in report.items():
         if value not in ([], None):
             text = json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else str(value)
-            print(f"{key:<18} {''.join(c if c.isprintable() else repr(c)[1:-1] for c in text)}")
+            options.print_line(f"{key:<18} {text}")

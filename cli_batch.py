@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 import time
 from pathlib import Path
@@ -13,7 +12,6 @@ import typer
 
 from shelllcc import cli_options as options
 from shelllcc.cli_anchors import EngineName, parse_shard
-from shelllcc.guidance.errors import UsageError
 
 if TYPE_CHECKING:
     from shelllcc.guidance.wan.batch import Batch, Done
@@ -24,6 +22,7 @@ EVERY = 30  # seconds between lines of progress where stderr is no terminal
 
 @options.expanded
 def batch(
+    ctx: typer.Context,
     prompts_file: Annotated[
         Path, typer.Argument(help="Prompts, one a line, flags of its own at its end; # starts a comment.")
     ],
@@ -58,12 +57,12 @@ def batch(
     from shelllcc.guidance.wan.batch import plan_batch
     from shelllcc.guidance.wan.engines import engine_of
     from shelllcc.guidance.wan.parallel import alone
+    from shelllcc.guidance.wan.placing import check_device
 
     alone("batch")
-    if strength is not None and strengths is not None:
-        raise UsageError("give --strength or --strengths, not both")
-    if seed is not None and seeds is not None:
-        raise UsageError("give --seed or --seeds, not both")
+    check_device(device, here=not dry_run and engine == "local")  # a cluster has devices of its own
+    strength, strengths = options.one_of(ctx, "strength", "strengths")
+    seed, seeds = options.one_of(ctx, "seed", "seeds")
     numbers = None if seeds is None else parse.seeds(seeds)
     values = sampling.values() | {"seed": seed, "strength": parse.strength(strength)}
     planned = plan_batch(
@@ -88,8 +87,10 @@ def batch(
         )
     else:
         alarms = sum(row["alarm"] is not None for row in made)
-        print(f"made      {len(made)}" + (f", {alarms} with an alarm: see `alarm` in their sidecars" if alarms else ""))
-        print(f"skipped   {skipped}\nfailed    {len(failed)}\nfolder    {planned.like.output}")
+        warned = f", {alarms} with an alarm: see `alarm` in their sidecars" if alarms else ""
+        options.print_line(f"made      {len(made)}{warned}")
+        for label, value in (("skipped", skipped), ("failed", len(failed)), ("folder", planned.like.output)):
+            options.print_line(f"{label:<9} {value}")
     if failed:
         raise typer.Exit(1)
 
@@ -122,4 +123,4 @@ def _dry_run(planned: Batch, *, as_json: bool) -> None:
         | {"strength": plan.request.strength, "finished": plan.finished()}
         for plan in planned.all_plans()
     ]
-    print(json.dumps({"dry_run": True, "clips": clips}, ensure_ascii=False, indent=None if as_json else 2))
+    options.print_json({"dry_run": True, "clips": clips}, indent=None if as_json else 2)

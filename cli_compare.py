@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +12,7 @@ import typer
 
 from shelllcc import cli_options as options
 from shelllcc.guidance.errors import UsageError
+from shelllcc.guidance.terminal import shown
 
 if TYPE_CHECKING:
     from shelllcc.guidance.evaluation.search import Probe
@@ -31,6 +31,7 @@ STRENGTHS = "0,1"
 
 @options.expanded
 def compare(
+    ctx: typer.Context,
     videos: Annotated[
         list[Path] | None, typer.Argument(help="Videos that exist, the reference first; nothing is sampled then.")
     ] = None,
@@ -64,13 +65,15 @@ def compare(
     from shelllcc.guidance.evaluation.runs import check_layout
     from shelllcc.guidance.wan import parse
     from shelllcc.guidance.wan.parallel import alone
+    from shelllcc.guidance.wan.placing import check_device
 
     alone("compare")
+    check_device(device, here=not (dry_run or videos))
     checked = check_layout(layout)
     if videos:
-        told = (prompt, prompts_file, strengths, variant, seeds, preset, replay_folder)
-        given = sampling != options.Sampling() or replace(loading, offload=None) != options.Loading()
-        if given or any(value is not None for value in told):
+        told = ("prompt", "prompts_file", "strengths", "variant", "seeds", "preset", "replay_folder")
+        parts = [part.name for group in (sampling, loading) for part in fields(group) if part.name != "offload"]
+        if any(options.is_flag(ctx, name) for name in (*told, *parts)):
             raise UsageError("give videos that exist, or prompts and how to sample them, not both")
         folder = output or Path("outputs") / f"compare-{parse.slug(videos[0].stem)}"
         if dry_run:
@@ -86,8 +89,7 @@ def compare(
         )
         _report([item], page, as_json=as_json)
         return
-    if strengths and variant:
-        raise UsageError("give --strengths or --variants, not both")
+    strengths, variant = options.one_of(ctx, "strengths", "variant")
     ways = parse.variants(variant) if variant else parse.strengths(STRENGTHS if strengths is None else strengths)
     resolved, folder, numbers = _resolve(
         "compare", sampling, loading, prompt, prompts_file, seeds, output, model, bank, preset
@@ -142,8 +144,10 @@ def tune(
     from shelllcc.guidance.evaluation.sweep import with_seeds
     from shelllcc.guidance.wan import profiles as store
     from shelllcc.guidance.wan.parallel import alone
+    from shelllcc.guidance.wan.placing import check_device
 
     alone("tune")
+    check_device(device)
     resolved, folder, numbers = _resolve(
         "tune", sampling, loading, prompt, prompts_file, seeds, output, model, bank, preset
     )
@@ -177,7 +181,7 @@ def tune(
          for p in found],
     )  # fmt: skip
     if page.exists():
-        print(f"report    {page}")
+        options.print_line(f"report    {page}")
 
 
 @profiles.command("list")
@@ -205,7 +209,7 @@ def show(name: Name) -> None:
     from shelllcc.guidance.wan import profiles as store
 
     for profile in store.named(name):
-        print(json.dumps(profile, ensure_ascii=False, indent=2))
+        options.print_json(profile, indent=2)
 
 
 @profiles.command()
@@ -218,7 +222,7 @@ def export(
     from shelllcc.guidance.wan import profiles as store
 
     chosen = [profile for one in name for profile in store.named(one)] if name else store.every()
-    print(f"{store.export(output, chosen, overwrite=overwrite)} profiles written to {output}")
+    options.print_line(f"{store.export(output, chosen, overwrite=overwrite)} profiles written to {output}")
 
 
 @profiles.command("import")
@@ -226,7 +230,7 @@ def import_profiles(path: Annotated[Path, typer.Argument(help="A file that `prof
     """Take over the profiles of a file."""
     from shelllcc.guidance.wan import profiles as store
 
-    print(f"{store.take_over(path)} profiles taken over")
+    options.print_line(f"{store.take_over(path)} profiles taken over")
 
 
 @profiles.command()
@@ -240,12 +244,12 @@ def forget(
     if bool(name) == every:
         raise UsageError("give the profiles to forget, or --all")
     if every:
-        print(f"{store.forget_all()} profiles forgotten")
+        options.print_line(f"{store.forget_all()} profiles forgotten")
         return
     found = {profile["name"] for one in name or [] for profile in store.named(one)}
     for one in found:
         store.forget(one)
-    print(f"{len(found)} profiles forgotten")
+    options.print_line(f"{len(found)} profiles forgotten")
 
 
 def _resolve(
@@ -299,7 +303,7 @@ def _dry_run(
     ]
     bank = resolved.bank and resolved.bank.name
     report = {"dry_run": True, "output": str(folder), "model": resolved.model.name, "bank": bank, "clips": clips}
-    print(json.dumps(report, ensure_ascii=False, indent=None if as_json else 2))
+    options.print_json(report, indent=None if as_json else 2)
 
 
 def _report(items: Sequence[Mapping[str, Any]], page: Path, *, as_json: bool) -> None:
@@ -328,8 +332,9 @@ def _report(items: Sequence[Mapping[str, Any]], page: Path, *, as_json: bool) ->
     _table((*heads, "verdict"), rows)
     for item in items:
         for clip in item["clips"][1:]:
-            print(f"{item['idx']:02d} {clip['title']}: {clip['verdict']['word']}, {clip['verdict']['why']}")
-    print(f"report    {page}")
+            verdict = clip["verdict"]
+            options.print_line(f"{item['idx']:02d} {clip['title']}: {verdict['word']}, {verdict['why']}")
+    options.print_line(f"report    {page}")
 
 
 def _table(heads: Iterable[str], rows: Sequence[Sequence[str]]) -> None:
@@ -344,10 +349,10 @@ def _table(heads: Iterable[str], rows: Sequence[Sequence[str]]) -> None:
     for head in heads:
         table.add_column(head, no_wrap=head != "prompt")
     for row in rows:
-        table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
+        table.add_row(*(Text(options.fitting(shown(cell)), style=STYLES.get(cell, "")) for cell in row))
     console.print(table)
 
 
 def _short(prompt: str, length: int = 60) -> str:
-    text = "".join(c if c.isprintable() else " " for c in prompt)
+    text = shown(prompt)
     return text if len(text) <= length else text[: length - 1] + "…"

@@ -5,16 +5,24 @@ Those that go together are a dataclass: a command that is `expanded` takes it as
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import json
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, TextIO, get_type_hints
 
 import typer
+
+from shelllcc.guidance.errors import UsageError
+from shelllcc.guidance.terminal import json_text, shown
+
+RESULTS: ContextVar[TextIO | None] = ContextVar("RESULTS", default=None)  # where they go if not to sys.stdout
 
 Prompts = Annotated[list[str] | None, typer.Option("--prompt", "-p", help="What to show; may be repeated.")]
 PromptsFile = Annotated[
@@ -42,7 +50,15 @@ Bank = Annotated[
 ]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1.", envvar="SHELLLCC_DEVICE")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+
+
+def _json(value: bool) -> bool:
+    if value:
+        results_alone()
+    return value
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.", callback=_json)]
 
 Folder = Annotated[Path | None, typer.Option("--output", "-o", help="The run's folder; a run goes on where it was.")]
 Seeds = Annotated[str | None, typer.Option("--seeds", "--seed", help="Of the noise, e.g. 0,1,2. (default: 0)")]
@@ -154,19 +170,108 @@ def expanded(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def print_json(record: Any) -> None:
-    print(json.dumps(record, ensure_ascii=False))
+def is_flag(ctx: typer.Context, parameter: str) -> bool:
+    """Whether it was given on the command line, not by a variable or shelllcc.toml."""
+    source = ctx.get_parameter_source(parameter)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def one_of(ctx: typer.Context, first: str, second: str) -> tuple[Any, Any]:
+    """Two parameters that exclude each other: a flag counts before a default. Raises UsageError where both count."""
+    given = {name: value for name in (first, second) if (value := ctx.params[name]) not in (None, [], ())}
+    flags = {name: value for name, value in given.items() if is_flag(ctx, name)}
+    chosen = flags or given
+    if len(chosen) > 1:
+        names = {p.name: p.opts[0] for p in ctx.command.params}
+        raise UsageError(f"give {names[first]} or {names[second]}, not both")
+    return chosen.get(first), chosen.get(second)
+
+
+def print_json(record: Any, *, indent: int | None = None) -> None:
+    """A result for programs, on stdout; letters are escaped only where stdout cannot hold them."""
+    text = json_text(record, indent=indent)
+    try:
+        text.encode(_encoding())
+    except UnicodeEncodeError:
+        text = json.dumps(record, indent=indent)
+    _result(text)
+
+
+def print_line(line: str) -> None:
+    """A line of a result for people, on stdout."""
+    _result(shown(line))
+
+
+def fitting(text: str) -> str:
+    """The text, letters that stdout cannot hold escaped."""
+    return text.encode(_encoding(), "backslashreplace").decode(_encoding())
 
 
 def say(line: str) -> None:
     """A line to the user, on stderr."""
-    print(f"shelllcc: {line}".encode(errors="replace").decode(), file=sys.stderr)
+    if sys.stderr is not None:  # print would take stdout
+        print(shown(f"shelllcc: {line}"), file=sys.stderr)
 
 
 def agreed(fact: str) -> bool:
     """Whether the user says yes to fetching what `fact` tells, asked on stderr; no where nobody is there to ask."""
-    if not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
+    if not (sys.stdin and sys.stdin.isatty() and sys.stderr and sys.stderr.isatty()):
         return False
-    printable = "".join(c if c.isprintable() else "?" for c in fact)
-    print(f"shelllcc: {printable}; fetch it? [y/N] ", end="", file=sys.stderr, flush=True)
+    print(shown(f"shelllcc: {fact}; fetch it? [y/N] "), end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+@contextlib.contextmanager
+def own_stdout() -> Iterator[None]:
+    """Within the block `results_alone` may be called; `sys.stdout` is afterwards what it was."""
+    before, token = sys.stdout, RESULTS.set(None)
+    try:
+        yield
+    finally:
+        results, sys.stdout = RESULTS.get(), before
+        RESULTS.reset(token)
+        if results is not None and results is not before:
+            with contextlib.suppress(OSError):  # its reader has left
+                results.close()
+
+
+def results_alone() -> None:
+    """Keep stdout for results: what libraries or their processes print there goes to stderr from now on.
+
+    File descriptor 1 stays with stderr until the process ends: C libraries may print what they hold at the exit.
+    """
+    stream = sys.stdout
+    if stream is None or RESULTS.get() is not None:
+        return
+    if _is_descriptor(stream, 1):
+        stream.flush()
+        stream = os.fdopen(os.dup(1), "w", encoding=stream.encoding)
+        os.dup2(2 if _is_descriptor(sys.stderr, 2) else os.open(os.devnull, os.O_WRONLY), 1)
+    RESULTS.set(stream)
+    sys.stdout = sys.stderr
+
+
+def wants_json(error: BaseException | None = None) -> bool:
+    """Whether the command that ran, or could not be parsed, was to print JSON."""
+    words = sys.argv[1:]
+    words = words[: words.index("--")] if "--" in words else words
+    ctx = getattr(error, "ctx", None)  # of the parser's errors
+    configured = ctx is not None and ctx.lookup_default("as_json") is True
+    return "--json" in words or RESULTS.get() is not None or configured
+
+
+def _result(text: str) -> None:
+    stream = RESULTS.get() or sys.stdout
+    if stream is not None:
+        print(fitting(text), file=stream, flush=True)
+
+
+def _encoding() -> str:
+    return getattr(RESULTS.get() or sys.stdout, "encoding", None) or "utf-8"
+
+
+def _is_descriptor(stream: Any, number: int) -> bool:
+    try:
+        return bool(stream.fileno() == number)
+    except (AttributeError, OSError, ValueError):
+        return False

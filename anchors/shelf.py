@@ -12,6 +12,7 @@ from shelllcc.anchors.bank import Bank, Calibration, check_bank
 from shelllcc.anchors.bankfile import read_bank
 from shelllcc.anchors.fingerprints import WAN21_VAE, fingerprint, pipeline_fingerprint
 from shelllcc.guidance.errors import BankError
+from shelllcc.guidance.paths import here
 
 SHIPPED = Path(__file__).parent
 
@@ -70,8 +71,7 @@ def how_to_get(vae: str | None) -> str:
 
 def locate(bank: str | Path) -> Path:
     """The file of a bank given by path or by name."""
-    path = Path(bank).expanduser()
-    if path.exists():
+    if (path := here(str(bank))) is not None:
         return path
     known = {p.stem: p for p in reversed(all_banks())}
     if str(bank) in known:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shelllcc.guidance.config import GuideConfig
 from shelllcc.guidance.errors import DiskFullError, LostGpuError, OutputError, ShellLCCError, UsageError
 from shelllcc.guidance.faults import answers
 from shelllcc.guidance.files import at_home
@@ -110,7 +111,9 @@ def plan_batch(
         values = {**values, "strength": None if wanted else 0.0}
     resolved = resolve(prompts_file=prompts_file, values=values, wanted=wanted, **options)
     if variants and len({request.strength for request in resolved.requests}) > 1:
-        raise UsageError("a line of the prompts file has a --strength of its own: leave it out, or --strengths")
+        usual = GuideConfig.strength if wanted else 0.0
+        place = resolved.place(lambda request: request.strength != usual)
+        raise UsageError(f"{place}the line has a --strength of its own: leave it out, or --strengths")
     folder = at_home(output).absolute()  # workers may run elsewhere
     jobs = []
     for index, (request, own) in enumerate(zip(resolved.requests, resolved.seeds, strict=True)):

@@ -13,6 +13,7 @@ from typing import Any
 
 from shelllcc.guidance.errors import UsageError
 from shelllcc.guidance.files import fingerprint_of
+from shelllcc.guidance.paths import here
 
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "dtype": ("float32", "bfloat16", "float16"),
@@ -143,5 +144,5 @@ def check_name(source: str) -> None:
 def local(source: str) -> str:
     """The whole path of a file or folder that is here; a hub id as it is. Raises UsageError."""
     check_name(source)
-    path = Path(source).expanduser()
-    return str(path.absolute()) if path.exists() else source
+    path = here(source)
+    return str(path.absolute()) if path else source

@@ -14,9 +14,11 @@ from typing import Any
 
 from shelllcc.guidance.config import GuideConfig
 from shelllcc.guidance.errors import UsageError
+from shelllcc.guidance.paths import reason
 
 AUTO = "auto"
 SLUG_BYTES = 80  # of a file's name made from a prompt
+DIGITS = 100  # of a whole number, at most: Python makes none of thousands
 KNOBS = tuple(knob.name for knob in fields(GuideConfig))
 
 
@@ -31,10 +33,11 @@ class Variant:
 
 @dataclass(frozen=True)
 class Line:
-    """A prompt, and the fields of Request that its line of a prompts file sets."""
+    """A prompt, and the fields of Request that its line of a prompts file sets; `place` is that line, as FILE:LINE."""
 
     prompt: str
     values: Mapping[str, Any] = field(default_factory=dict)
+    place: str = ""
 
 
 def size(text: str | None) -> tuple[int | None, int | None]:
@@ -42,7 +45,7 @@ def size(text: str | None) -> tuple[int | None, int | None]:
     if text is None:
         return None, None
     width, _, height = text.lower().partition("x")
-    if not (width.isdecimal() and height.isdecimal()):
+    if not all(side.isdecimal() and len(side) < DIGITS for side in (width, height)):
         raise UsageError(f"the size is WIDTHxHEIGHT, e.g. 832x480, got {text}")
     return int(width), int(height)
 
@@ -113,7 +116,7 @@ def read_prompts(path: Path) -> list[Line]:
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read the prompts file {path}: {error}") from error
+        raise UsageError(f"cannot read the prompts file {path}: {reason(error)}") from error
     texts = [(number, line.strip()) for number, line in enumerate(lines, 1)]
     found = [_line(f"{path}:{n}", text) for n, text in texts if text and not text.startswith("#")]
     if not found:
@@ -168,7 +171,7 @@ def _line(place: str, text: str) -> Line:
         except UsageError as error:
             raise UsageError(f"{place}: {error}") from error
         values |= dict(zip(("width", "height"), found, strict=True)) if key == "size" else {key: found}
-    return Line(prompt.strip(), values)
+    return Line(prompt.strip(), values, place)
 
 
 def _variant(text: str) -> Variant:

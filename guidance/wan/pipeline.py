@@ -16,7 +16,7 @@ from shelllcc.guidance.files import fingerprint_of
 from shelllcc.guidance.wan.caches import check_cache
 from shelllcc.guidance.wan.loading import Loading, check_name
 from shelllcc.guidance.wan.loras import add_loras, find_lora
-from shelllcc.guidance.wan.placing import DENOISERS, check_offload, place
+from shelllcc.guidance.wan.placing import DENOISERS, check_device, check_offload, place
 from shelllcc.guidance.wan.trust import check_hub_shards, check_parts, check_weights
 from shelllcc.guidance.wan.weights import cast_at_rest, check_file, first_line, load_transformer, reading, require
 
@@ -202,9 +202,10 @@ def load_vae(source: str, revision: str, *, device: str) -> AutoencoderKLWan:
 
 
 def pick_device(device: str | None) -> str:
-    """The device to run on: the one asked for, or CUDA where there is one, or the CPU. Raises ModelError."""
+    """The device to run on: the one asked for, or CUDA where there is one, or the CPU. Raises as `check_device`."""
     import torch
 
+    check_device(device)
     if device is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -5,6 +5,7 @@ Knows nothing of files, models' names or sampling.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from shelllcc.guidance.errors import ModelError, OutOfMemoryError, UsageError
@@ -42,6 +43,26 @@ def place(pipe: WanPipeline, offload: str, device: str, *, hooked: bool = False)
             hint = "use a larger GPU" if offload == "group" else "try --offload group"
             raise OutOfMemoryError(f"putting the model on {device}", f"{hint} or --quantize fp8") from error
         raise ModelError(f"cannot put the model on {device}: {first_line(error)}") from error
+
+
+def check_device(device: str | None, *, here: bool = True) -> None:
+    """Raise UsageError for what names no device, ModelError for one that this machine does not have.
+
+    Without `here` it may be another machine's, but where there are GPUs their number holds. No GPU is woken.
+    """
+    if device is None:
+        return
+    kind, colon, number = device.partition(":")
+    if kind not in ("cpu", "mps", "cuda") or (colon and (kind != "cuda" or not re.fullmatch("0|[1-9][0-9]*", number))):
+        raise UsageError(f"--device is cpu, cuda or cuda:N with N from 0, got {device or 'nothing'}")
+    if kind == "cpu" or (kind == "mps" and not here):
+        return
+    import torch
+
+    count = torch.cuda.device_count() if kind == "cuda" else int(torch.backends.mps.is_available())
+    if int(number or 0) >= count and (here or count):
+        there = f"GPUs that torch finds: {count}" + (", counted from 0" if count else "")
+        raise ModelError(f"device {device} is not available here; {there}")
 
 
 def check_offload(offload: str, device: str) -> None:

@@ -8,11 +8,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shelllcc.guidance.errors import BankError, UsageError
 from shelllcc.guidance.files import at_home, claimed, sha256_of
+from shelllcc.guidance.paths import here
+from shelllcc.guidance.versions import version
 from shelllcc.guidance.wan import recorded
 from shelllcc.guidance.wan.loading import Loading
 from shelllcc.guidance.wan.parse import AUTO, Line, read_prompts, slug
@@ -138,7 +141,7 @@ class Plan:
 class Resolved:
     """What to sample, and with what: one request a prompt, the bank that they share, and what the user should hear.
 
-    `seeds` are those that prompts have of their own, from their line of a prompts file.
+    `seeds` are those that prompts have of their own, from their line of a prompts file, `places` these lines.
     """
 
     model: Model
@@ -147,6 +150,12 @@ class Resolved:
     bank: Bank | None
     loading: Loading
     notes: tuple[str, ...]
+    places: tuple[str, ...] = ("",)
+
+    def place(self, when: Callable[[Request], bool]) -> str:
+        """How to begin a complaint about the first such request: with its line of a prompts file, if it has one."""
+        found = (place for request, place in zip(self.requests, self.places, strict=True) if when(request))
+        return f"{place}: " if (place := next(found, "")) else ""
 
 
 def resolve(
@@ -179,16 +188,16 @@ def resolve(
         raise UsageError('give --prompt, e.g. --prompt "a tabby cat, zoom in, daylight"')
     told: list[dict[str, Any]] = [{**given, **line.values, "prompt": line.prompt} for line in lines] or [given]
     tuned = [words.get("strength") == AUTO for words in told]
-    told = [{key: value for key, value in words.items() if value != AUTO} for words in told]
-    if record:
-        then = Request.from_dict(record["request"])
-        requests = [replace(then, **words) for words in told]
-    else:
-        usual = _preset(preset, found)
-        requests = [Request.resolve(usual, **words) for words in told]
-    for request in requests:
-        _check_sizes(request, found)
+    then = Request.from_dict(record["request"]) if record else None
+    like = partial(replace, then) if then else partial(Request.resolve, _preset(preset, found))
 
+    def request_of(words: Mapping[str, Any]) -> Request:
+        request = like(**{key: value for key, value in words.items() if (key, value) != ("strength", AUTO)})
+        _check_sizes(request, found)
+        return request
+
+    places = tuple(line.place for line in lines) or ("",)
+    requests = [_placed(request_of, words, given, place) for words, place in zip(told, places, strict=True)]
     off = not wanted and all(request.strength == 0 for request in requests)
     wanted = wanted or bool(record) or bank is not None or "strength" in given
     chosen, notes = (None, []) if off else _bank_for(found, bank, record or {}, wanted=wanted)
@@ -201,7 +210,7 @@ def resolve(
             notes.append(note)
         notes += _unknown_to_tiny(found, request)
     seeds = tuple(line.values.get("seed") for line in lines) or (None,)
-    return Resolved(found, tuple(requests), seeds, chosen, how, tuple(dict.fromkeys(notes)))
+    return Resolved(found, tuple(requests), seeds, chosen, how, tuple(dict.fromkeys(notes)), places)
 
 
 def plan_clips(
@@ -233,10 +242,14 @@ def plan_clips(
         known = {*vouched, options.get("model"), *(x.source for x in (options.get("loading") or {}).get("loras") or ())}
         options["check"] = lambda model, how: check_names(sidecar, model, how, known, may_fetch)
     resolved = resolve(**options, record=record, wanted=compare, values=values)
+    if record:
+        same_model = options.get("model") is None
+        resolved = replace(resolved, notes=(*_other_than(record, resolved.model, same_model), *resolved.notes))
     if compare:
         check_comparable(resolved.loading)
         if any(request.strength == 0 for request in resolved.requests):
-            raise UsageError("--compare needs a strength above 0: without guidance there is nothing to compare")
+            place = resolved.place(lambda request: request.strength == 0)
+            raise UsageError(f"{place}--compare needs a strength above 0: without guidance there is nothing to compare")
 
     many = options.get("prompts_file") is not None or len(resolved.requests) > 1
     _check_kind(output, many=many)
@@ -250,6 +263,19 @@ def plan_clips(
         plan.check_free()
         plans.append(plan)
     return plans
+
+
+def _placed(
+    request_of: Callable[[Mapping[str, Any]], Request], words: Mapping[str, Any], given: Mapping[str, Any], place: str
+) -> Request:
+    """The request; an error that the line at `place` brings, and what was given for all prompts does not, names it."""
+    try:
+        return request_of(words)
+    except UsageError as error:
+        if place:
+            request_of({**given, "prompt": "any"})
+            raise UsageError(f"{place}: {error}") from error
+        raise
 
 
 def _preset(name: str | None, model: Model) -> Any:
@@ -280,6 +306,16 @@ def _loading(record: Mapping[str, Any], given: Mapping[str, Any]) -> Loading:
     return how
 
 
+def _other_than(record: Mapping[str, Any], model: Model, same_model: bool) -> Iterator[str]:
+    """What a replay should know: another shelllcc, or another revision of the model, made the clip."""
+    recorded, own = (record.get("versions") or {}).get("shelllcc"), version()
+    if recorded is not None and own is not None and recorded != own:
+        yield f"made by shelllcc {recorded}, this is {own}: the clip may differ"
+    revision = (record.get("model") or {}).get("revision")
+    if same_model and revision is not None and revision != model.revision and not model.is_local:
+        yield f"made with revision {revision} of {model.name}, this is {model.revision}: the clip may differ"
+
+
 def _check_sizes(request: Request, model: Model) -> None:
     """The model may need a coarser grid than 16 pixels, or have no second transformer."""
     for name, grid in (("width", model.grid[1]), ("height", model.grid[0])):
@@ -302,8 +338,7 @@ def _bank_for(
     vae = fingerprint(model.vae)
     known = (record.get("bank") or {}) if bank is None else {}
     if known:
-        path = str(known.get("path"))
-        chosen = open_bank(path if Path(path).exists() else str(known.get("name")))
+        chosen = open_bank(here(str(known.get("path"))) or str(known.get("name")))
     elif bank in (None, "auto"):
         try:
             chosen = find_bank(vae)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shelllcc.guidance.errors import OutputError, UsageError
+from shelllcc.guidance.paths import reason
 from shelllcc.guidance.wan import recorded
 from shelllcc.guidance.wan.loading import Loading
 from shelllcc.guidance.wan.request import Request
@@ -170,7 +171,7 @@ def read(path: Path) -> dict[str, Any]:
     try:
         profile = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"cannot read the profile {path}: {error}; delete it and tune again") from error
+        raise UsageError(f"cannot read the profile {path}: {reason(error)}; delete it and tune again") from error
     return _checked(profile, path) | {"name": path.stem}
 
 
@@ -185,7 +186,7 @@ def _exported(path: Path) -> list[dict[str, Any]]:
         record = json.loads(path.read_text(encoding="utf-8"))
         return [_checked(profile, path) for profile in record["profiles"]]
     except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
-        raise UsageError(f"cannot read profiles from {path}: {error}") from error
+        raise UsageError(f"cannot read profiles from {path}: {reason(error)}") from error
 
 
 def _checked(profile: Any, path: Path) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from shelllcc.guidance.terminal import shown
+
 if TYPE_CHECKING:
     from shelllcc.guidance.wan.sample import Moment
 
@@ -43,21 +45,21 @@ class TerminalReporter:
 
     def stage(self, name: str) -> None:
         if self.live:
-            self.progress.reset(self.task, description=name, total=None, state="", alarm="")
-        else:
-            print(f"shelllcc: {name}", file=sys.stderr, flush=True)
+            self.progress.reset(self.task, description=shown(name), total=None, state="", alarm="")
+        elif sys.stderr is not None:  # print would take stdout
+            print(shown(f"shelllcc: {name}"), file=sys.stderr, flush=True)
 
     def note(self, text: str) -> None:
         """A line that stays."""
-        self.console.print(f"shelllcc: note: {text}", markup=False, emoji=False, highlight=False, soft_wrap=True)
+        self._print(f"shelllcc: note: {text}")
 
     def line(self, text: str) -> None:
         """A result that stays."""
-        self.console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
+        self._print(text)
 
     def count(self, done: int, total: int, state: str = "") -> None:
         """How many of a stage's things are done."""
-        self.progress.update(self.task, completed=done, total=total, state=state or f"{done}/{total}")
+        self.progress.update(self.task, completed=done, total=total, state=shown(state) or f"{done}/{total}")
 
     def fetched(self, done: int, total: int | None) -> None:
         """How many bytes are here."""
@@ -70,3 +72,6 @@ class TerminalReporter:
             state += f"  distance {moment.distance:.3f}"
         alarm = "" if moment.alarm is None else f"{moment.alarm} alarm"
         self.progress.update(self.task, completed=moment.step, total=moment.steps, state=state, alarm=alarm)
+
+    def _print(self, text: str) -> None:
+        self.console.print(shown(text), markup=False, emoji=False, highlight=False, soft_wrap=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any
@@ -58,7 +59,7 @@ class Request:
         for name in ("width", "height"):
             side = getattr(self, name)
             if side < 16 or side % 16 or side > MAX_SIDE:
-                near = min(MAX_SIDE, max(16, round(side / 16) * 16))
+                near = min(MAX_SIDE, max(16, (side + 7) // 16 * 16))
                 raise UsageError(f"{name} must be a multiple of 16 up to {MAX_SIDE}, got {side}; the nearest is {near}")
         if not 1 <= self.frames <= MAX_FRAMES or self.frames % 4 != 1:
             near = min(MAX_FRAMES, max(1, (self.frames + 1) // 4 * 4 + 1))
@@ -91,11 +92,11 @@ class Request:
         for field in fields(cls):
             value = record.get(field.name, None if field.default is MISSING else field.default)
             kinds = KINDS[str(field.type)]
-            if isinstance(value, bool) or not isinstance(value, kinds):
+            if isinstance(value, bool) or not isinstance(value, kinds) or (float in kinds and not _is_float(value)):
                 raise UsageError(f"the sidecar's request has no proper {field.name}: {value!r}")
             values[field.name] = value
         window = values["window"]
-        if len(window) != 2 or not all(isinstance(v, (int, float)) for v in window):
+        if len(window) != 2 or not all(isinstance(v, (int, float)) and _is_float(v) for v in window):
             raise UsageError(f"the sidecar's request has no proper window: {window!r}")
         return cls(**values | {"window": (float(window[0]), float(window[1]))})
 
@@ -109,6 +110,11 @@ class Request:
 
     def unguided(self) -> Request:
         return replace(self, strength=0.0)
+
+
+def _is_float(value: object) -> bool:
+    """Whether a number is none too large for a float: JSON may hold any."""
+    return not isinstance(value, int) or abs(value) < sys.float_info.max
 
 
 def _encodes(text: str) -> bool:

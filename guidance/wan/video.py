@@ -133,10 +133,11 @@ def read_sidecar(path: Path) -> dict[str, Any]:
         raise UsageError(f"the sidecar {path} is not JSON: {error}") from error
     if not isinstance(record, dict) or not isinstance(record.get("request"), dict):
         raise UsageError(f"{path} is no sidecar of a clip: it has no request")
-    if not all(isinstance(record.get(key), (dict, type(None))) for key in ("model", "bank", "sha256")):
-        raise UsageError(f"{path} is no proper sidecar: model, bank and sha256 must be objects")
-    if not isinstance((record.get("model") or {}).get("source"), (str, type(None))):
-        raise UsageError(f"{path} is no proper sidecar: the model's source must be a string")
+    if not all(isinstance(record.get(key), (dict, type(None))) for key in ("model", "bank", "sha256", "versions")):
+        raise UsageError(f"{path} is no proper sidecar: model, bank, sha256 and versions must be objects")
+    for name, key in (("model", "source"), ("model", "revision"), ("versions", "shelllcc")):
+        if not isinstance((record.get(name) or {}).get(key), (str, type(None))):
+            raise UsageError(f"{path} is no proper sidecar: {key} of its {name} must be a string")
     return record
 
 
