@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from shelllcc.anchors.bank import Bank
     from shelllcc.anchors.shelf import load_bank
-    from shelllcc.guidance.config import GuideConfig
     from shelllcc.guidance.errors import ShellLCCError
-    from shelllcc.guidance.guide import ShellGuide
-    from shelllcc.guidance.scheduler import guided
+    from shelllcc.guidance.guide.config import GuideConfig
+    from shelllcc.guidance.guide.guide import ShellGuide
+    from shelllcc.guidance.guide.scheduler import guided
 
 _HOME = {
     "Bank": "anchors.bank",

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from shelllcc.guidance.errors import BankError
-from shelllcc.guidance.shell import Curve, Shell
-from shelllcc.guidance.skeletons import Amortized, Anchors
+from shelllcc.guidance.geometry.shell import Curve, Shell
+from shelllcc.guidance.geometry.skeletons import Amortized, Anchors
 
 LEVELS = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)  # of the quantiles
 

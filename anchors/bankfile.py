@@ -18,8 +18,8 @@ from shelllcc.anchors.bank import LEVELS, Bank, Calibration, digest_of
 from shelllcc.anchors.search import nearest
 from shelllcc.guidance.errors import BankError
 from shelllcc.guidance.files import sha256_of, write_bytes
-from shelllcc.guidance.shell import Curve, Shell
-from shelllcc.guidance.skeletons import Amortized, Anchors, Skeleton
+from shelllcc.guidance.geometry.shell import Curve, Shell
+from shelllcc.guidance.geometry.skeletons import Amortized, Anchors, Skeleton
 
 FORMAT = "shelllcc-bank/2"
 MAX_BYTES = 1 << 30

@@ -20,10 +20,10 @@ from shelllcc.anchors.bank import LEVELS
 from shelllcc.anchors.draws import draw
 from shelllcc.anchors.search import nearest
 from shelllcc.guidance.errors import UsageError
-from shelllcc.guidance.patches import to_tokens
-from shelllcc.guidance.shell import Curve, Shell
-from shelllcc.guidance.skeletons import Anchors
-from shelllcc.guidance.threads import one_thread
+from shelllcc.guidance.geometry.patches import to_tokens
+from shelllcc.guidance.geometry.shell import Curve, Shell
+from shelllcc.guidance.geometry.skeletons import Anchors
+from shelllcc.guidance.geometry.threads import one_thread
 
 KINDS: dict[tuple[str, int], tuple[int, int, int, int]] = {
     ("covariance", 1): (64, 16, 16, 1),

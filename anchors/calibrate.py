@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from shelllcc.anchors.draws import draw
-from shelllcc.guidance.flow import x0_from_velocity
-from shelllcc.guidance.shell import Curve, Shell
+from shelllcc.guidance.geometry.flow import x0_from_velocity
+from shelllcc.guidance.geometry.shell import Curve, Shell
 
 Denoiser = Callable[[Tensor, float, int], Tensor]
 """(noised latents (1 c t h w), sigma, index of the clip) -> velocity."""

@@ -19,8 +19,8 @@ from shelllcc.anchors.build import clean_curve, held_out_quantiles
 from shelllcc.anchors.torchfile import check_plain, load_tensors
 from shelllcc.guidance.errors import BankError
 from shelllcc.guidance.files import sha256_of
-from shelllcc.guidance.shell import Curve, Shell
-from shelllcc.guidance.skeletons import Amortized
+from shelllcc.guidance.geometry.shell import Curve, Shell
+from shelllcc.guidance.geometry.skeletons import Amortized
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from shelllcc.guidance import coding
+from shelllcc.guidance.geometry import coding
 
 FEW = 128  # anchors up to which one product is faster than an index
 

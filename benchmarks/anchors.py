@@ -23,11 +23,11 @@ from torch import Tensor
 from shelllcc.anchors.bank import Bank
 from shelllcc.anchors.build import KINDS
 from shelllcc.anchors.manifold import manifold_bank, reward
-from shelllcc.guidance.config import GuideConfig
-from shelllcc.guidance.guide import ShellGuide
-from shelllcc.guidance.patches import to_tokens
-from shelllcc.guidance.shell import Curve, Shell
-from shelllcc.guidance.skeletons import Anchors
+from shelllcc.guidance.geometry.patches import to_tokens
+from shelllcc.guidance.geometry.shell import Curve, Shell
+from shelllcc.guidance.geometry.skeletons import Anchors
+from shelllcc.guidance.guide.config import GuideConfig
+from shelllcc.guidance.guide.guide import ShellGuide
 
 SHAPES = {"480p": (1, 16, 21, 60, 104), "720p": (1, 16, 21, 90, 160)}
 

@@ -11,7 +11,7 @@ from benchmarks.judge import Judged, Measured, compare, measure
 from benchmarks.samples import FOLDER, Arm, Sampler
 from benchmarks.subjects import classifier
 from shelllcc.guidance.files import whole_file
-from shelllcc.guidance.wan.pipeline import TINY, weights_sha256
+from shelllcc.guidance.wan.model.pipeline import TINY, weights_sha256
 from training.clips import Studio
 from training.photographs import load
 

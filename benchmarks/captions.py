@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from shelllcc.guidance.wan.vocabulary import LIGHTS, MOVES, SUBJECTS, caption
+from shelllcc.guidance.wan.tiny.vocabulary import LIGHTS, MOVES, SUBJECTS, caption
 from training.clips import HELD_OUT, Clip, Studio, draw
 
 Split = Literal["tuning", "held-out"]

@@ -20,12 +20,12 @@ from torch import Tensor
 
 from benchmarks.wan_geometry import make_pipeline, smooth_noise_bank
 from shelllcc.guidance.errors import SamplingError, UsageError
-from shelllcc.guidance.wan.parallel import Ranks, agree_on_clip, check, joined, spread
-from shelllcc.guidance.wan.parse import size as parse_size
-from shelllcc.guidance.wan.pipeline import quieten
-from shelllcc.guidance.wan.presets import PRESETS
-from shelllcc.guidance.wan.request import Request
-from shelllcc.guidance.wan.sample import Clip, Moment, guide_for, sample
+from shelllcc.guidance.wan.clips.parallel import Ranks, agree_on_clip, check, joined, spread
+from shelllcc.guidance.wan.clips.parse import size as parse_size
+from shelllcc.guidance.wan.clips.request import Request
+from shelllcc.guidance.wan.clips.sample import Clip, Moment, guide_for, sample
+from shelllcc.guidance.wan.model.pipeline import quieten
+from shelllcc.guidance.wan.model.presets import PRESETS
 
 WINDOW = (0.0, 0.9)  # so that few steps are guided
 

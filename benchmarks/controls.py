@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shelllcc.guidance.evaluation import metrics
+from shelllcc.guidance.measures import metrics
 from training import whole_clip
 
 

@@ -23,10 +23,10 @@ from torch import Tensor
 from benchmarks.captions import prompts, real_clips
 from shelllcc.anchors.latents import open_latents, save_latents
 from shelllcc.anchors.shelf import load_bank
-from shelllcc.guidance.evaluation.analyze import degraded, share_of_pairs
-from shelllcc.guidance.shell import Shell
-from shelllcc.guidance.wan.loading import Loading
-from shelllcc.guidance.wan.pipeline import find_model, load_pipeline
+from shelllcc.guidance.geometry.shell import Shell
+from shelllcc.guidance.wan.banks.analyze import degraded, share_of_pairs
+from shelllcc.guidance.wan.model.loading import Loading
+from shelllcc.guidance.wan.model.pipeline import find_model, load_pipeline
 from training import whole_clip
 from training.bank import encode
 from training.clips import Studio

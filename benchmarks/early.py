@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks.samples import EARLY
-from shelllcc.guidance.wan.pipeline import TINY
+from shelllcc.guidance.wan.model.pipeline import TINY
 from training.transformer import train
 
 STEPS = 900

@@ -43,22 +43,22 @@ from benchmarks.wan_geometry import (
     VAE,
     make_pipeline,
 )
-from shelllcc.guidance.config import GuideConfig
-from shelllcc.guidance.guide import ShellGuide
-from shelllcc.guidance.patches import to_tokens
-from shelllcc.guidance.precision import full_precision
-from shelllcc.guidance.scheduler import guided
-from shelllcc.guidance.wan.batch import Silent
-from shelllcc.guidance.wan.generate import make
-from shelllcc.guidance.wan.loading import Loading
-from shelllcc.guidance.wan.memory import Stage, costs
-from shelllcc.guidance.wan.pipeline import Model, find_model
-from shelllcc.guidance.wan.placing import place
-from shelllcc.guidance.wan.prefix import Prefix
-from shelllcc.guidance.wan.presets import PRESETS
-from shelllcc.guidance.wan.request import Request
-from shelllcc.guidance.wan.sample import first_move, guide_for, sample
-from shelllcc.guidance.wan.studio import Studio, prompts_of
+from shelllcc.guidance.geometry.patches import to_tokens
+from shelllcc.guidance.geometry.precision import full_precision
+from shelllcc.guidance.guide.config import GuideConfig
+from shelllcc.guidance.guide.guide import ShellGuide
+from shelllcc.guidance.guide.scheduler import guided
+from shelllcc.guidance.wan.clips.batch import Silent
+from shelllcc.guidance.wan.clips.generate import make
+from shelllcc.guidance.wan.clips.prefix import Prefix
+from shelllcc.guidance.wan.clips.request import Request
+from shelllcc.guidance.wan.clips.sample import first_move, guide_for, sample
+from shelllcc.guidance.wan.clips.studio import Studio, prompts_of
+from shelllcc.guidance.wan.model.loading import Loading
+from shelllcc.guidance.wan.model.memory import Stage, costs
+from shelllcc.guidance.wan.model.pipeline import Model, find_model
+from shelllcc.guidance.wan.model.placing import place
+from shelllcc.guidance.wan.model.presets import PRESETS
 
 STRENGTHS = (0.0, 0.5, 1.0, 1.5, 2.0)
 QUEUE = 200_000_000  # clock ticks, some 100 ms, that the GPU is busy while work is queued behind

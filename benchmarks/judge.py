@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.subjects import name_subjects
-from shelllcc.guidance.evaluation import metrics
+from shelllcc.guidance.measures import metrics
 
 COLUMNS = ("lap", "hf", "spec", "swd", "kurt", "flat", "jitter", "contrast", "colour", "acc")
 PATCHES = 512  # a clip

@@ -14,7 +14,7 @@ import typer
 
 from benchmarks.captions import prompts, seeds
 from benchmarks.samples import Arm, Sampler, sample_batch
-from shelllcc.guidance.config import GuideConfig
+from shelllcc.guidance.guide.config import GuideConfig
 
 SHOWN = (3, 6, 7, 11, 19, 30, 46)  # cat, grass, gravel, motorcycle, cat, temple, temple
 

@@ -34,9 +34,9 @@ from benchmarks.captions import Split
 from benchmarks.gates import Row
 from benchmarks.judge import COLUMNS, Judged, compare
 from benchmarks.samples import EARLY, SCHEDULERS, Arm, Sampler
-from shelllcc.guidance.config import GuideConfig
-from shelllcc.guidance.evaluation.figures import change
-from shelllcc.guidance.wan.video import write_json
+from shelllcc.guidance.files import write_json
+from shelllcc.guidance.guide.config import GuideConfig
+from shelllcc.guidance.measures.figures import change
 
 CFGS = (1.0, 1.5, 2.0, 3.0, 5.0)
 STRENGTHS = (0.5, 1.0, 2.0, 4.0)

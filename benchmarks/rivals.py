@@ -22,8 +22,8 @@ from diffusers.hooks import LayerSkipConfig
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from shelllcc.guidance.wan.pipeline import quieten
-from shelllcc.guidance.wan.presets import PRESETS
+from shelllcc.guidance.wan.model.pipeline import quieten
+from shelllcc.guidance.wan.model.presets import PRESETS
 
 STOCK: dict[str, Callable[..., BaseGuidance]] = {
     "cfg": guiders.ClassifierFreeGuidance,

@@ -23,18 +23,18 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-import shelllcc.guidance.guide
+import shelllcc.guidance.guide.guide
 from benchmarks import rivals
 from benchmarks.captions import Split, prompts, seeds
 from benchmarks.rivals import Rival
 from shelllcc.anchors.shelf import load_bank
-from shelllcc.guidance.config import GuideConfig
 from shelllcc.guidance.files import whole_file
-from shelllcc.guidance.guide import ShellGuide
-from shelllcc.guidance.scheduler import guided
-from shelllcc.guidance.wan.loading import Loading
-from shelllcc.guidance.wan.pipeline import TINY, find_model, load_pipeline, weights_sha256
-from shelllcc.guidance.wan.presets import PRESETS
+from shelllcc.guidance.guide.config import GuideConfig
+from shelllcc.guidance.guide.guide import ShellGuide
+from shelllcc.guidance.guide.scheduler import guided
+from shelllcc.guidance.wan.model.loading import Loading
+from shelllcc.guidance.wan.model.pipeline import TINY, find_model, load_pipeline, weights_sha256
+from shelllcc.guidance.wan.model.presets import PRESETS
 
 FOLDER = Path("runs/samples")
 EARLY = Path("runs/early")  # the over-smoothed base, made by benchmarks.early
@@ -177,7 +177,7 @@ def sample_batch(
 
 def guidance_sha256() -> str:
     """One hash over the modules beside the guide: what decides on a move."""
-    folder = Path(shelllcc.guidance.guide.__file__).parent
+    folder = Path(shelllcc.guidance.guide.guide.__file__).parent
     return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(folder.glob("*.py")))).hexdigest()
 
 

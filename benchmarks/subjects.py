@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from benchmarks.captions import real_frames, subjects
 from benchmarks.samples import standard_arms
-from shelllcc.guidance.wan.vocabulary import SUBJECTS
+from shelllcc.guidance.wan.tiny.vocabulary import SUBJECTS
 from training.clips import HELD_OUT, Studio
 from training.photographs import load
 

@@ -23,18 +23,18 @@ from benchmarks.captions import Split, prompts, real_frames, seeds
 from shelllcc.anchors.bank import Bank
 from shelllcc.anchors.score import typical_distance
 from shelllcc.anchors.shelf import load_bank
-from shelllcc.guidance.evaluation import metrics
-from shelllcc.guidance.evaluation.figures import change, figures
-from shelllcc.guidance.evaluation.runs import Shown, verdict_of
-from shelllcc.guidance.evaluation.search import Probe, best, search
-from shelllcc.guidance.evaluation.tune import BUDGET, HIGH
-from shelllcc.guidance.wan.loading import Loading
-from shelllcc.guidance.wan.pipeline import find_model, load_pipeline
-from shelllcc.guidance.wan.prefix import Prefix
-from shelllcc.guidance.wan.presets import PRESETS
-from shelllcc.guidance.wan.request import Request
-from shelllcc.guidance.wan.sample import Clip, first_move, guide_for, sample
-from shelllcc.guidance.wan.video import write_json
+from shelllcc.guidance.files import write_json
+from shelllcc.guidance.measures import metrics
+from shelllcc.guidance.measures.figures import change, figures
+from shelllcc.guidance.wan.clips.prefix import Prefix
+from shelllcc.guidance.wan.clips.request import Request
+from shelllcc.guidance.wan.clips.sample import Clip, first_move, guide_for, sample
+from shelllcc.guidance.wan.model.loading import Loading
+from shelllcc.guidance.wan.model.pipeline import find_model, load_pipeline
+from shelllcc.guidance.wan.model.presets import PRESETS
+from shelllcc.guidance.workbench.runs import Shown, verdict_of
+from shelllcc.guidance.workbench.search import Probe, best, search
+from shelllcc.guidance.workbench.tune import BUDGET, HIGH
 from training.clips import Studio
 from training.photographs import load
 

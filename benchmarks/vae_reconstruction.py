@@ -12,7 +12,7 @@ import torch
 import typer
 from torch import Tensor
 
-from shelllcc.guidance.wan.pipeline import find_model, load_pipeline
+from shelllcc.guidance.wan.model.pipeline import find_model, load_pipeline
 from training.clips import HELD_OUT, Studio, draw
 from training.photographs import PHOTOGRAPHS, load
 from training.run import psnr

@@ -81,3 +81,8 @@ def _restored(kind: type[ShellLCCError], args: tuple[Any, ...], attributes: dict
     error = kind.__new__(kind, *args)
     error.__dict__.update(attributes)
     return error
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, or else its kind."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -20,7 +20,7 @@ def out_of_memory(error: BaseException) -> bool:
         return isinstance(error, (MemoryError, OutOfMemoryError))
     import torch
 
-    if isinstance(error, torch.AcceleratorError):
+    if isinstance(error, getattr(torch, "AcceleratorError", ())):  # older versions of torch have none
         return getattr(error, "error_code", None) == NO_MEMORY
     return isinstance(error, torch.OutOfMemoryError) or CPU_ALLOCATOR in str(error)
 
@@ -31,7 +31,7 @@ def gpu_lost(error: BaseException) -> bool:
         return isinstance(error, LostGpuError)
     import torch
 
-    return isinstance(error, torch.AcceleratorError) and not out_of_memory(error)
+    return isinstance(error, getattr(torch, "AcceleratorError", ())) and not out_of_memory(error)
 
 
 def answers(device: str) -> bool:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from shelllcc.guidance.errors import DiskFullError, OutputError, UsageError
 
@@ -62,6 +64,15 @@ def write_bytes(path: Path, contents: bytes) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text, lines ending in line feeds, whole or not at all. Raises as `whole_file`."""
     write_bytes(path, text.encode())
+
+
+def write_json(path: Path, record: Mapping[str, Any]) -> None:
+    write_text(path, as_json(record))
+
+
+def as_json(record: Mapping[str, Any]) -> str:
+    """A record as our files hold it."""
+    return json.dumps(record, indent=2, ensure_ascii=False) + "\n"
 
 
 def refusal(path: Path, error: OSError) -> OutputError:

@@ -50,7 +50,7 @@ def bank(latents: Callable[..., torch.Tensor]):
 @pytest.fixture(scope="session")
 def pipe():
     """The embedded tiny Wan on the CPU."""
-    from shelllcc.guidance.wan.pipeline import find_model, load_pipeline
+    from shelllcc.guidance.wan.model.pipeline import find_model, load_pipeline
 
     return load_pipeline(find_model(None), device="cpu")
 
@@ -59,7 +59,7 @@ def pipe():
 def shelllcc(monkeypatch, capsys, tmp_path, tmp_path_factory, pipe):
     """Run the command line in this process, with the loaded embedded model; returns (exit code, stdout, stderr)."""
     from shelllcc import cli
-    from shelllcc.guidance.wan import pipeline
+    from shelllcc.guidance.wan.model import pipeline
 
     real = pipeline.load_pipeline
 

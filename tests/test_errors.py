@@ -13,14 +13,15 @@ import torch
 import shelllcc
 from shelllcc.guidance.errors import LostGpuError, OutOfMemoryError, ShellLCCError, plain
 from shelllcc.guidance.faults import answers, gpu_lost, out_of_memory, told
-from shelllcc.guidance.wan import pipeline
-from shelllcc.guidance.wan.engines import engine_of, work_off
-from shelllcc.guidance.wan.loading import Loading
-from shelllcc.guidance.wan.pipeline import find_model
-from shelllcc.guidance.wan.presets import PRESETS
-from shelllcc.guidance.wan.request import Request
-from shelllcc.guidance.wan.sample import sample
-from shelllcc.guidance.wan.studio import Studio
+from shelllcc.guidance.jobs.engines import engine_of
+from shelllcc.guidance.jobs.work import work_off
+from shelllcc.guidance.wan.clips.request import Request
+from shelllcc.guidance.wan.clips.sample import sample
+from shelllcc.guidance.wan.clips.studio import Studio
+from shelllcc.guidance.wan.model import pipeline
+from shelllcc.guidance.wan.model.loading import Loading
+from shelllcc.guidance.wan.model.pipeline import find_model
+from shelllcc.guidance.wan.model.presets import PRESETS
 
 ILLEGAL = "CUDA error: an illegal memory access was encountered"
 
@@ -124,7 +125,7 @@ def test_out_of_memory_while_prompts_are_encoded_is_one_line(when, shelllcc, tmp
 def test_out_of_memory_while_calibrating_is_told(pipe, root, latents, tmp_path):
     from shelllcc.anchors.bankfile import read_bank
     from shelllcc.anchors.latents import open_latents, save_latents
-    from shelllcc.guidance.wan.banks import calibrate_bank
+    from shelllcc.guidance.wan.banks.make import calibrate_bank
 
     save_latents(tmp_path / "x.safetensors", latents(0, frames=2, height=8, width=8), {})
     files = [open_latents(tmp_path / "x.safetensors")]

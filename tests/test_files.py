@@ -12,7 +12,7 @@ import torch
 
 from shelllcc.guidance import files
 from shelllcc.guidance.errors import DiskFullError, OutputError
-from shelllcc.guidance.wan.video import frames_in, read_tag, write_video
+from shelllcc.guidance.media.video import frames_in, read_tag, write_video
 
 SMALL = ["--size", "64x64", "--frames", "5", "--steps", "2"]
 CAT = ["--prompt", "a tabby cat, zoom in, daylight", *SMALL]

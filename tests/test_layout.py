@@ -26,8 +26,19 @@ def sources(root, *parts):
 
 
 def test_the_mathematics_imports_torch_alone(root):
-    allowed = ("torch", "__future__", "dataclasses", "shelllcc.guidance.coding", "shelllcc.guidance.patches")
-    allowed += ("shelllcc.guidance.skeletons", "shelllcc.guidance.precision", "collections.abc", "contextlib")
+    allowed = (
+        "torch",
+        "__future__",
+        "dataclasses",
+        "shelllcc.guidance.geometry.coding",
+        "shelllcc.guidance.geometry.patches",
+    )
+    allowed += (
+        "shelllcc.guidance.geometry.skeletons",
+        "shelllcc.guidance.geometry.precision",
+        "collections.abc",
+        "contextlib",
+    )
     for name in ("flow", "patches", "coding", "skeletons", "shell", "precision"):
         for module in imports(root / "guidance" / f"{name}.py"):
             assert module.startswith(allowed) or module == "shelllcc.guidance", (name, module)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from shelllcc.guidance.wan.vocabulary import LIGHTS, MOVES, TEMPLATES, caption
+from shelllcc.guidance.wan.tiny.vocabulary import LIGHTS, MOVES, TEMPLATES, caption
 from training.photographs import FRAME, PHOTOGRAPHS
 
 HELD_OUT = 1_000_000_000  # clips of this seed and above are never trained on

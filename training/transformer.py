@@ -18,7 +18,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
-from shelllcc.guidance.wan.vocabulary import words
+from shelllcc.guidance.wan.tiny.vocabulary import words
 from training import photographs, run, whole_clip
 from training.clips import HELD_OUT, Studio
 from training.optim import MuonAdamW

@@ -76,6 +76,7 @@ def _child(folder: Path, out: Path, words: list[str], before: Callable[[], None]
         from shelllcc.guidance import files
 
         files._swept.clear()
+        os.environ["SHELLLCC_PROFILES"] = str(out.parent / "profiles" / folder.name)
         before()
         cli.main()
     except SystemExit as stop:
@@ -90,14 +91,13 @@ def _child(folder: Path, out: Path, words: list[str], before: Callable[[], None]
 @pytest.fixture(scope="session")
 def ready(pipe, tmp_path_factory) -> Iterator[None]:
     """The model is loaded, one thread computes, caches and profiles lie apart."""
-    from shelllcc.guidance.wan import pipeline
+    from shelllcc.guidance.wan.model import pipeline
 
     torch.set_num_threads(1)
     real = pipeline.load_pipeline
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "load_pipeline", lambda model, *a, **k: pipe if model.is_tiny else real(model, *a, **k))
         patch.setenv("SHELLLCC_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.setenv("SHELLLCC_PROFILES", str(tmp_path_factory.mktemp("profiles")))
         yield
 
 
@@ -105,7 +105,7 @@ def ready(pipe, tmp_path_factory) -> Iterator[None]:
 def inputs(ready, tmp_path_factory) -> Path:
     """What commands read, and files of the user's own that none may touch."""
     from shelllcc.anchors.latents import save_latents
-    from shelllcc.guidance.wan.video import write_video
+    from shelllcc.guidance.media.video import write_video
 
     folder = tmp_path_factory.mktemp("inputs")
     dice = np.random.default_rng(0)

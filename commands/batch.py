@@ -1,0 +1,126 @@
+"""The command `batch`: parse, one call, print. Heavy libraries are imported inside."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from shelllcc.commands import options, streams
+from shelllcc.commands.sources import EngineName, parse_shard
+
+if TYPE_CHECKING:
+    from shelllcc.guidance.jobs.work import Engine
+    from shelllcc.guidance.wan.clips.batch import Batch, Done
+
+EVERY = 30  # seconds between lines of progress where stderr is no terminal
+
+
+@options.expanded
+def batch(
+    ctx: typer.Context,
+    prompts_file: Annotated[
+        Path, typer.Argument(help="Prompts, one a line, flags of its own at its end; # starts a comment.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="A folder; storage that all workers share.")],
+    engine: EngineName = "local",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Clips in work at one time. (default: 1; with ray what the cluster holds)")
+    ] = None,
+    shard: Annotated[str | None, typer.Option(help="i/n: that share of the jobs, i from 0. (default: all)")] = None,
+    strengths: Annotated[
+        str | None, typer.Option(help="Each prompt with every one, e.g. 0,1,2, for --strength.")
+    ] = None,
+    retries: Annotated[int, typer.Option(min=0, help="Of a clip that fails, or whose worker dies.")] = 2,
+    seed: Annotated[
+        int | None, typer.Option(help="Of the first prompt; further ones take the next ones. (default: 0)")
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(help="Each prompt with every one, e.g. 0,1,2.")] = None,
+    model: options.Model = None,
+    preset: options.Preset = None,
+    strength: options.Strength = None,
+    bank: options.Bank = None,
+    device: options.Device = None,
+    overwrite: options.Overwrite = False,
+    dry_run: options.DryRun = False,
+    as_json: options.Json = False,
+    *,
+    sampling: options.Sampling,
+    loading: options.Loading,
+) -> None:
+    """Sample a file of prompts with many workers; finished clips are skipped, so that the same command goes on."""
+    from shelllcc.guidance.jobs.engines import engine_of
+    from shelllcc.guidance.wan.clips import parse
+    from shelllcc.guidance.wan.clips.batch import plan_batch
+    from shelllcc.guidance.wan.clips.parallel import alone
+    from shelllcc.guidance.wan.model.placing import check_device
+
+    alone("batch")
+    check_device(device, here=not dry_run and engine == "local")  # a cluster has devices of its own
+    strength, strengths = options.one_of(ctx, "strength", "strengths")
+    seed, seeds = options.one_of(ctx, "seed", "seeds")
+    numbers = None if seeds is None else parse.seeds(seeds)
+    values = sampling.values() | {"seed": seed, "strength": parse.strength(strength)}
+    planned = plan_batch(
+        prompts_file, output, variants=parse.strengths(strengths) if strengths is not None else (), seeds=numbers,
+        shard=parse_shard(shard), overwrite=overwrite, model=model, bank=bank, preset=preset,
+        loading=loading.values(), values=values,
+    )  # fmt: skip
+    for note in planned.notes:
+        streams.say(f"note: {note}")
+    if dry_run:
+        _dry_run(planned, as_json=as_json)
+        return
+    done = _run(planned, engine_of(engine, workers, device=device), device, retries)
+    made = [row for part in done for row in part.made]
+    failed = {video: reason for part in done for video, reason in part.failed.items()}
+    skipped = sum(part.skipped for part in done)
+    for video, reason in failed.items():
+        streams.say(f"failed: {video}: {' '.join(reason.split())}")
+    if as_json:
+        streams.print_json(
+            {"clips": made, "skipped": skipped, "failed": [{"video": v, "reason": r} for v, r in failed.items()]}
+        )
+    else:
+        alarms = sum(row["alarm"] is not None for row in made)
+        warned = f", {alarms} with an alarm: see `alarm` in their sidecars" if alarms else ""
+        streams.print_line(f"made      {len(made)}{warned}")
+        for label, value in (("skipped", skipped), ("failed", len(failed)), ("folder", planned.like.output)):
+            streams.print_line(f"{label:<9} {value}")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _run(planned: Batch, engine: Engine, device: str | None, retries: int) -> list[Done]:
+    from shelllcc.commands.progress import TerminalReporter
+    from shelllcc.guidance.wan.clips.batch import Progress, make_clips
+
+    found: list[Done] = []
+    progress, said = Progress(planned.clips), time.monotonic()
+    with (
+        contextlib.redirect_stdout(sys.stderr),  # Ray says there that a worker has died
+        TerminalReporter() as reporter,
+        contextlib.closing(make_clips(planned, engine, device=device, retries=retries)) as parts,
+    ):
+        reporter.stage(f"{planned.clips} clips, {engine.workers} at a time")
+        for part in parts:
+            found.append(part)
+            progress.add(part)
+            reporter.count(progress.done, progress.clips, str(progress))
+            if not reporter.live and (time.monotonic() - said > EVERY or progress.done == progress.clips):
+                reporter.line(f"shelllcc: {progress}")
+                said = time.monotonic()
+    return found
+
+
+def _dry_run(planned: Batch, *, as_json: bool) -> None:
+    clips = [
+        {"video": str(plan.output), "prompt": plan.request.prompt, "seed": plan.request.seed}
+        | {"strength": plan.request.strength, "finished": plan.finished()}
+        for plan in planned.all_plans()
+    ]
+    streams.print_json({"dry_run": True, "clips": clips}, indent=None if as_json else 2)

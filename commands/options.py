@@ -1,0 +1,179 @@
+"""Options that several commands share, each said once. Knows nothing of what the commands do.
+
+Those that go together are a dataclass: a command that is `expanded` takes it as one parameter.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from shelllcc.commands import streams
+from shelllcc.guidance.errors import UsageError
+
+Prompts = Annotated[list[str] | None, typer.Option("--prompt", "-p", help="What to show; may be repeated.")]
+PromptsFile = Annotated[
+    Path | None,
+    typer.Option("--prompts-file", help="Prompts, one a line, flags of its own at its end; # starts a comment."),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model", help="A diffusers folder or hub id; the embedded tiny Wan if not given.", envvar="SHELLLCC_MODEL"
+    ),
+]
+Preset = Annotated[str | None, typer.Option("--preset", help="Named defaults; chosen by the model if not given.")]
+Strength = Annotated[
+    str | None,
+    typer.Option(
+        "--strength",
+        help="Of the guidance: 0 is off, 1 the default, 2 twice; `auto` is what `tune` found for the prompt.",
+        envvar="SHELLLCC_STRENGTH",
+    ),
+]
+Bank = Annotated[
+    str | None,
+    typer.Option("--bank", help="Anchor bank: a file or a shipped name. (default: auto)", envvar="SHELLLCC_BANK"),
+]
+Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1.", envvar="SHELLLCC_DEVICE")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")]
+
+
+def _json(value: bool) -> bool:
+    if value:
+        streams.results_alone()
+    return value
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.", callback=_json)]
+Folder = Annotated[Path | None, typer.Option("--output", "-o", help="The run's folder; a run goes on where it was.")]
+Seeds = Annotated[str | None, typer.Option("--seeds", "--seed", help="Of the noise, e.g. 0,1,2. (default: 0)")]
+Embed = Annotated[bool, typer.Option("--embed", help="Put the videos into the page: one file to send.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace other clips, or the run that the folder holds.")]
+Replay = Annotated[
+    Path | None, typer.Option("--replay-folder", help="Keep the steps that strengths share there, not in memory.")
+]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How clips are sampled; None is the preset's."""
+
+    negative_prompt: Annotated[str | None, typer.Option("--negative-prompt", help="What to avoid.")] = None
+    steps: Annotated[int | None, typer.Option("--steps", "--num-inference-steps", help="Sampling steps.")] = None
+    cfg: Annotated[float | None, typer.Option("--cfg", "--guidance-scale", help="Classifier-free guidance.")] = None
+    cfg_2: Annotated[
+        float | None, typer.Option("--cfg-2", "--guidance-scale-2", help="Of a second transformer (Wan2.2-A14B).")
+    ] = None
+    shift: Annotated[float | None, typer.Option("--shift", "--flow-shift", help="Flow shift.")] = None
+    frames: Annotated[int | None, typer.Option("--frames", "--num-frames", help="4n+1.")] = None
+    size: Annotated[str | None, typer.Option("--size", help="WIDTHxHEIGHT in pixels, e.g. 832x480.")] = None
+    fps: Annotated[int | None, typer.Option("--fps", help="Of the file.")] = None
+    radius: Annotated[
+        float | None, typer.Option("--radius", help="Sharpness: factor on the radius of real latents.")
+    ] = None
+    window: Annotated[str | None, typer.Option("--window", help="LOW:HIGH, the sigmas at which the guide acts.")] = None
+
+    def values(self) -> dict[str, Any]:
+        """As fields of a Request. Raises UsageError."""
+        from shelllcc.guidance.wan.clips import parse
+
+        found = asdict(self)
+        width, height = parse.size(found.pop("size"))
+        return found | {"width": width, "height": height, "window": parse.window(self.window)}
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How the model is loaded; None is what a replayed sidecar says, or the default."""
+
+    dtype: Annotated[
+        str | None, typer.Option("--dtype", help="float32, bfloat16 or float16; the VAE stays float32.")
+    ] = None
+    offload: Annotated[
+        str | None,
+        typer.Option(
+            "--offload",
+            help="To main memory: none, model (one part on the GPU at a time), group (one block). (default: none)",
+            envvar="SHELLLCC_OFFLOAD",
+        ),
+    ] = None
+    quantize: Annotated[
+        str | None,
+        typer.Option("--quantize", help="The transformer's weights: none, fp8, int8 (torchao), nf4 (bitsandbytes)."),
+    ] = None
+    tiling: Annotated[
+        bool | None, typer.Option("--tiling/--no-tiling", help="Decode in tiles: less memory.", show_default=False)
+    ] = None
+    transformer: Annotated[
+        str | None, typer.Option("--transformer", help="A .safetensors or .gguf in place of the model's transformer.")
+    ] = None
+    transformer_2: Annotated[
+        str | None, typer.Option("--transformer-2", help="The same for the second one (Wan2.2-A14B).")
+    ] = None
+    lora: Annotated[list[str] | None, typer.Option("--lora", help="PATH_OR_ID:WEIGHT; may be repeated.")] = None
+    cache: Annotated[
+        str | None, typer.Option("--cache", help="Reuse features of earlier steps: none, first-block, taylorseer, pab.")
+    ] = None
+
+    def values(self) -> dict[str, Any]:
+        """As fields of what loads a model. Raises UsageError."""
+        from shelllcc.guidance.wan.model.loading import Lora, local
+
+        found = asdict(self)
+        lora = found.pop("lora")
+        found |= {key: local(found[key]) for key in ("transformer", "transformer_2") if found[key]}
+        return found | {"loras": tuple(map(Lora.parse, lora)) if lora else None}
+
+
+def expanded(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with the fields of its dataclasses of options in place of these."""
+    hints = get_type_hints(command, include_extras=True)
+    own, groups = dict[str, Any](), dict[str, Any]()
+    for name, parameter in inspect.signature(command).parameters.items():
+        if is_dataclass(hints[name]):
+            groups[name] = hints[name]
+            inside = get_type_hints(hints[name], include_extras=True)
+            for hint in inside.values():
+                hint.__metadata__[0].rich_help_panel = hints[name].__name__
+            own |= {field.name: (inside[field.name], field.default) for field in fields(hints[name])}
+        else:
+            own[name] = hints[name], parameter.default
+
+    @functools.wraps(command)
+    def run(**given: Any) -> None:
+        for name, group in groups.items():
+            given[name] = group(**{field.name: given.pop(field.name) for field in fields(group)})
+        command(**given)
+
+    run.__annotations__ = {name: hint for name, (hint, _) in own.items()}
+    run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
+            for name, (hint, default) in own.items()
+        ]
+    )
+    return run
+
+
+def is_flag(ctx: typer.Context, parameter: str) -> bool:
+    """Whether it was given on the command line, not by a variable or shelllcc.toml."""
+    source = ctx.get_parameter_source(parameter)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def one_of(ctx: typer.Context, first: str, second: str) -> tuple[Any, Any]:
+    """Two parameters that exclude each other: a flag counts before a default. Raises UsageError where both count."""
+    given = {name: value for name in (first, second) if (value := ctx.params[name]) not in (None, [], ())}
+    flags = {name: value for name, value in given.items() if is_flag(ctx, name)}
+    chosen = flags or given
+    if len(chosen) > 1:
+        names = {p.name: p.opts[0] for p in ctx.command.params}
+        raise UsageError(f"give {names[first]} or {names[second]}, not both")
+    return chosen.get(first), chosen.get(second)

@@ -1,0 +1,64 @@
+"""The command `score`: parse, one call, print. Heavy libraries are imported inside."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shelllcc.commands import options, streams
+from shelllcc.commands.sources import ClipsOption, Device, Fps, Frames, ModelOption, Size, Sources, encoding_of
+from shelllcc.guidance.errors import UsageError
+
+
+def score(
+    files: Sources,
+    bank: Annotated[
+        str | None, typer.Option(help="A bank: a file or a name. (default: auto)", envvar="SHELLLCC_BANK")
+    ] = None,
+    model: ModelOption = None,
+    size: Size = None,
+    fps: Fps = None,
+    frames: Frames = None,
+    clips: ClipsOption = 1,
+    device: Device = None,
+    as_json: options.Json = False,
+) -> None:
+    """How far videos, or normalised latents, lie from a bank's shell.
+
+    Latents are safetensors with a key `latents`, (b c t h w), or the .pt (t c h w) of Shell-LCC's authors.
+    """
+    from shelllcc.anchors.bank import check_bank
+    from shelllcc.anchors.bankfile import read_bank
+    from shelllcc.anchors.fingerprints import WAN21_VAE, fingerprint
+    from shelllcc.anchors.shelf import find_bank, locate
+    from shelllcc.anchors.sources import expand
+    from shelllcc.guidance.wan.banks.ours import leave_out_ours
+    from shelllcc.guidance.wan.banks.score import score_files
+
+    found, notes = leave_out_ours(expand(files))
+    for note in notes:
+        streams.say(f"note: {note}")
+    chosen = read_bank(locate(bank)) if bank not in (None, "auto") else None
+    if model is None and not found.videos and chosen is not None and chosen.vae == fingerprint(WAN21_VAE):
+        model = "wan2.1-vae"
+    encoding = encoding_of(model, size, fps, frames, clips, Path(), device, chosen)
+    chosen = chosen or find_bank(fingerprint(encoding.model.vae))
+    check_bank(chosen, fingerprint(encoding.model.vae))
+    scores = list(score_files(found, chosen, encoding, on_problem=lambda line: streams.say(f"note: {line}")))
+    if not scores:
+        raise UsageError("none of the files could be scored")
+    if as_json:
+        rows = [{"file": str(s.path), "clip": s.clip} | asdict(s.score) | {"outside": s.score.outside} for s in scores]
+        streams.print_json({"bank": str(chosen.path), "sha256": chosen.sha256, "scores": rows})
+        return
+    streams.print_line(f"{'mean':>8}{'median':>8}{'5%':>8}{'95%':>8}{'nearer':>8}{'farther':>8}  per latent frame")
+    for scored in scores:
+        row = scored.score
+        ends = row.quantiles["0.05"], row.quantiles["0.95"]
+        shares = "".join(f"{share:>8.3f}" if share is not None else f"{'-':>8}" for share in (row.below, row.above))
+        curve = " ".join(f"{value:.2f}" for value in row.per_frame)
+        name = f"{scored.path}[{scored.clip}]" if scored.clip else str(scored.path)
+        streams.print_line(f"{row.mean:>8.3f}{row.median:>8.3f}{ends[0]:>8.3f}{ends[1]:>8.3f}{shares}  {curve}  {name}")

@@ -1,0 +1,117 @@
+"""Options of commands that read videos or latents, and what these name: latents, encoded where they are not yet."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from shelllcc.guidance.errors import UsageError
+
+if TYPE_CHECKING:
+    from shelllcc.anchors.bank import Bank
+    from shelllcc.guidance.wan.banks.encode import Encoding
+    from shelllcc.guidance.wan.banks.make import Gathered
+from shelllcc.commands import streams
+
+Sources = Annotated[
+    list[str], typer.Argument(help="Videos, or latents (.safetensors, .pt): files, folders, globs, text lists.")
+]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        help="Whose VAE: a diffusers folder or hub id; `wan2.1-vae` for ready latents of it. (default: the tiny Wan)",
+        envvar="SHELLLCC_MODEL",
+    ),
+]
+Size = Annotated[
+    str | None, typer.Option("--size", help="272p, 480p, 720p, 1080p or WIDTHxHEIGHT. (default: the model's)")
+]
+Fps = Annotated[float | None, typer.Option("--fps", help="Frame rate; 0 keeps the file's own. (default: the model's)")]
+Frames = Annotated[int | None, typer.Option("--frames", help="Of a clip, 4n+1. (default: the model's)")]
+ClipsOption = Annotated[int, typer.Option("--clips", help="Most clips taken from one video.")]
+Folder = Annotated[
+    Path | None,
+    typer.Option("--latents", help="Where encoded videos are kept (default: a .latents folder beside the bank)."),
+]
+Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Processes. (default: the cores; 1 on a GPU)")]
+EngineName = Annotated[
+    str, typer.Option("--engine", help="local, or ray for a running Ray cluster (or this machine as one).")
+]
+Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1.", envvar="SHELLLCC_DEVICE")]
+
+
+def encoding_of(
+    model: str | None,
+    size: str | None,
+    fps: float | None,
+    frames: int | None,
+    clips: int,
+    folder: Path,
+    device: str | None,
+    bank: Bank | None = None,
+) -> Encoding:
+    """How to encode videos: what was asked for, or else as the bank's own were, or else what suits the model."""
+    from shelllcc.guidance.media.footage import Framing
+    from shelllcc.guidance.wan.banks.encode import Encoding
+    from shelllcc.guidance.wan.model.pipeline import find_latent_space, pick_device, vae_weights
+    from shelllcc.guidance.wan.model.presets import preset_for
+
+    found = find_latent_space(model)
+    preset = preset_for(found.transformer, vae=found.vae) if found.transformer else None
+    usual: dict[str, Any] = {"size": "480p", "fps": 16, "frames": 81, "clips": 1}
+    if preset is not None:
+        usual |= {"fps": preset.fps, "frames": preset.frames}
+        usual |= {"size": f"{preset.width}x{preset.height}"} if preset.name == "tiny" else {}
+    framed = bank.provenance.get("framing") if bank else None
+    usual |= framed if isinstance(framed, dict) else {}
+    given: dict[str, Any] = {"size": size, "fps": fps, "frames": frames}
+    wanted = usual | {key: value for key, value in given.items() if value is not None} | {"clips": clips}
+    framing = Framing(wanted["size"], float(wanted["fps"] or 0) or None, wanted["frames"], wanted["clips"])
+    grid = found.grid if found.transformer else (8, 8)
+    if "x" in framing.size and any(int(s) % g for s, g in zip(framing.size.split("x"), grid[::-1], strict=True)):
+        raise UsageError(f"this model needs a size in multiples of {grid[1]}x{grid[0]}, got {framing.size}")
+    return Encoding(found, framing, folder, pick_device(device), vae_weights(found))
+
+
+def latents_of(
+    sources: list[str],
+    encoding: Encoding,
+    workers: int | None,
+    shard: tuple[int, int] = (0, 1),
+    engine: str = "local",
+    device: str | None = None,
+) -> Gathered:
+    from shelllcc.commands.progress import TerminalReporter
+    from shelllcc.guidance.jobs.engines import engine_of
+    from shelllcc.guidance.wan.banks.make import gather
+
+    if engine == "local" and workers is None:
+        workers = (os.cpu_count() or 1) if encoding.device == "cpu" else 1
+    chosen = engine_of(engine, workers, device=device if engine == "ray" else encoding.device)
+    encoding = replace(encoding, device=chosen.device or encoding.device)
+    with contextlib.redirect_stdout(sys.stderr), TerminalReporter() as reporter:  # Ray says there that a worker died
+        reporter.stage("encoding")
+        gathered = gather(sources, encoding, engine=chosen, shard=shard, on_file=reporter.count)
+    for note in (*(f"skipped: {reason}" for reason in gathered.skipped), *gathered.notes):
+        streams.say(f"note: {note}")
+    if not gathered.files:
+        raise UsageError("none of the sources could be used")
+    return gathered
+
+
+def parse_shard(text: str | None) -> tuple[int, int]:
+    """(i, n) of i/n, i from 0 or as Slurm counts, below n."""
+    if text is None:
+        return 0, 1
+    index, _, count = text.partition("/")
+    sound = all(part.isdecimal() and len(part) < 10 for part in (index, count))
+    if not (sound and int(index) < int(count)):
+        raise UsageError(f"a shard is i/n with i from 0 to n-1, e.g. 0/4, got {text}")
+    return int(index), int(count)

@@ -1,1 +1,0 @@
-"""Measures of videos. Import the submodule you need; nothing is loaded here."""

@@ -1,0 +1,145 @@
+"""The shell around a skeleton: distance of patch tokens, and the move toward a radius.
+
+Knows nothing of video, prompts or schedulers. The geometry is Shell-LCC's (arXiv 2606.30248, section 3): a token z
+has a skeleton point z_hat and lies at distance |(z - z_hat) / scale| from it; tokens of real videos keep to a shell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from shelllcc.guidance.geometry.patches import average_tokens, to_tokens
+from shelllcc.guidance.geometry.precision import full_precision
+from shelllcc.guidance.geometry.skeletons import Skeleton
+
+NUMBERS = 1 << 24  # held at once for the patches of some whole latent frames: 64 MiB
+COLOURS = 3  # directions of the channels in which flat patches differ
+FINE = 5 / 12  # of the principal directions: the rest are texture alone
+LEAST, MOST = 0.5, 6.0  # factors of a residual
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The radius of real latents over the noise level, read as numbers on the CPU.
+
+    sigmas (s,) ascending noise levels
+    radius (2, s) median distance of x0 predicted from real latents at those levels; row 0 is the first latent frame
+    """
+
+    sigmas: Tensor
+    radius: Tensor
+
+    def at(self, sigma: float) -> tuple[float, float]:
+        """Radius of the first latent frame and of the later ones at a noise level, linear between calibrated ones."""
+        levels = self.sigmas
+        sigma = min(max(sigma, float(levels[0])), float(levels[-1]))
+        right = int(torch.searchsorted(levels, sigma).clamp(1, levels.numel() - 1)) if levels.numel() > 1 else 0
+        left = max(right - 1, 0)
+        span = float(levels[right] - levels[left])
+        share = (sigma - float(levels[left])) / span if span > 0 else 0.0
+        first, later = (self.radius[:, left] + share * (self.radius[:, right] - self.radius[:, left])).tolist()
+        return first, later
+
+
+@dataclass(frozen=True)
+class Shell:
+    """A skeleton in the space of projected patches. Tensors are float32.
+
+    patch    side of a patch in latent voxels
+    mean     (p,) mean patch, p = channels * patch * patch
+    basis    (p, d) orthonormal principal directions of patches, those of most variance first
+    skeleton of d dimensions
+    """
+
+    patch: int
+    mean: Tensor
+    basis: Tensor
+    skeleton: Skeleton
+
+    @property
+    def channels(self) -> int:
+        return self.mean.numel() // self.patch**2
+
+    def to(self, device: torch.device) -> Shell:
+        if self.mean.device == device:
+            return self
+        return replace(self, mean=self.mean.to(device), basis=self.basis.to(device), skeleton=self.skeleton.to(device))
+
+    def leading(self, components: int) -> Shell:
+        """The shell of the leading principal directions alone."""
+        if components == self.basis.shape[1]:
+            return self
+        return replace(self, basis=self.basis[:, :components], skeleton=self.skeleton.leading(components))
+
+    @property
+    def texture(self) -> float:
+        """RMS, per direction, of the residual of a patch at distance 1, over all places of the skeleton."""
+        return self.skeleton.spread / self.skeleton.dimensions**0.5
+
+    def fineness(self) -> Tensor:
+        """(d,) of each direction: 0 for the coarsest, 1 for those that are texture alone."""
+        place = self.skeleton.order.argsort().to(self.mean) / max(self.skeleton.dimensions - 1, 1)
+        return (place / FINE).clamp_max(1)
+
+    def colours(self) -> Tensor:
+        """Projection (c, c) of latent channels onto brightness and colour: what means of the skeleton's points span."""
+        patches = (self.skeleton.points @ self.basis.T).unflatten(-1, (self.channels, self.patch**2))
+        _, directions = torch.linalg.eigh(patches.mean(-1).double().cpu().T.cov())
+        leading = directions[:, -COLOURS:]
+        return (leading @ leading.T).to(self.mean)
+
+    def project(self, latents: Tensor) -> Tensor:
+        """Tokens (b, n, d), frames first, of (b c t h w) latents."""
+        return (to_tokens(latents, size=self.patch) - self.mean) @ self.basis
+
+    def residuals(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Residuals (b, n, d) from the skeleton and distances (b, n) of the patches of (b c t h w) latents."""
+        with full_precision():
+            return self._residuals(latents)
+
+    def _residuals(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        parts = []
+        for frames in torch.split(latents, self._frames_at_once(latents.shape), dim=2):
+            tokens = self.project(frames)
+            residual, distance = self.skeleton.residuals(tokens.flatten(0, 1))
+            parts.append((residual.view(tokens.shape), distance.view(tokens.shape[:2])))
+        if len(parts) == 1:
+            return parts[0]
+        return torch.cat([r for r, _ in parts], dim=1), torch.cat([d for _, d in parts], dim=1)
+
+    def lift(self, tokens: Tensor, shape: torch.Size, change: Callable[[Tensor], Tensor]) -> Tensor:
+        """What `change` makes of projected patches (b, n, d), as one move of the latents of `shape` (b c t h w).
+
+        It is given some whole frames at a time, so that all moves of patches never lie in memory at once.
+        """
+        b, c, t, h, w = shape
+        frames = self._frames_at_once(shape)
+        parts = []
+        for start, part in zip(range(0, t, frames), torch.split(tokens, frames * h * w, dim=1), strict=True):
+            with full_precision():
+                patches = change(part) @ self.basis.T
+            span = torch.Size((b, c, min(frames, t - start), h, w))
+            parts.append(average_tokens(patches, span, size=self.patch))
+        return torch.cat(parts, dim=2)
+
+    def _frames_at_once(self, shape: torch.Size) -> int:
+        b, _, _, h, w = shape
+        return max(1, NUMBERS // (b * h * w * max(self.mean.numel(), self.skeleton.width)))
+
+
+def stretch(residual: Tensor, ratio: Tensor, *, beyond: Tensor, texture: float) -> Tensor:
+    """Moves (b, n, d) that take the residuals of each clip `ratio` (b,) times as far from the skeleton.
+
+    The step that the gradient of a clip's shell energy asks for, preconditioned by the squared scale, with two things
+    that real clips teach. Directions go `beyond` (d,) times as far as that, fine ones farther than coarse ones. And
+    what is pushed outward must be texture: patches whose residual is smaller than `texture`, its RMS on the shell,
+    hardly follow, so that flat places are not filled with noise.
+    """
+    factor = (ratio[:, None] * beyond).clamp(LEAST, MOST)[:, None] - 1
+    energy = residual.square().mean(-1, keepdim=True) ** 1.5
+    gate = energy / (energy + texture**3)
+    return torch.addcmul(factor.clamp_max(0), gate, factor.clamp_min(0)).mul_(residual)

@@ -1,0 +1,158 @@
+"""The guide: how strongly, when and how far the predicted x0 is moved along its residuals. Knows nothing of pipelines.
+
+Autograd is not needed. With skeleton and scale held fixed, the gradient of a clip's shell distance lies along its
+residuals, and the step taken is its proximal form (shell.stretch): one factor for the whole clip, as in the reward of
+Shell-LCC (arXiv 2606.30248), since a model's drift is one factor for the whole clip. The radius aimed at follows the
+calibrated curve of real latents over sigma, and shrinks with what classifier-free guidance adds to the distance.
+Channels that hold brightness and colour are left as they are, but that the contrast which cfg adds is taken back.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from shelllcc.guidance.errors import BankError, UsageError
+from shelllcc.guidance.geometry.precision import full_precision
+from shelllcc.guidance.geometry.shell import Shell, stretch
+from shelllcc.guidance.guide.config import GuideConfig
+from shelllcc.guidance.guide.trace import Step, Trace
+
+if TYPE_CHECKING:
+    from shelllcc.anchors.bank import Bank
+
+SHARE = 0.34  # of the way that a step goes at strength 1, where the window's steps weigh as much as DOSE
+DOSE = 1.24  # of 25 steps at shift 3, from sigma 0.5 on but for the last
+EDGE = 5e-3  # a step so near to the window is in it: UniPC puts a step of sigma 0.5 at 0.501
+CONTRAST = 1.5  # times the excess: how much smaller the spread of brightness and colour is aimed at, in the logarithm
+
+
+class ShellGuide:
+    """Moves predicted x0 latents toward the shell of a bank.
+
+    Its only state is that of the current sampling: each step's share, what cfg added, and the trace.
+
+    >>> with guided(pipe, ShellGuide(load_bank("auto", pipe), strength=1.5)):
+    ...     frames = pipe(prompt).frames[0]
+    """
+
+    def __init__(self, bank: Bank, config: GuideConfig | None = None, *, strength: float | None = None) -> None:
+        if config is not None and strength is not None:
+            raise UsageError("give a GuideConfig or a strength, not both")
+        self.bank = bank
+        self.config = config or (GuideConfig() if strength is None else GuideConfig(strength=strength))
+        self._trace = Trace()
+        self._sigmas: list[float] = []
+        self._shares: list[float] = []
+        self._weights: list[float] = []
+        self._excess: Tensor | None = None
+        self._gain = torch.zeros(0)
+        self._shell = bank.shell.leading(bank.guided)
+        self._texture = self._shell.texture
+        self._beyond = self.config.radius ** self._shell.fineness()
+        self._colours = self._shell.colours()
+
+    def begin(self, sigmas: Sequence[float]) -> None:
+        """Forget the sampling before, and plan one over these noise levels (the last is 0)."""
+        self._trace = Trace()
+        self._excess = None
+        self._sigmas = list(sigmas)
+        self._shares = self.shares(sigmas)
+        self._weights = _weights(sigmas)
+
+    def shares(self, sigmas: Sequence[float]) -> list[float]:
+        """The share of the way to the shell that each step goes; 0 where the guide does not act.
+
+        A move of x0 enters the sample by 1 - next / sigma. Steps share out a fixed dose of it, so that few steps and
+        many come equally far. The last step, which nothing could mend, is left alone.
+        """
+        low, high = self.config.window
+        weights = _weights(sigmas)
+        within = [low - EDGE <= s <= high + EDGE and s > 0 for s in sigmas[:-1]]
+        inside = [*within[:-1], False]
+        dose = sum(weight for weight, acts in zip(weights, inside, strict=True) if acts)
+        if not dose:
+            return [0.0] * len(weights)
+        share = 1 - (1 - SHARE) ** (self.config.strength * DOSE / dose)
+        return [share if acts else 0.0 for acts in inside]
+
+    def step_at(self, index: int) -> tuple[float, float]:
+        """Noise level and share of the step of this index."""
+        return self._sigmas[index], self._shares[index]
+
+    @property
+    def trace(self) -> list[Step]:
+        """What it saw and did so far. Reading it waits for the device; guiding does not."""
+        return self._trace.steps()
+
+    @torch.no_grad()
+    def move(
+        self, x0: Tensor, sigma: float, *, share: float, index: int = 0, conditional: Tensor | None = None
+    ) -> Tensor:
+        """The move (b c t h w), float32, to add to the predicted x0 (normalised latents) at noise level sigma.
+
+        `conditional` is x0 as predicted from the prompt alone, before classifier-free guidance; None without it.
+        """
+        with torch.autocast(x0.device.type, enabled=False):  # |z - b|^2 cancels: float32 is needed
+            return self._move(x0.float(), sigma, share, index, conditional)
+
+    def _move(self, x0: Tensor, sigma: float, share: float, index: int, conditional: Tensor | None) -> Tensor:
+        self._shell = shell = self._shell.to(x0.device)
+        _check_fit(shell, x0)
+        config, frames = self.config, x0.shape[2]
+        residual, distance = shell.residuals(x0)
+        median = _median(distance, frames)
+        if self._excess is None or len(self._excess) != len(median):
+            self._excess = self._gain = torch.zeros_like(median)
+            if conditional is not None:
+                before = _median(shell.residuals(conditional.float())[1], frames)
+                self._excess = (median / before.clamp_min(1e-6)).log()
+        radius = self.bank.curve.at(sigma)[frames > 1]
+        aim = radius * (-config.calm * self._excess).exp()
+        self._beyond, self._colours = self._beyond.to(x0.device), self._colours.to(x0.device)
+        ratio, texture = aim / median.clamp_min(1e-6), self._texture * radius
+        detail = shell.lift(residual, x0.shape, lambda r: stretch(r, ratio, beyond=self._beyond, texture=texture))
+        clip = x0 - x0.mean((2, 3, 4), keepdim=True)
+        contrast = clip * ((-CONTRAST * self._excess).exp() - 1).view(-1, 1, 1, 1, 1)
+        move = share * (detail + self._of_colours(contrast - detail))
+
+        size, allowed = _rms(move), config.trust * _rms(x0)
+        shrink = (allowed / size.clamp_min(1e-12)).clamp_max(1.0)
+        move = move * shrink.view(-1, 1, 1, 1, 1)
+        sizes = [_rms(v - self._of_colours(v)).clamp_min(1e-6) for v in (clip, clip + move)]
+        self._gain = self._gain + (sizes[1] / sizes[0]).log() * (self._weights[index] if self._weights else 1.0)
+        seen = torch.stack([median, self._excess, aim, size * shrink, self._gain])
+        self._trace.note(index, sigma, radius, seen)
+        return move
+
+    def _of_colours(self, x: Tensor) -> Tensor:
+        """The part of (b c t h w) that lies in the channels of brightness and colour."""
+        with full_precision():
+            return torch.einsum("cd,bdthw->bcthw", self._colours, x)
+
+
+def _weights(sigmas: Sequence[float]) -> list[float]:
+    """How much of a move of x0 enters the sample in each step."""
+    return [1 - after / s if s > 0 else 0.0 for s, after in itertools.pairwise(sigmas)]
+
+
+def _median(distance: Tensor, frames: int) -> Tensor:
+    """Median (b,) of distances (b, n), of the later latent frames where there are any."""
+    first = distance.shape[1] // frames if frames > 1 else 0
+    later = distance[:, first:]
+    return later.sort(dim=1).values[:, (later.shape[1] - 1) // 2]  # torch.median is not deterministic on CUDA
+
+
+def _rms(x: Tensor) -> Tensor:
+    return x.flatten(1).square().mean(1).sqrt()
+
+
+def _check_fit(shell: Shell, x0: Tensor) -> None:
+    if x0.shape[1] != shell.channels:
+        raise BankError(f"the bank holds {shell.channels}-channel latents, this model makes {x0.shape[1]}")
+    if min(x0.shape[-2:]) <= shell.patch // 2:
+        raise BankError(f"latents of {tuple(x0.shape[-2:])} are too small for patches of {shell.patch}")

@@ -1,0 +1,112 @@
+"""`guided(pipe, guide)`: a pipeline whose scheduler hears the guide. Knows nothing of banks or video.
+
+The model output is rewritten before `scheduler.step`, the one place that every scheduler honours: UniPC keeps a
+history of predicted x0 and rebuilds the sample from it, so that latents edited after a step are mostly discarded.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from shelllcc.guidance.errors import ModelError
+from shelllcc.guidance.geometry.flow import shift_velocity, x0_from_velocity
+from shelllcc.guidance.guide.guide import ShellGuide
+
+SUPPORTED = ("UniPCMultistepScheduler", "DPMSolverMultistepScheduler", "FlowMatchEulerDiscreteScheduler")
+
+
+class HasScheduler(Protocol):
+    """Any diffusers pipeline."""
+
+    scheduler: Any
+
+
+@contextmanager
+def guided(pipe: HasScheduler, guide: ShellGuide) -> Iterator[ShellGuide]:
+    """Within the block, every sampling of `pipe` is guided; afterwards `pipe` is as it was, also on an exception.
+
+    The scheduler keeps its identity, its config and its type's name: only its class is exchanged, for a subclass with
+    another `step`. With strength 0, or outside the guide's window, `step` gets exactly what it was given. The
+    transformer's outputs are listened to, as the prediction from the prompt alone tells what cfg adds to it.
+
+    Raises ModelError for a scheduler whose predicted x0 cannot be rewritten (Heun, epsilon predictions).
+    """
+    scheduler = pipe.scheduler
+    check_scheduler(scheduler)
+    original, outputs = type(scheduler), Outputs(pipe)
+    transformers = [getattr(pipe, name, None) for name in ("transformer", "transformer_2")]
+    handles = [model.register_forward_hook(outputs.hear) for model in transformers if model is not None]
+    scheduler.__class__ = _guided_class(original, guide, outputs)
+    try:
+        yield guide
+    finally:
+        scheduler.__class__ = original
+        for handle in handles:
+            handle.remove()
+
+
+class Outputs:
+    """What a transformer has said since the last step. Raises ModelError where the scheduler is not that guided."""
+
+    def __init__(self, pipe: HasScheduler) -> None:
+        self.pipe, self.scheduler = pipe, pipe.scheduler
+        self.heard: list[Tensor] = []
+
+    def hear(self, _model: Any, _args: Any, output: Any) -> None:
+        if self.pipe.scheduler is not self.scheduler:
+            raise ModelError("the pipeline got another scheduler within guided(); set it before")
+        self.heard.append(output[0])
+
+    def take(self) -> list[Tensor]:
+        heard, self.heard = self.heard, []
+        return heard
+
+
+def check_scheduler(scheduler: Any) -> None:
+    """Raise ModelError unless the scheduler takes a flow velocity and one evaluation a step."""
+    name = type(scheduler).__name__
+    if name not in SUPPORTED:
+        raise ModelError(f"cannot guide {name}; use one of {', '.join(SUPPORTED)}")
+    if name == "FlowMatchEulerDiscreteScheduler":
+        return
+    if scheduler.config.prediction_type != "flow_prediction":
+        raise ModelError(f"cannot guide {name} with {scheduler.config.prediction_type}; it needs flow_prediction")
+    if not scheduler.config.get("use_flow_sigmas"):
+        raise ModelError(f"cannot guide {name} without use_flow_sigmas=True")
+    algorithm = scheduler.config.get("algorithm_type", "dpmsolver++")
+    if not scheduler.config.get("predict_x0", True) or not algorithm.endswith("dpmsolver++"):
+        raise ModelError(f"cannot guide {name} unless it solves for x0 (predict_x0=True, dpmsolver++)")
+
+
+def _conditional(heard: list[Tensor], combined: Tensor) -> Tensor | None:
+    """The prediction from the prompt alone, of the two that cfg combined; None unless there were two."""
+    if len(heard) != 2 or any(pred.shape != combined.shape for pred in heard):
+        return None
+    first, second = (pred.float() for pred in heard)
+    along = ((combined.float() - second) * (first - second)).sum()  # cfg goes from the other one past this one
+    return torch.where(along > 0, first, second)
+
+
+def _guided_class(original: type, guide: ShellGuide, outputs: Outputs) -> type:
+    @functools.wraps(original.step)  # type: ignore[attr-defined]
+    def step(self: Any, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if self.step_index is None:
+            self._init_step_index(timestep)
+            guide.begin(self.sigmas.tolist())
+        index, heard = int(self.step_index), outputs.take()
+        sigma, share = guide.step_at(index)
+        if share > 0:
+            conditional = _conditional(heard, model_output)
+            before = None if conditional is None else x0_from_velocity(sample, conditional, sigma)
+            x0 = x0_from_velocity(sample, model_output, sigma)
+            move = guide.move(x0, sigma, share=share, index=index, conditional=before)
+            model_output = shift_velocity(model_output, move, sigma)
+        return original.step(self, model_output, timestep, sample, *args, **kwargs)  # type: ignore[attr-defined]
+
+    return type(original.__name__, (original,), {"step": step, "__module__": original.__module__})

@@ -1,0 +1,47 @@
+"""What the guide saw and did, step by step. Knows nothing of tensors' arithmetic."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Step:
+    """What the guide saw and did in one step, for every clip of the batch.
+
+    distance is the median distance of the later latent frames; target the calibrated radius; excess the logarithm of
+    what cfg added to the distance; aimed the radius after it; move the RMS of the applied move; gain the logarithm of
+    what the guide has made of the size of x0's detail up to here, as far as it has entered the sample.
+    """
+
+    index: int
+    sigma: float
+    distance: list[float]
+    target: float
+    excess: list[float]
+    aimed: list[float]
+    move: list[float]
+    gain: list[float]
+
+
+class Trace:
+    """The steps of one sampling. They are noted without waiting for the device, and read when somebody asks."""
+
+    def __init__(self) -> None:
+        self._steps: list[Step] = []
+        self._unread: list[tuple[int, float, float, Tensor]] = []
+
+    def note(self, index: int, sigma: float, target: float, numbers: Tensor) -> None:
+        """A step; `numbers` (5, b) are distance, excess, aimed, move and gain of every clip."""
+        self._unread.append((index, sigma, target, numbers))
+
+    def steps(self) -> list[Step]:
+        for index, sigma, target, numbers in self._unread:
+            distance, excess, aimed, move, gain = numbers.tolist()
+            self._steps.append(Step(index, sigma, distance, target, excess, aimed, move, gain))
+        self._unread.clear()
+        return list(self._steps)

@@ -1,0 +1,1 @@
+"""Jobs worked off, here, in processes or on Ray. Knows no video."""

@@ -1,0 +1,1 @@
+"""Frames to numbers, numbers to words."""

@@ -1,0 +1,1 @@
+"""Latents of videos, and banks made of them."""

@@ -1,0 +1,163 @@
+"""From a plan to files: sample, write the videos, then the sidecar. Knows nothing of terminals.
+
+The sidecar takes its place last, so that it proves a finished clip.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from shelllcc.guidance.errors import OutOfMemoryError
+from shelllcc.guidance.files import as_json, sha256_of, whole_file
+from shelllcc.guidance.measures.balance import alarm
+from shelllcc.guidance.media.video import encode
+from shelllcc.guidance.versions import version
+from shelllcc.guidance.wan.clips.parallel import agree_on_clip
+from shelllcc.guidance.wan.clips.plan import Plan
+
+if TYPE_CHECKING:
+    from diffusers import WanPipeline
+
+    from shelllcc.anchors.bank import Bank
+    from shelllcc.guidance.wan.clips.prefix import Prefix
+    from shelllcc.guidance.wan.clips.request import Request
+    from shelllcc.guidance.wan.clips.sample import Clip
+    from shelllcc.guidance.wan.clips.studio import Studio
+
+LIBRARIES = ("torch", "diffusers", "transformers", "faiss-cpu", "imageio", "imageio-ffmpeg", "safetensors", "numpy")
+
+
+def generate(plan: Plan, studio: Studio) -> dict[str, Any]:
+    """Sample and write the clips of a plan; returns the sidecar's record. Ranks but the main one write nothing."""
+    with plan.claimed() if studio.ranks.is_main else contextlib.nullcontext():
+        return _generate(plan, studio)
+
+
+def _generate(plan: Plan, studio: Studio) -> dict[str, Any]:
+    from shelllcc.guidance.wan.clips.prefix import Prefix
+    from shelllcc.guidance.wan.clips.sample import first_move, guide_for
+
+    arms = {"unguided": plan.request.unguided()} if plan.compare else {}
+    arms[plan.label] = plan.request
+    studio.expect(arms.values())
+    prefix = None
+    if plan.compare:
+        prefix = Prefix(1 + first_move(studio.pipe, plan.request, guide_for(plan.request, plan.bank)))
+    made = {label: make(request, plan.bank, studio, name=label, prefix=prefix) for label, request in arms.items()}
+    clips = {label: clip for label, (clip, _) in made.items()}
+    for clip in clips.values():
+        agree_on_clip(studio.ranks, clip)
+    if not studio.ranks.is_main:
+        return {}
+    studio.reporter.stage("writing")
+    seconds = {key: value for _, spent in made.values() for key, value in spent.items()}
+    return write(plan, studio.pipe, clips, seconds)
+
+
+def make(
+    request: Request,
+    bank: Bank | None,
+    studio: Studio,
+    *,
+    name: str,
+    prefix: Prefix | None = None,
+) -> tuple[Clip, dict[str, float]]:
+    """Sample one clip, `name` to the reporter; returns it and how long sampling and decoding took.
+
+    Raises OutOfMemoryError with what to try next.
+    """
+    from shelllcc.guidance.wan.clips.sample import guide_for, sample
+
+    pipe, reporter, loading = studio.pipe, studio.reporter, studio.loading
+    reporter.stage(f"{name} sampling")
+    started = time.perf_counter()
+    decoding = [started]
+
+    def on_decode() -> None:
+        decoding[0] = time.perf_counter()
+        reporter.stage(f"{name} decoding")
+
+    guide = guide_for(request, bank)
+    how: dict[str, Any] = {"prefix": prefix, "texts": studio.texts, "cache": loading.cache}
+    try:
+        clip = sample(pipe, request, guide, **how, on_step=reporter.step, on_decode=on_decode)
+    except OutOfMemoryError as error:
+        raise OutOfMemoryError(error.stage, loading.relief(error.stage, studio.device)) from error
+    sampling, rest = decoding[0] - started, time.perf_counter() - decoding[0]
+    return clip, {f"{name}_sampling": round(sampling, 3), f"{name}_decoding": round(rest, 3)}
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of this package, Python and the libraries behind a clip; None for one that is not installed."""
+    return {"python": platform.python_version()} | {name: version(name) for name in ("shelllcc", *LIBRARIES)}
+
+
+def write(
+    plan: Plan,
+    pipe: WanPipeline,
+    clips: Mapping[str, Clip],
+    seconds: Mapping[str, float],
+    *,
+    metrics: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Write the clips of a plan, by label, then the sidecar; returns its record, with `metrics` among its own."""
+    from shelllcc.guidance.media.pictures import labelled
+
+    recipe: dict[str, Any] = plan.describe() | {
+        "device": str(pipe._execution_device),
+        "dtype": str(pipe.transformer.dtype).removeprefix("torch."),
+        "scheduler": type(pipe.scheduler).__name__,
+        "versions": versions(),
+        "frames_sha256": {label: clip.frames_sha256 for label, clip in clips.items()},
+    }
+    record = recipe | {
+        "seconds": seconds,
+        "metrics": _metrics(clips, plan.bank) | dict(metrics or {}),
+        "trace": _trace(clips[plan.label]),
+        "alarm": clips[plan.label].alarm,
+    }
+    frames: dict[str, Iterable[Any]] = {label: clip.frames for label, clip in clips.items()}
+    if plan.compare:
+        frames["compare"] = labelled({label: clip.frames for label, clip in clips.items()})
+    tag = _anywhere(recipe)
+    with contextlib.ExitStack() as files:  # nothing takes its place before all is written; the sidecar comes last
+        sidecar = files.enter_context(whole_file(plan.sidecar))
+        record["sha256"] = {}
+        for label, path in plan.videos.items():
+            part = files.enter_context(whole_file(path))
+            encode(part, frames[label], path, fps=plan.request.fps, record={"shows": label} | tag)
+            record["sha256"][label] = sha256_of(part)
+        sidecar.write_text(as_json(record), encoding="utf-8")
+    return record
+
+
+def _anywhere(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe without what only this machine knows: the same clip has the same tag in any folder, on any GPU."""
+    bank = recipe["bank"] and {key: value for key, value in recipe["bank"].items() if key != "path"}
+    kept = {key: value for key, value in recipe.items() if key not in ("videos", "sidecar")}
+    return kept | {"bank": bank, "device": str(recipe["device"]).partition(":")[0]}
+
+
+def _trace(clip: Clip) -> list[dict[str, Any]]:
+    """Every step of the guide, with the alarm that stood after it."""
+    return [asdict(step) | {"alarm": alarm(step)} for step in clip.trace]
+
+
+def _metrics(clips: Mapping[str, Clip], bank: Bank | None) -> dict[str, Any]:
+    """Figures of every clip; with two of them, those of the guided one beside the unguided one."""
+    from shelllcc.anchors.score import typical_distance
+    from shelllcc.guidance.measures.figures import beside, change, figures
+
+    table: dict[str, Any] = {label: figures(clip.frames) for label, clip in clips.items()}
+    if bank is not None:
+        for label, clip in clips.items():
+            table[label]["distance"] = typical_distance(bank, clip.latents[0])
+    if len(clips) == 2:
+        pair = [clips[label].frames for label in ("guided", "unguided")]
+        table |= beside(table["guided"], table["unguided"]) | {"change": change(pair[0], pair[1])}
+    return table

@@ -1,0 +1,130 @@
+"""What a sidecar, run or profile says a clip was made with, beside what there is now. Knows nothing of sampling.
+
+Older records are read, too: they name a bank by its file's sha256 and no calibration, and any folder's weights `local`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from shelllcc.anchors.fingerprints import model_fingerprint
+from shelllcc.guidance.errors import BankError, UsageError
+
+if TYPE_CHECKING:
+    from shelllcc.anchors.bank import Bank
+    from shelllcc.guidance.wan.model.pipeline import Model
+
+UNKNOWN = "local"  # the revision of every folder, in older records
+
+
+def model_record(model: Model) -> dict[str, Any]:
+    """A model as records have it."""
+    return {"source": model.name, "revision": model.revision}
+
+
+def bank_record(bank: Bank | None) -> dict[str, Any] | None:
+    """What of a bank decides on a clip, as records have it; `sha256` is its file's."""
+    if bank is None:
+        return None
+    calibration = bank.chosen and bank.chosen.digest
+    return {"sha256": bank.sha256, "identity": bank.identity, "calibration": calibration}
+
+
+def is_model(record: Any, model: Mapping[str, Any]) -> bool:
+    """Whether a record's model may be the one of `model_record`."""
+    if record == model or not isinstance(record, dict):
+        return bool(record == model)
+    same = record.get("source") == model["source"] and record.get("revision") == UNKNOWN
+    return same and Path(model["source"]).is_dir()
+
+
+def is_bank(record: Any, bank: Bank | None, model: Model) -> bool:
+    """Whether a record's bank, and the calibration that was in force, are these."""
+    if bank is None or not isinstance(record, dict):
+        return bank is None and not record
+    return _is_file(record, bank) and _digest(record, bank, model) == (bank.chosen and bank.chosen.digest)
+
+
+def is_loading(record: Any, recipe: Mapping[str, Any]) -> bool:
+    """Whether a record's loading is that of `Loading.recipe`; older ones do not name an adapter folder's files."""
+    if not isinstance(record, dict) or not isinstance(said := record.get("fingerprints", {}), dict):
+        return False
+    prints = recipe["fingerprints"]
+    return record | {"fingerprints": prints} == recipe and all(prints.get(path) == told for path, told in said.items())
+
+
+def is_run(known: Any, wanted: Mapping[str, Any]) -> bool:
+    """Whether a run that asked for `known` may go on as one that asks for `wanted`; each clip is checked later."""
+    if not isinstance(known, dict) or "model" not in wanted or "model" not in known:
+        return bool(known == wanted)
+    bank, mine = known.get("bank"), wanted.get("bank")
+    if isinstance(bank, str) and mine is not None:
+        known = known | {"bank": mine if bank in (mine["sha256"], mine["identity"]) else bank}
+    elif isinstance(bank, dict) and mine is not None and "identity" in bank:
+        known = known | {"bank": bank | {"sha256": mine["sha256"]}}
+    if is_model(known["model"], wanted["model"]):
+        known = known | {"model": wanted["model"]}
+    if is_loading(known.get("loading"), wanted["loading"]):
+        known = known | {"loading": wanted["loading"]}
+    return known == wanted
+
+
+def check_model(record: Mapping[str, Any], model: Model) -> str | None:
+    """A remark where a record does not say what its model's folder held. Raises UsageError where it held something
+    else."""
+    revision = (record.get("model") or {}).get("revision")
+    if not model.is_local or revision in (None, model.revision):
+        return None
+    if revision != UNKNOWN:
+        raise UsageError(
+            f"the model folder {model.source} is not what the sidecar was made with; "
+            f"give --model {model.source} to use it all the same"
+        )
+    return _doubt("sidecar", model.source)
+
+
+def doubt_of_run(known: Any) -> str | None:
+    """A remark on a run that goes on, where its older record does not say what the model's folder held."""
+    model = known.get("model") if isinstance(known, dict) else None
+    unknown = isinstance(model, dict) and model.get("revision") == UNKNOWN
+    return _doubt("run", model["source"]) if unknown and model else None
+
+
+def _doubt(what: str, folder: Any) -> str:
+    return f"the {what} does not say which weights {folder} held: its clips are the same if they are"
+
+
+def recorded_bank(record: Mapping[str, Any], bank: Bank, model: Model) -> tuple[Bank, list[str]]:
+    """The bank of a sidecar with the calibration in force that was so then, and a remark where that is another one now.
+
+    With another model than the sidecar's, it is the model's own. Raises BankError where bank or calibration is gone.
+    """
+    known = record["bank"]
+    if not _is_file(known, bank):
+        raise BankError(f"the bank {bank.path} is not the one that the sidecar names; give --bank to use another")
+    if model.name != (record.get("model") or {}).get("source"):
+        return bank, []
+    try:
+        then = bank.with_digest(_digest(known, bank, model))
+    except BankError as error:
+        raise BankError(f"{error}; give --bank {bank.path} to use it as it is now") from error
+    if then.chosen is bank.chosen:
+        return bank, []
+    held = "as calibrated then" if then.chosen else "not calibrated, as then"
+    return then, [f"bank {bank.name} is used {held}; --bank {bank.path} takes its calibration of now"]
+
+
+def _is_file(record: Mapping[str, Any], bank: Bank) -> bool:
+    if "identity" in record:
+        return bool(record["identity"] == bank.identity)
+    return record.get("sha256") in (bank.sha256, bank.identity)
+
+
+def _digest(record: Mapping[str, Any], bank: Bank, model: Model) -> Any:
+    """The digest of the calibration that was in force: in older records the file's own, by the transformer's shape."""
+    if "calibration" in record:
+        return record["calibration"]
+    shape = model_fingerprint(model.transformer)
+    return next((c.digest for c in bank.calibrations if c.fingerprint == shape), None)

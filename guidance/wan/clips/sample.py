@@ -1,0 +1,171 @@
+"""Sample one request with a pipeline, guided or not. Knows nothing of files, progress bars or the command line."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from shelllcc.guidance.errors import SamplingError
+from shelllcc.guidance.faults import gpu_lost, ours_of
+from shelllcc.guidance.guide.guide import ShellGuide
+from shelllcc.guidance.guide.scheduler import guided
+from shelllcc.guidance.guide.trace import Step
+from shelllcc.guidance.measures.balance import Alarm, alarm
+from shelllcc.guidance.wan.clips.prefix import Prefix
+from shelllcc.guidance.wan.clips.request import Request
+from shelllcc.guidance.wan.clips.texts import Texts
+from shelllcc.guidance.wan.model.caches import cached
+from shelllcc.guidance.wan.model.placing import reset
+
+if TYPE_CHECKING:
+    from diffusers import WanPipeline
+    from numpy.typing import NDArray
+
+    from shelllcc.anchors.bank import Bank
+
+    Frames = NDArray[np.uint8]
+
+ADVICE = "use fewer --frames or a smaller --size"
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where sampling stands after a step; `distance` is None where the guide did not act, `alarm` where all is well."""
+
+    step: int
+    steps: int
+    sigma: float
+    distance: float | None
+    alarm: Alarm | None
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A sampled video: uint8 frames (t, H, W, 3), its normalised latents (1 c t h w), and what the guide saw."""
+
+    request: Request
+    frames: Frames
+    latents: Tensor
+    trace: list[Step]
+
+    @property
+    def alarm(self) -> Alarm | None:
+        """Whether the guide went too far."""
+        return alarm(self.trace[-1]) if self.trace else None
+
+    @property
+    def frames_sha256(self) -> str:
+        return hashlib.sha256(self.frames.tobytes()).hexdigest()
+
+
+def set_shift(pipe: WanPipeline, shift: float) -> None:
+    """Give the pipeline's scheduler another flow shift, as a new scheduler of its own class."""
+    config = pipe.scheduler.config
+    key = "flow_shift" if "flow_shift" in config else "shift"
+    if config[key] != shift:
+        pipe.scheduler = type(pipe.scheduler).from_config(config, **{key: shift})
+
+
+def guide_for(request: Request, bank: Bank | None) -> ShellGuide | None:
+    """The guide that the request asks for; None where it is off."""
+    return None if bank is None or request.strength == 0 else ShellGuide(bank, request.guide_config())
+
+
+def sample(
+    pipe: WanPipeline,
+    request: Request,
+    guide: ShellGuide | None = None,
+    *,
+    prefix: Prefix | None = None,
+    texts: Texts | None = None,
+    cache: str = "none",
+    on_step: Callable[[Moment], None] = lambda moment: None,
+    on_decode: Callable[[], None] = lambda: None,
+) -> Clip:
+    """Sample the clip; the noise comes from a CPU generator of the request's seed, so that seeds are portable.
+
+    `prefix` holds what an earlier sampling that differs in the guide alone may share, `texts` embeddings on disk; the
+    frames are the same without. `cache` names a feature cache of diffusers (see caches). Raises SamplingError as soon
+    as the model gives NaN or infinity, OutOfMemoryError, and LostGpuError where the GPU failed.
+    """
+    set_shift(pipe, request.shift)
+    latents: list[Tensor] = []
+
+    def after_step(pipe: Any, index: int, timestep: Any, state: dict[str, Any]) -> dict[str, Any]:
+        sigma = float(pipe.scheduler.sigmas[index])
+        if not torch.isfinite(state["latents"]).all():
+            raise SamplingError(
+                f"the model gave NaN or infinity in step {index + 1} of {request.steps} (sigma {sigma:.3f}); "
+                "try --dtype float32, or check the weights"
+            )
+        trace = guide.trace if guide else []
+        distance = trace[-1].distance[0] if trace and trace[-1].index == index else None
+        on_step(Moment(index + 1, request.steps, sigma, distance, alarm(trace[-1]) if trace else None))
+        if index + 1 == request.steps:
+            latents.append(state["latents"])
+            on_decode()
+        return {}
+
+    with contextlib.ExitStack() as stack:
+        if guide is not None:
+            stack.enter_context(guided(pipe, guide))
+        if cache != "none":
+            stack.enter_context(cached(pipe, cache, steps=request.steps))
+        if prefix is not None:
+            stack.enter_context(prefix.replayed(pipe, 1 + first_move(pipe, request, guide)))
+        try:
+            frames = pipe(
+                **_texts(pipe, request, texts),
+                height=request.height,
+                width=request.width,
+                num_frames=request.frames,
+                num_inference_steps=request.steps,
+                guidance_scale=request.cfg,
+                guidance_scale_2=request.cfg_2 if getattr(pipe, "transformer_2", None) is not None else None,
+                generator=torch.Generator("cpu").manual_seed(request.seed),
+                output_type="np",
+                callback_on_step_end=after_step,
+            ).frames[0]
+        except BaseException as error:
+            if not gpu_lost(error):  # from a lost one nothing can be moved
+                reset(pipe)
+            if (ours := ours_of(error, "decoding" if latents else "sampling", ADVICE)) is None:
+                raise
+            raise ours from error
+    if not np.isfinite(frames).all():
+        raise SamplingError("the VAE gave NaN or infinity; check its weights")
+    trace = list(guide.trace) if guide else []
+    return Clip(request, (frames * 255).round().astype(np.uint8), latents[0], trace)
+
+
+def first_move(pipe: WanPipeline, request: Request, guide: ShellGuide | None) -> int:
+    """The index of the step in which the guide first moves; the number of steps where it never does.
+
+    The transformer's calls up to that step's are those of the unguided sampling.
+    """
+    if guide is None:
+        return request.steps
+    set_shift(pipe, request.shift)
+    scheduler = copy.deepcopy(pipe.scheduler)
+    scheduler.set_timesteps(request.steps)
+    shares = guide.shares(scheduler.sigmas.tolist())
+    return next((index for index, share in enumerate(shares) if share > 0), request.steps)
+
+
+def _texts(pipe: WanPipeline, request: Request, texts: Texts | None) -> dict[str, Any]:
+    """The pipeline's arguments for the prompts, as words or as known embeddings."""
+    if texts is None:
+        return {"prompt": request.prompt, "negative_prompt": request.negative_prompt}
+    device = pipe._execution_device
+    known: dict[str, Any] = {"prompt_embeds": texts.embed(request.prompt).to(device)}
+    if request.cfg > 1:
+        known["negative_prompt_embeds"] = texts.embed(request.negative_prompt).to(device)
+    return known

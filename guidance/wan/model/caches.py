@@ -1,0 +1,88 @@
+"""Feature caches of diffusers: steps that reuse what earlier ones computed. Faster, and other frames.
+
+Knows nothing of guidance or files. Every sampling starts with empty caches, and leaves none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from shelllcc.guidance.errors import ModelError
+from shelllcc.guidance.wan.model.placing import DENOISERS
+
+if TYPE_CHECKING:
+    from diffusers import WanPipeline, WanTransformer3DModel
+
+
+@contextlib.contextmanager
+def cached(pipe: WanPipeline, name: str, *, steps: int) -> Iterator[None]:
+    """Within the block, samplings of `steps` steps use the cache of that name on all transformers of the pipeline.
+
+    Afterwards the transformers are as they were, also on an exception. Raises ModelError as `check_cache` does.
+    """
+    models = [model for part in DENOISERS if (model := getattr(pipe, part, None)) is not None]
+    for model in models:
+        check_cache(name, model.config)
+    with contextlib.ExitStack() as stack:
+        for model in models if name != "none" else ():
+            model.enable_cache(_config(name, pipe, steps))
+            stack.callback(model.disable_cache)
+            _keep_calls_apart(model)
+        yield
+
+
+def check_cache(name: str, transformer: Mapping[str, Any]) -> None:
+    """Raise ModelError where a cache cannot work with a model of this config."""
+    if name == "first-block" and transformer["num_layers"] < 2:
+        raise ModelError("--cache first-block needs a transformer of two blocks or more; this one has one")
+
+
+def _config(name: str, pipe: WanPipeline, steps: int) -> Any:
+    """The settings of diffusers' documentation, where it has any that hold for Wan."""
+    import diffusers
+
+    if name == "first-block":
+        return diffusers.FirstBlockCacheConfig(threshold=0.1)  # its own 0.05 seldom skips a step
+    if name == "taylorseer":  # without lite mode it finds no layer of Wan, and would keep the outputs of every one
+        return diffusers.TaylorSeerCacheConfig(
+            cache_interval=5, disable_cache_before_step=max(3, steps // 5), max_order=1, use_lite_mode=True
+        )
+    return diffusers.PyramidAttentionBroadcastConfig(
+        spatial_attention_block_skip_range=2,
+        spatial_attention_timestep_skip_range=(100, 800),
+        current_timestep_callback=lambda: pipe.current_timestep,
+    )
+
+
+def _keep_calls_apart(model: WanTransformer3DModel) -> None:
+    """Give pyramid attention broadcast a state for each of the two calls that cfg makes in a step.
+
+    That of diffusers has one for both: the call without the prompt would get the attention of the one with it.
+    """
+    from diffusers.hooks.hooks import StateManager
+    from diffusers.hooks.pyramid_attention_broadcast import PyramidAttentionBroadcastHook
+
+    for module in model.modules():
+        registry = getattr(module, "_diffusers_hook", None)
+        for hook in registry.hooks.values() if registry is not None else ():
+            if isinstance(hook, PyramidAttentionBroadcastHook):
+                hook.states = StateManager(_new_state, (type(hook.state), hook.block_skip_range))
+                hook.__class__ = _with_states(type(hook))
+
+
+def _new_state(kind: type, iteration: int) -> Any:
+    """A state whose first call computes: FasterCache else reads its empty cache where sampling starts at low noise."""
+    state = kind()
+    state.iteration = iteration
+    return state
+
+
+def _with_states(kind: type) -> type:
+    def reset_state(self: Any, module: Any) -> Any:
+        self.states.reset()
+        return module
+
+    state = property(lambda self: self.states.get_state())
+    return type(kind.__name__, (kind,), {"state": state, "reset_state": reset_state, "__module__": kind.__module__})

@@ -1,0 +1,349 @@
+"""Find and load a Wan pipeline. Knows nothing of guidance, requests or files to write."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from shelllcc.anchors.fingerprints import WAN21_VAE, model_fingerprint
+from shelllcc.guidance.errors import ModelError, OutOfMemoryError, UsageError, first_line
+from shelllcc.guidance.faults import out_of_memory
+from shelllcc.guidance.files import fingerprint_of
+from shelllcc.guidance.wan.model.caches import check_cache
+from shelllcc.guidance.wan.model.loading import Loading, check_name
+from shelllcc.guidance.wan.model.loras import add_loras, find_lora
+from shelllcc.guidance.wan.model.placing import DENOISERS, check_device, check_offload, place
+from shelllcc.guidance.wan.model.trust import check_hub_shards, check_parts, check_weights
+from shelllcc.guidance.wan.model.weights import cast_at_rest, check_file, load_transformer, reading, require
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import AutoencoderKLWan, WanPipeline
+
+TINY = Path(__file__).parent.parent / "tiny"
+LATENTS_ALONE = "wan2.1-vae"
+PARTS = ("transformer", "transformer_2", "vae", "text_encoder", "tokenizer", "scheduler")
+WEIGHTS = (".safetensors", ".gguf", ".ckpt", ".pt", ".pth", ".bin")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A pipeline folder or hub id (owner/name or owner/name@revision), and its configs, read without any weights.
+
+    `revision` is the hub's, or of a folder the fingerprint of its files. `boundary` is the sigma below which the second
+    transformer of two takes over.
+    """
+
+    source: str
+    revision: str
+    transformer: dict[str, Any]
+    vae: dict[str, Any]
+    two_stage: bool
+    text_encoder: dict[str, Any] = field(default_factory=dict)
+    boundary: float | None = None
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Pixels of which height and width must be multiples: the VAE's compression times the patch."""
+        scale = int(self.vae.get("scale_factor_spatial") or 8)
+        patch = self.transformer["patch_size"]
+        return scale * int(patch[1]), scale * int(patch[2])
+
+    @property
+    def is_tiny(self) -> bool:
+        return self.source == str(TINY)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a folder of the user's."""
+        return not self.is_tiny and Path(self.source).is_dir()
+
+    @property
+    def name(self) -> str:
+        return "tiny" if self.is_tiny else self.source
+
+    @property
+    def fingerprint(self) -> str:
+        """What it shares with the models whose calibration it can use."""
+        return model_fingerprint(self.transformer, boundary=self.boundary)
+
+
+def find_model(model: str | None) -> Model:
+    """The model at a path, in the hub's cache or on the hub; None or "tiny" is the embedded one.
+
+    Raises ModelError, and UsageError for what can be no name.
+    """
+    if model not in (None, "tiny"):
+        check_name(str(model))
+    folder = TINY if model in (None, "tiny") else Path(str(model))
+    if folder == TINY:
+        return _describe(str(TINY), weights_sha256(TINY)[:16], TINY)
+    if folder.is_dir():
+        return _describe(str(folder), folder_fingerprint(folder), folder)
+    if folder.suffix in WEIGHTS:
+        raise ModelError(f"{model} is a single file; give it as --transformer, beside the --model it was made for")
+    if not _is_hub_id(str(model)):
+        raise ModelError(f"no model at {model}; give a diffusers folder, a hub id such as owner/name, or `tiny`")
+    return _find_on_hub(str(model))
+
+
+def find_latent_space(model: str | None) -> Model:
+    """As `find_model`, and `wan2.1-vae` for ready latents of Wan2.1's VAE: a model that has no weights."""
+    if model != LATENTS_ALONE:
+        return find_model(model)
+    return Model(LATENTS_ALONE, "none", {}, dict(WAN21_VAE), False)
+
+
+def load_pipeline(
+    model: Model, loading: Loading | None = None, *, device: str | None = None, text_encoder: bool = True
+) -> WanPipeline:
+    """The pipeline with its weights on `device` (CUDA if there is one), or offloaded from it; its VAE in float32.
+
+    Without `text_encoder` it takes embeddings alone, and the encoder is not read. Raises ModelError, and UsageError
+    for a loading that this model or device cannot have.
+    """
+    quieten()
+    from diffusers import WanPipeline
+
+    loading = loading or Loading()
+    target = pick_device(device)
+    check_loading(model, loading, target)
+    number = pick_dtype(loading.dtype, target)
+    repo, revision = _repo(model.source), _hub_revision(model.source, model.revision)
+    parts: dict[str, Any] = {"vae": load_vae(model.source, model.revision, device="cpu")}
+    denoisers = DENOISERS if model.two_stage else DENOISERS[:1]
+    for part in denoisers:
+        parts[part] = load_transformer(repo, revision, part, loading, number)
+    if not text_encoder:
+        parts |= {"text_encoder": None, "tokenizer": None}
+    with reading(model.source):
+        pipe: WanPipeline = WanPipeline.from_pretrained(
+            repo, revision=revision, dtype=number, use_safetensors=True, **parts
+        )
+    add_loras(pipe, loading.loras)
+    if loading.quantize == "fp8":
+        for part in denoisers:
+            cast_at_rest(parts[part], number)
+    if loading.tiling:
+        pipe.vae.enable_tiling()
+    pipe.set_progress_bar_config(disable=True)
+    place(pipe, loading.offload, target, hooked=loading.cache != "none")
+    return pipe
+
+
+def load_text_encoder(model: Model, loading: Loading | None = None, *, device: str | None = None) -> WanPipeline:
+    """A pipeline of the text encoder and the tokenizer alone, to call `encode_prompt` of. Raises as `load_pipeline`."""
+    quieten()
+    from diffusers import WanPipeline
+
+    loading = loading or Loading()
+    target = pick_device(device)
+    check_offload(loading.offload, target)
+    others = dict.fromkeys(("vae", "transformer", "transformer_2"))
+    check_weights(Path(model.source), ("text_encoder",))
+    with reading(f"the text encoder of {model.source}"):
+        pipe: WanPipeline = WanPipeline.from_pretrained(
+            _repo(model.source),
+            revision=_hub_revision(model.source, model.revision),
+            dtype=pick_dtype(loading.dtype, target),
+            use_safetensors=True,
+            **others,
+        )
+    place(pipe, "group" if loading.offload == "group" else "none", target)
+    return pipe
+
+
+def check_loading(model: Model, loading: Loading, device: str) -> None:
+    """Raise UsageError or ModelError where a model cannot be loaded so: missing files, libraries, parts or devices."""
+    check_offload(loading.offload, device)
+    check_cache(loading.cache, model.transformer)
+    replaced = {part for part in DENOISERS if getattr(loading, part) is not None}
+    check_weights(Path(model.source), [part for part in ("vae", "text_encoder", *DENOISERS) if part not in replaced])
+    if loading.transformer_2 is not None and not model.two_stage:
+        raise UsageError("--transformer-2 is for models with a second transformer (Wan2.2-A14B)")
+    for file in (loading.transformer, loading.transformer_2):
+        if file is not None:
+            check_file(file)
+    if loading.loras:
+        require("peft", "--lora")
+        for lora in loading.loras:
+            find_lora(lora.source)
+    if loading.quantize == "int8":
+        require("torchao", "--quantize int8")
+    if loading.quantize == "nf4":
+        if device.startswith("cpu"):
+            raise UsageError("--quantize nf4 needs a GPU; on the CPU use int8 or fp8")
+        if loading.offload == "group":
+            raise UsageError("--quantize nf4 does not go with --offload group: use --offload model, or fp8 or int8")
+        require("bitsandbytes", "--quantize nf4")
+
+
+def load_vae(source: str, revision: str, *, device: str) -> AutoencoderKLWan:
+    """The VAE of a pipeline folder or hub id alone, in float32. Raises ModelError."""
+    if source == LATENTS_ALONE:
+        raise ModelError(f"{source} stands for ready latents; to read videos give --model with a VAE's weights")
+    quieten()
+    import torch
+    from diffusers import AutoencoderKLWan
+
+    repo, commit = _repo(source), _hub_revision(source, revision)
+    check_weights(Path(source), ("vae",))
+    if commit is not None:
+        check_hub_shards(repo, commit, "vae")
+    with reading(f"the VAE of {source}"):
+        vae = AutoencoderKLWan.from_pretrained(
+            repo, subfolder="vae", revision=commit, dtype=torch.float32, use_safetensors=True
+        )
+    return _move(vae, source, device)
+
+
+def pick_device(device: str | None) -> str:
+    """The device to run on: the one asked for, or CUDA where there is one, or the CPU. Raises as `check_device`."""
+    import torch
+
+    check_device(device)
+    if device is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(f"device {device} is not available here: {first_line(error)}") from error
+    return device
+
+
+def quieten() -> None:
+    """Keep diffusers, transformers and the libraries that they import off stderr: progress there is ours.
+
+    The libraries speak while they are imported: call this before the first class of diffusers is.
+    """
+    import diffusers
+    import transformers
+
+    for library in ("bitsandbytes", "torchao", "torch.utils._pytree"):
+        logging.getLogger(library).setLevel(logging.ERROR)
+    diffusers.utils.logging.set_verbosity_error()
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+
+
+def weights_sha256(folder: Path) -> str:
+    """One sha256 over the weights of a pipeline folder, in the order of their paths."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.safetensors")):
+        digest.update(path.relative_to(folder).as_posix().encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def folder_fingerprint(folder: Path) -> str:
+    """16 hex digits of what decides on a clip in a pipeline folder: every part's files, and model_index.json.
+
+    Of large files it reads some blocks alone (see `fingerprint_of`); links, as in the hub's cache, are followed. Raises
+    ModelError.
+    """
+    digest = hashlib.sha256()
+    files = [path for part in PARTS for path in sorted((folder / part).rglob("*"))]
+    try:
+        for path in (folder / "model_index.json", *files):
+            name = path.relative_to(folder).as_posix()
+            if path.is_file() and not path.name.startswith(".") and path.suffix != ".md":
+                digest.update(f"{name} {fingerprint_of(path)}\n".encode())
+    except OSError as error:
+        raise ModelError(f"cannot read the model {folder}: {error.filename}: {error.strerror}") from error
+    return digest.hexdigest()[:16]
+
+
+def vae_weights(model: Model) -> str:
+    """What tells a model's VAE weights from others of its shape: the hub's revision, or a hash of a folder's files."""
+    folder = Path(model.source) / "vae"
+    return weights_sha256(folder)[:16] if folder.is_dir() else model.revision
+
+
+def _describe(source: str, revision: str, folder: Path) -> Model:
+    """The model whose configs lie in a folder. Raises ModelError where they are no Wan's."""
+    index = _read_json(folder / "model_index.json")
+    if index.get("_class_name") != "WanPipeline":
+        raise ModelError(f"{source} holds a {index.get('_class_name')}, not a WanPipeline")
+    check_parts(index, source, folder)
+    second = index.get("transformer_2")
+    transformer, vae = (_read_json(folder / part / "config.json") for part in ("transformer", "vae"))
+    patch = transformer.get("patch_size")
+    sizes = [transformer.get("num_attention_heads"), transformer.get("attention_head_dim"), vae.get("z_dim")]
+    statistics = [vae.get(key) for key in ("latents_mean", "latents_std")]
+    if not isinstance(patch, list) or len(patch) != 3 or not all(isinstance(v, int) for v in [*patch, *sizes]):
+        raise ModelError(f"{source} has no proper transformer and VAE configs (patch_size, heads, z_dim)")
+    if not all(isinstance(v, list) and all(isinstance(x, (int, float)) for x in v) for v in statistics):
+        raise ModelError(f"{source}/vae/config.json has no proper latents_mean and latents_std")
+    encoder = folder / "text_encoder" / "config.json"
+    texts = _read_json(encoder) if encoder.is_file() else {}
+    two_stage = isinstance(second, list) and second[0] is not None
+    boundary = index.get("boundary_ratio") if two_stage else None
+    if boundary is not None and not (type(boundary) in (int, float) and 0 <= boundary <= 1):
+        raise ModelError(f"{source}/model_index.json has boundary_ratio {boundary!r}; it must be a number from 0 to 1")
+    return Model(source, revision, transformer, vae, two_stage, texts, boundary)
+
+
+def _find_on_hub(model: str) -> Model:
+    """Fetch the configs alone. Raises ModelError."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.utils.logging import set_verbosity_error
+
+    set_verbosity_error()
+    repo, _, revision = model.partition("@")
+    try:
+        files = [
+            Path(hf_hub_download(repo, name, revision=revision or None))
+            for name in ("model_index.json", "transformer/config.json", "vae/config.json", "text_encoder/config.json")
+        ]
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelError(f"no model {model}: not a folder here, and the hub says: {first_line(error)}") from error
+    return _describe(model, files[0].parent.name, files[0].parent)
+
+
+def _move(part: Any, source: str, device: str) -> Any:
+    try:
+        return part.to(device)
+    except (MemoryError, RuntimeError) as error:  # no room, no such device, or the part cannot run there
+        if out_of_memory(error):
+            raise OutOfMemoryError(f"putting {source} on {device}", "use a larger GPU or --device cpu") from error
+        raise ModelError(f"cannot put {source} on {device}: {first_line(error)}") from error
+
+
+def pick_dtype(dtype: str | None, device: str) -> torch.dtype:
+    """The dtype of that name; unless given, float32 on the CPU and bfloat16 elsewhere."""
+    import torch
+
+    number: torch.dtype = getattr(torch, Loading(dtype=dtype).dtype_on(device))
+    return number
+
+
+def _repo(source: str) -> str:
+    """What diffusers finds a model by: a folder, or a hub id without its revision."""
+    return source if Path(source).is_dir() else source.partition("@")[0]
+
+
+def _hub_revision(source: str, revision: str) -> str | None:
+    return revision if _is_hub_id(source) and not Path(source).is_dir() else None
+
+
+def _is_hub_id(model: str) -> bool:
+    owner, _, name = model.partition("/")
+    return bool(owner and name) and "/" not in name and not model.startswith((".", "/", "~"))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ModelError(f"no Wan pipeline there: cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise ModelError(f"{path} is not JSON: {error}") from error
+    if not isinstance(record, dict):
+        raise ModelError(f"{path} is not a JSON object")
+    return record

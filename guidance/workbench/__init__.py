@@ -1,0 +1,1 @@
+"""Clips compared and tuned: the folder and the page of a run."""

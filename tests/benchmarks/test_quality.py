@@ -1,0 +1,198 @@
+"""The quality bench: its captions, its arms, how a rival's best is chosen, and what it says must hold."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from benchmarks import best_rivals, controls, gates, quality, samples
+from benchmarks.captions import SPLITS, captions, prompts, seeds
+from benchmarks.gates import Row
+from benchmarks.judge import COLUMNS
+from benchmarks.rivals import GRID, Rival
+from benchmarks.samples import Arm, Sampler, sample_batch
+from shelllcc.guidance.errors import UsageError
+from shelllcc.guidance.guide.config import GuideConfig
+from shelllcc.guidance.wan.model.presets import PRESETS
+
+
+def test_no_caption_is_in_both_splits_and_each_split_is_balanced():
+    tuning, held_out = (set(captions(64, split)) for split in SPLITS)
+    assert len(tuning) == len(held_out) == 64
+    assert not tuning & held_out
+    assert not set(seeds(64, "tuning")) & set(seeds(64, "held-out"))
+    for split in (tuning, held_out):
+        assert set(Counter(subject for subject, _, _ in split).values()) == {4}
+        assert set(Counter(move for _, move, _ in split).values()) == {8}
+        assert set(Counter(light for _, _, light in split).values()) == {16}
+
+
+def test_the_default_arm_is_the_stock_pipeline(pipe):
+    text, number, usual = prompts(1)[0], 7, pipe.scheduler
+    preset = PRESETS["tiny"]
+    stock = pipe(
+        text, "", **samples.SMOKE, num_inference_steps=preset.steps, guidance_scale=preset.cfg, output_type="pt",
+        generator=torch.Generator().manual_seed(number),
+    ).frames  # fmt: skip
+    frames = sample_batch(pipe, [text], [number], Arm(), **samples.SMOKE)
+    assert pipe.scheduler is usual
+    assert_close(frames.permute(0, 1, 4, 2, 3) / 255.0, stock, atol=0.5 / 255 + 1e-6, rtol=0)
+
+
+def test_an_arm_is_sampled_once_and_anew_when_the_guide_changes(pipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(samples, "FOLDER", tmp_path)
+    sampler = Sampler(device="cpu", batch=2, count=2, smoke=True)
+    sampler.pipes["tiny"] = pipe
+    arm = Arm(steps=3, guide=GuideConfig(window=(0.0, 1.0)))
+    first = sampler.sample(arm)
+    assert first.frames.shape == (2, 5, 64, 64, 3)
+    assert first.moved > 0
+    assert not torch.equal(first.frames, sampler.sample(arm.base).frames)
+    with monkeypatch.context() as patch:
+        patch.setattr(samples, "sample_batch", None)
+        again = sampler.sample(arm)
+        assert torch.equal(again.frames, first.frames)
+        assert again.moved == first.moved
+        patch.setattr(samples, "guidance_sha256", lambda: "other")
+        with pytest.raises(TypeError):
+            sampler.sample(arm)
+        assert sampler.sample(arm.base).moved == 0
+
+
+def test_a_random_direction_moves_as_far(pipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(samples, "FOLDER", tmp_path)
+    sampler = Sampler(device="cpu", batch=1, count=1, smoke=True)
+    sampler.pipes["tiny"] = pipe
+    arm = Arm(steps=1, guide=GuideConfig(window=(0.0, 1.0)))
+    guides = [sampler.guide(a) for a in (arm, replace(arm, random=True))]
+    x0 = torch.randn(2, 16, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    shell, random = (guide.move(x0, 0.4, share=0.3) for guide in guides)
+    assert_close(random.square().mean((1, 2, 3, 4)), shell.square().mean((1, 2, 3, 4)))
+    assert (shell * random).sum().abs() < 0.1 * shell.square().sum()
+
+
+def test_costs_count_the_passes_of_the_transformer():
+    assert Arm(1.0, steps=25).forwards == 25
+    assert Arm(2.0, steps=25).forwards == 50
+    assert (
+        Arm(1.0, steps=25, rival=Rival("perturbed-attention", 1.5, (("layers", (3,)), ("scale", 0.5)))).forwards == 75
+    )
+
+
+def test_an_unsharp_mask_reaches_the_sharpness_asked_for():
+    draw = torch.Generator().manual_seed(0)
+    blobs = torch.randn(8, 3, 6, 6, generator=draw).sigmoid()
+    frames = (255 * torch.nn.functional.interpolate(blobs, 48, mode="bicubic").clamp(0, 1)).byte()
+    frames = frames.permute(0, 2, 3, 1)[:, None]
+    wanted = 2 * float(controls._lap(frames))
+    sharp, amount = controls.unsharp_to(frames, wanted)
+    assert 0 < amount < 4
+    assert abs(controls._lap(sharp) / wanted - 1) < 0.15
+
+
+def test_the_best_rival_is_nearest_among_the_faithful(monkeypatch, tmp_path):
+    def tried(cfg, spec, swd, acc):
+        return {"rival": {"name": "apg", "cfg": cfg, "knobs": []}, "spec": spec, "swd": swd, "acc": acc}
+
+    rows = [tried(2.0, 0.2, 0.2, 1.0), tried(3.0, 0.1, 0.1, 1.0), tried(5.0, 0.05, 0.05, 0.5)]
+    monkeypatch.setattr(best_rivals, "NAMES", ("apg",))
+    assert best_rivals.choose(rows, least=0.9) == [rows[1]]
+    assert best_rivals.choose(rows, least=1.1) == [rows[2]]
+    monkeypatch.setattr(best_rivals, "BEST", tmp_path / "none.json")
+    with pytest.raises(UsageError, match=r"benchmarks\.best_rivals"):
+        best_rivals.best_rivals()
+
+
+def test_a_rival_survives_its_way_through_json():
+    import json
+    from dataclasses import asdict
+
+    for rival in GRID:
+        assert best_rivals._rival(json.loads(json.dumps(asdict(rival)))) == rival
+
+
+def row(group, forwards=25.0, moved=0.0, worse=(), **columns):
+    usual = dict.fromkeys(COLUMNS, 1.0) | columns
+    return Row(group, usual, {}, {c: "worse" if c in worse else "even" for c in COLUMNS}, [], forwards, moved, 0.0)
+
+
+@pytest.fixture
+def rows():
+    cells = itertools.product(samples.SCHEDULERS, (12, 25, 50), (3, 5))
+    return {
+        gates.FLOOR: row("floor", spec=0.03, swd=0.02),
+        "cfg 1, unguided": row("cfg", spec=0.18, swd=0.12, lap=0.5, kurt=0.9, flat=1.0),
+        "cfg 1, guided": row("cfg", spec=0.05, swd=0.03, lap=1.0, kurt=0.95, flat=1.1),
+        "cfg 3, unguided": row("cfg", 50, spec=0.05, swd=0.16),
+        "cfg 3, guided": row("cfg", 50, spec=0.03, swd=0.04),
+        "cfg 1, random direction": row("controls", spec=0.18, swd=0.12),
+        "apg, cfg 2": row("rivals", 50, spec=0.06, swd=0.05),
+        **{f"cfg 2, strength {s:g}": row("strength", moved=s, lap=1.2) for s in (0.5, 1, 2, 4)},
+        **{f"{a}, {b} steps, shift {c}, unguided": row("samplers", spec=0.2, swd=0.2) for a, b, c in cells},
+        "unipc, 12 steps, shift 3, guided": row("samplers", spec=0.1, swd=0.1),
+    }
+
+
+def test_what_must_hold_can_hold(rows):
+    assert [str(gate) for gate in gates.check(rows) if not gate.held] == []
+    inside = next(gate for gate in gates.check(rows) if gate.name.startswith("cfg 3, spec"))
+    assert "inside the floor" in inside.figure
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "missed"),
+    [
+        ("cfg 1, guided", {"spec": 0.07}, "cfg 1, spec at least 3x"),
+        ("cfg 3, guided", {"spec": 0.031}, "cfg 3, spec at least 4x"),
+        ("cfg 1, guided", {"flat": 1.2}, "flat below"),
+        ("cfg 1, guided", {"lap": 1.2}, "cfg 1, lap"),
+        ("cfg 1, guided", {"kurt": 0.8}, "kurtosis"),
+        ("apg, cfg 2", {"swd": 0.01}, "better than apg, cfg 2"),
+        ("cfg 2, strength 4", {"lap": 1.6}, "strength 4"),
+        ("unipc, 12 steps, shift 3, guided", {"swd": 0.3}, "helps: unipc"),
+    ],
+)
+def test_what_must_hold_can_miss(rows, name, changed, missed):
+    rows[name] = replace(rows[name], columns=rows[name].columns | changed)
+    assert [missed in gate.name for gate in gates.check(rows) if not gate.held] == [True]
+
+
+def test_harm_and_a_strength_that_moves_less_are_missed(rows):
+    rows["cfg 3, guided"] = replace(rows["cfg 3, guided"], sides={"acc": "worse"} | rows["cfg 3, guided"].sides)
+    rows["cfg 3, guided"].sides["acc"] = "worse"
+    rows["cfg 2, strength 2"] = replace(rows["cfg 2, strength 2"], moved=0.7)
+    missed = [gate.name for gate in gates.check(rows) if not gate.held]
+    assert missed == [
+        "cfg 3, guided, no worse in acc, jitter, colour, contrast",
+        "applied move grows with strength 0.5, 1, 2",
+    ]
+
+
+def test_every_group_names_its_arms():
+    groups = {group: quality.arms(group) for group in quality.GROUPS if group != "rivals"}
+    assert len(groups["cfg"]) == 10
+    assert len(groups["samplers"]) == 36
+    assert all(arm.base.guide is None for arms in groups.values() for arm in arms.values())
+
+
+def test_the_rows_are_drawn(rows, tmp_path):
+    pytest.importorskip("matplotlib")
+    gates.draw(rows, tmp_path / "rows.png")
+    assert (tmp_path / "rows.png").stat().st_size > 10_000
+
+
+def test_the_early_checkpoint_is_a_pipeline_of_its_own(tmp_path, monkeypatch):
+    from benchmarks import early
+    from shelllcc.guidance.wan.model.pipeline import TINY, weights_sha256
+
+    monkeypatch.chdir(tmp_path)
+    early.main(smoke=True)
+    sampler = Sampler(device="cpu", batch=1, count=1, smoke=True)
+    frames = sampler.sample(Arm(steps=1, model="early")).frames
+    assert frames.shape == (1, 5, 64, 64, 3)
+    assert weights_sha256(samples.EARLY) != weights_sha256(TINY)

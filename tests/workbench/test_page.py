@@ -1,0 +1,635 @@
+"""The page of a run in headless Chromium: players in step, every key, the divider, the blind vote, no word to outside.
+
+The frames' brightness tells their number, so that what is on the screen can be read where the browser allows it.
+"""
+
+import http.server
+import json
+import re
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shelllcc.guidance.media.video import write_video
+from shelllcc.guidance.workbench.report import write_report
+
+webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+from selenium.webdriver.chrome.service import Service  # noqa: E402
+from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
+from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.common.keys import Keys  # noqa: E402
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="chromium and chromedriver are not installed")
+
+FLAGS = """--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
+--disable-component-update --disable-sync --disable-dev-shm-usage --window-size=1280,900"""
+FRAMES, FPS = 17, 8
+VARIANTS = {"unguided": 0.0, "strength-1": 1.0, "strength-2": 2.0}
+WORDS = {"unguided": "reference", "strength-1": "better", "strength-2": "noise alarm"}
+BREAKING = "</script><script>window.broken = 1</script><!-- \u2028 \"'` \u202eright to left مرحبا 🐈\n"
+MODES = ("side", "slider", "difference", "grid")
+
+
+def clip(label: str, video: str, **more: object) -> dict[str, object]:
+    strength = VARIANTS[label]
+    step = {"target": 1.2, "move": [0.1], "gain": [0.02], "excess": [0.0], "alarm": None}
+    steps = [
+        step | {"index": i, "sigma": s, "distance": [0.8 + i / 9], "aimed": [1.5]} for i, s in enumerate((0.5, 0.3))
+    ]
+    return {
+        "id": f"clip {video}",
+        "label": label,
+        "title": label.replace("-", " "),
+        "video": video,
+        "width": 64,
+        "height": 64,
+        "frames": FRAMES,
+        "settings": {"strength": strength},
+        "figures": {"lap_ratio": 1 + strength, "change": strength / 100, "kurtosis_ratio": None, "own": 3},
+        "verdict": {"word": WORDS[label], "why": f"because of {label}"},
+        "trace": steps if strength else [],
+    } | more
+
+
+def film(frames: int = FRAMES, height: int = 64, width: int = 64) -> np.ndarray:
+    """Frame n is of grey 12 n + 20."""
+    greys = (12 * np.arange(frames) + 20).astype(np.uint8)
+    return np.broadcast_to(greys[:, None, None, None], (frames, height, width, 3))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A run of three items, and odd ones: a page each."""
+    folder = tmp_path_factory.mktemp("run of 100%")
+    for label in VARIANTS:
+        write_video(folder / f"{label}.mp4", film(), fps=FPS)
+    write_video(folder / "short.mp4", film(9, 48, 96), fps=FPS)
+    prompts = ["a tabby cat", "a tabby cat", BREAKING + "word " * 2000]
+    items = [
+        {"idx": i, "prompt": p, "seed": i % 2, "fps": FPS, "clips": [clip(label, f"{label}.mp4") for label in VARIANTS]}
+        for i, p in enumerate(prompts)
+    ]
+    run = {
+        "id": "a1",
+        "title": "compare",
+        "created": "2026-11-23T18:00:00Z",
+        "version": "0.1.0",
+        "settings": {"steps": 25},
+    }
+    run |= {"reference": "unguided", "fps": FPS, "items": items}
+    write_report(folder / "page.html", run)
+    write_report(folder / "embedded.html", run, embed=True)
+    write_report(folder / "anew.html", run | {"created": "2027-01-01T00:00:00Z"})
+    odd = [clip("unguided", "unguided.mp4"), clip("strength-1", "gone.mp4"), clip("strength-2", "short.mp4", width=96)]
+    write_report(folder / "odd.html", run | {"items": [items[0] | {"clips": odd}, items[2] | {"clips": odd[:1]}]})
+    write_report(
+        folder / "bare.html", run | {"items": [{"idx": 0, "prompt": "", "clips": [{"label": "x", "video": None}]}]}
+    )
+    write_report(folder / "empty.html", run | {"items": []})
+    write_report(folder / "large.html", run | {"items": [items[i % 2] | {"idx": i, "seed": i} for i in range(200)]})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    options.page_load_strategy = "eager"  # a page is looked at before its videos have come
+    for flag in [*FLAGS.split(), f"--user-data-dir={tmp_path_factory.mktemp('profile')}"]:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    browser = webdriver.Chrome(options=options, service=Service(executable_path=DRIVER))
+    yield browser
+    browser.quit()
+
+
+@pytest.fixture
+def visit(browser, folder):
+    """Open a page afresh; afterwards nothing may have been complained about, or asked of the world outside."""
+    hosts = ["file:", "data:", "blob:", "about:"]
+    expected: list[str] = []
+
+    def visit(page: str = "page.html", *, width=1280, scheme="light", motion="reduce", at="", base=None, complains=""):
+        hosts.extend([base] if base else [])
+        expected.extend([complains] if complains else [])
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        features = {"prefers-color-scheme": scheme, "prefers-reduced-motion": motion}
+        media = {"features": [{"name": name, "value": value} for name, value in features.items()]}
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+        browser.get("about:blank")
+        browser.get((base or folder.as_uri()) + f"/{page}{at}")
+        browser.execute_script("try { localStorage.clear(); } catch { return; }")
+        return browser
+
+    browser.get_log("browser"), browser.get_log("performance")
+    yield visit
+    complaints = [line["message"] for line in browser.get_log("browser") if line["level"] in ("SEVERE", "WARNING")]
+    assert [line for line in complaints if not any(word in line for word in expected)] == []
+    messages = [json.loads(line["message"])["message"] for line in browser.get_log("performance")]
+    urls = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+    assert urls
+    assert [url for url in urls if not url.startswith(tuple(hosts))] == []
+
+
+def state(browser):
+    return browser.execute_script("return shelllcc.state()")
+
+
+def until(condition, seconds=6.0):
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+    return value
+
+
+def settled(browser):
+    """The state once all videos have loaded and stand still."""
+    until(lambda: not state(browser)["waiting"] and len(set(frames(browser))) <= 1)
+    return state(browser)
+
+
+def frames(browser):
+    return browser.execute_script("return shelllcc.frames()")
+
+
+def press(browser, *keys):
+    ActionChains(browser).send_keys(*keys).perform()
+
+
+def click(browser, selector):
+    browser.execute_script("arguments[0].click()", browser.find_element(By.CSS_SELECTOR, selector))
+
+
+def text(browser, selector):
+    return browser.find_element(By.CSS_SELECTOR, selector).text
+
+
+SAMPLE = """
+const [seconds, done] = arguments, seen = [], end = performance.now() + 1000 * seconds;
+const look = () => {
+  seen.push(READ);
+  if (performance.now() < end) requestAnimationFrame(look); else done(seen);
+};
+look();
+"""
+
+
+def watch(browser, seconds, read="shelllcc.frames()"):
+    """What `read` gives at each refresh of the screen."""
+    return browser.execute_async_script(SAMPLE.replace("READ", read), seconds)
+
+
+def spread(rows):
+    return max(max(row) - min(row) for row in rows)
+
+
+def round_the_loop(rows):
+    apart = [(one - other) % FRAMES for row in rows for one in row for other in row]
+    return max(min(steps, FRAMES - steps) for steps in apart)
+
+
+def wraps(rows):
+    return sum(after[0] < before[0] for before, after in pairwise(rows))
+
+
+def test_players_keep_within_a_frame_over_the_clip_the_loop_and_at_every_speed(visit):
+    browser = visit(motion="no-preference")
+    until(lambda: state(browser)["playing"] and not state(browser)["waiting"])
+    seen = watch(browser, 4.6)
+    assert all(len(row) == 3 for row in seen)
+    assert spread(seen) <= 1
+    assert wraps(seen) == 2
+    assert {row[0] for row in seen} == set(range(FRAMES))
+    for speed in ("0.5", "0.25", "1"):
+        click(browser, f"[data-speed='{speed}']")
+        seen = watch(browser, 0.8)
+        assert spread(seen) <= 1
+        moved = (seen[-1][0] - seen[0][0]) % FRAMES
+        assert moved == pytest.approx(0.8 * FPS * float(speed), abs=2)
+
+
+PIXELS = """[...document.querySelectorAll(".player:not([hidden]) video")].map(video => {
+  const canvas = window.canvas ??= Object.assign(document.createElement("canvas"), { width: 1, height: 1 });
+  const brush = canvas.getContext("2d", { willReadFrequently: true });
+  brush.drawImage(video, 0, 0, 1, 1);
+  return Math.round((brush.getImageData(0, 0, 1, 1).data[0] - 20) / 12);
+})"""
+
+SCRUB = """const scrub = document.getElementById("scrub");
+scrub.value = arguments[0];
+scrub.dispatchEvent(new Event("input"));"""
+
+
+def test_pictures_on_the_screen_keep_within_a_frame_when_one_video_comes_late(visit, folder):
+    with served(folder, late="strength-2.mp4", seconds=1.2) as base:
+        browser = visit(motion="no-preference", base=base)
+        early = watch(browser, 0.6)
+        assert {tuple(row) for row in early} == {(0, 0, 0)}  # nobody starts without the last one
+        until(lambda: not state(browser)["waiting"])
+        time.sleep(0.3)
+        seen = watch(browser, 2.6, PIXELS)
+        assert round_the_loop(seen) <= 1  # where the clip begins anew, its last frame may stand beside the first
+        assert wraps(seen) >= 1
+        assert {row[0] for row in seen} >= set(range(1, FRAMES - 1))
+        press(browser, " ")
+        for frame in (0, 5, 16, 3):
+            browser.execute_script(SCRUB, frame)
+            settled(browser)
+            until(lambda frame=frame: watch(browser, 0, PIXELS)[-1] == [frame] * 3)
+
+
+@contextmanager
+def served(folder: Path, late: str, seconds: float) -> Iterator[str]:
+    """The folder over HTTP with ranges, one of its files after a while."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            name = self.path.split("?")[0].strip("/")
+            if name == late:
+                time.sleep(seconds)
+            content = (folder / name).read_bytes()
+            found = re.match(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+            first = int(found[1]) if found else 0
+            last = int(found[2]) if found and found[2] else len(content) - 1
+            self.send_response(206 if found else 200)
+            self.send_header("Content-Type", "text/html" if name.endswith("html") else "video/mp4")
+            self.send_header("Accept-Ranges", "bytes")
+            self.send_header("Content-Range", f"bytes {first}-{last}/{len(content)}")
+            self.send_header("Content-Length", str(last + 1 - first))
+            self.end_headers()
+            self.wfile.write(content[first : last + 1])
+
+        def log_message(self, *words):
+            pass
+
+    class Server(http.server.ThreadingHTTPServer):
+        def handle_error(self, request, client_address):
+            pass  # a browser may hang up
+
+    with Server(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_only_the_active_item_loads_videos(visit):
+    browser = visit()
+    assert browser.execute_script("return document.querySelectorAll('video').length") == 3
+    press(browser, Keys.ARROW_DOWN)
+    assert state(browser)["place"] == 1
+    assert browser.execute_script("return document.querySelectorAll('video').length") == 3
+
+
+def test_keys_of_time(visit):
+    browser = visit()
+    assert settled(browser)["frame"] == 0
+    press(browser, "d", "d", "D")
+    assert settled(browser)["frame"] == 3
+    assert frames(browser) == [3, 3, 3]
+    press(browser, "a")
+    assert settled(browser)["frame"] == 2
+    press(browser, "aaa")
+    assert settled(browser)["frame"] == FRAMES - 1  # round the loop
+    press(browser, " ")
+    assert state(browser)["playing"]
+    press(browser, "d")
+    assert not state(browser)["playing"]
+    click(browser, "#loop")
+    press(browser, " ")
+    until(lambda: not state(browser)["playing"])
+    assert settled(browser)["frame"] == FRAMES - 1
+
+
+def test_keys_of_view(visit):
+    browser = visit()
+    assert state(browser)["chosen"] == "strength-1"
+    press(browser, Keys.ARROW_RIGHT)
+    assert state(browser)["chosen"] == "strength-2"
+    press(browser, Keys.ARROW_RIGHT)
+    press(browser, Keys.ARROW_LEFT)
+    assert state(browser)["chosen"] == "strength-2"
+    press(browser, "s")
+    assert state(browser)["shown"] == ["strength-2", "strength-1", "unguided"]
+    press(browser, "s", "0")
+    assert state(browser)["mode"] == "difference"
+    assert state(browser)["shown"] == ["unguided", "strength-2"]
+    press(browser, "0")
+    assert state(browser)["mode"] == "side"
+    for zoom in (2, 4, 1):
+        press(browser, "z")
+        assert state(browser)["zoom"] == zoom
+    press(browser, Keys.ARROW_DOWN)
+    press(browser, Keys.ARROW_DOWN)
+    press(browser, Keys.ARROW_DOWN)
+    assert state(browser)["place"] == 2
+    press(browser, Keys.ARROW_UP)
+    assert state(browser)["place"] == 1
+    press(browser, "?")
+    assert browser.find_element(By.ID, "help").is_displayed()
+    press(browser, "z", " ")
+    assert state(browser)["zoom"] == 1
+    press(browser, Keys.ESCAPE)
+    assert not browser.find_element(By.ID, "help").is_displayed()
+
+
+def test_keys_with_modifiers_and_in_fields_are_left_alone(visit):
+    browser = visit()
+    for modifier in (Keys.CONTROL, Keys.ALT, Keys.META):
+        ActionChains(browser).key_down(modifier).send_keys("z").key_up(modifier).perform()
+    press(browser, "b")
+    browser.find_element(By.ID, "ballot-scope").send_keys("z0d")
+    assert state(browser)["zoom"] == 1
+    assert (state(browser)["mode"], state(browser)["frame"]) == ("side", 0)
+
+
+def test_space_on_a_focused_button_is_pressed_once(visit):
+    browser = visit()
+    settled(browser)
+    press(browser, Keys.TAB)
+    browser.execute_script("document.getElementById('play').focus()")
+    press(browser, " ")
+    assert state(browser)["playing"]
+    press(browser, " ")
+    assert not state(browser)["playing"]
+    browser.execute_script("document.getElementById('zoom').focus()")
+    press(browser, " ")
+    assert (state(browser)["zoom"], state(browser)["playing"]) == (2, False)
+    browser.find_element(By.ID, "zoom").click()  # after a pointer, Space plays
+    press(browser, " ")
+    assert (state(browser)["zoom"], state(browser)["playing"]) == (4, True)
+
+
+def test_the_divider_moves_by_keyboard_and_pointer(visit):
+    browser = visit(at="#1/strength-2/slider")
+    divider = browser.find_element(By.ID, "divider")
+    assert (divider.get_attribute("role"), divider.get_attribute("aria-valuenow")) == ("slider", "50")
+    browser.execute_script("arguments[0].focus()", divider)
+    press(browser, Keys.ARROW_RIGHT)
+    assert divider.get_attribute("aria-valuenow") == "52"
+    assert state(browser)["chosen"] == "strength-2"  # the arrow was the divider's
+    for key, at in ((Keys.PAGE_UP, "62"), (Keys.HOME, "0"), (Keys.ARROW_LEFT, "0"), (Keys.END, "100")):
+        press(browser, key)
+        assert divider.get_attribute("aria-valuenow") == at
+    assert "unguided" in divider.get_attribute("aria-valuetext")
+    press(browser, Keys.HOME, Keys.PAGE_UP)
+    width = browser.find_element(By.ID, "screens").size["width"]
+    ActionChains(browser).click_and_hold(divider).move_by_offset(round(width * 0.3), 5).release().perform()
+    assert state(browser)["divider"] == pytest.approx(40, abs=1)
+    edge = browser.execute_script("return getComputedStyle(document.querySelector('.above')).clipPath")
+    assert float(re.search(r"([\d.]+)%", edge)[1]) == pytest.approx(40, abs=1)
+    press(browser, "s")
+    assert text(browser, "#tag-left") == "strength 2"
+
+
+def test_zoomed_players_are_moved_to_the_same_place(visit):
+    browser = visit()
+    press(browser, "z")
+    screen = browser.find_element(By.CSS_SELECTOR, ".screen")
+    ActionChains(browser).click_and_hold(screen).move_by_offset(40, 20).release().perform()
+    assert state(browser)["pan"]["x"] > 0 < state(browser)["pan"]["y"]
+    assert not state(browser)["playing"]  # a drag is no click
+    places = browser.execute_script(
+        "return [...document.querySelectorAll('video')].map(v => getComputedStyle(v).transform)"
+    )
+    assert len(places) == 3
+    assert len(set(places)) == 1
+    rendering = browser.execute_script("return getComputedStyle(document.querySelector('video')).imageRendering")
+    assert rendering == "pixelated"
+    ActionChains(browser).key_down(Keys.SHIFT).send_keys(Keys.ARROW_LEFT * 9).key_up(Keys.SHIFT).perform()
+    assert state(browser)["pan"]["x"] == pytest.approx(0.5)  # no farther than the edge
+    ActionChains(browser).click(screen).perform()
+    assert state(browser)["playing"]
+
+
+def test_the_difference_view_blends_and_amplifies(visit):
+    browser = visit(at="#1/strength-1/difference")
+    blend = "return getComputedStyle(document.querySelector('.above')).mixBlendMode"
+    lift = "return getComputedStyle(document.getElementById('screens')).filter"
+    assert browser.execute_script(blend) == "difference"
+    assert browser.execute_script(lift) == "brightness(4)"
+    browser.find_element(By.ID, "amplify").send_keys(Keys.ARROW_RIGHT)
+    assert browser.execute_script(lift) == "brightness(8)"
+    assert state(browser)["chosen"] == "strength-1"
+    shot = np.asarray(_picture(browser.find_element(By.ID, "screens").screenshot_as_png))
+    assert shot[10:-60].max() < 40  # equal videos leave nothing
+
+
+def _picture(png: bytes):
+    import imageio.v3 as iio
+
+    return iio.imread(png, extension=".png")[..., :3]
+
+
+def test_the_grid_shows_seeds_by_variants_in_step(visit):
+    browser = visit(at="#1/strength-1/grid", motion="no-preference")
+    until(lambda: state(browser)["playing"] and not state(browser)["waiting"])
+    seen = watch(browser, 2.4)
+    assert len(seen[0]) == 6
+    assert spread(seen) <= 1
+    click(browser, "[data-eye='strength-2']")
+    assert len(state(browser)["shown"]) == 4
+
+
+def test_variants_are_hidden_and_paired(visit):
+    browser = visit()
+    click(browser, "[data-eye='strength-1']")
+    assert state(browser)["shown"] == ["unguided", "strength-2"]
+    click(browser, "#pair")
+    assert state(browser)["shown"] == ["unguided", "strength-1"]
+    press(browser, Keys.ARROW_RIGHT)
+    assert state(browser)["shown"] == ["unguided", "strength-2"]
+
+
+def test_verdicts_figures_and_trace(visit):
+    browser = visit()
+    assert text(browser, "#title") == "compare"
+    assert len(browser.find_elements(By.CSS_SELECTOR, "#matrix .cell")) == 6
+    cell = browser.find_element(By.CSS_SELECTOR, "#matrix [data-place='2'] [data-label='strength-2']")
+    assert cell.text.split("\n") == ["noise alarm", "3.00× sharp · Δ 0.0200"]
+    cell.click()
+    assert (state(browser)["place"], state(browser)["chosen"]) == (2, "strength-2")
+    assert "because of strength-2" in text(browser, "#figures")
+    assert "own" in text(browser, "#figures thead")
+    assert len(browser.find_elements(By.CSS_SELECTOR, "#figures tbody tr")) == 3
+    chart = browser.find_element(By.CSS_SELECTOR, "#trace > svg")
+    assert chart.accessible_name.startswith("Line chart")
+    assert "strength 2" in chart.accessible_name
+    across = [float(dot.get_attribute("cx")) for dot in chart.find_elements(By.CSS_SELECTOR, ".series.chosen circle")]
+    assert across == sorted(across)
+    assert browser.find_element(By.TAG_NAME, "video").accessible_name.startswith("unguided: </script>")
+
+
+def test_blind_votes_land_in_the_file(visit, tmp_path):
+    browser = visit()
+    behaviour = {"behavior": "allow", "downloadPath": str(tmp_path)}
+    browser.execute_cdp_cmd("Browser.setDownloadBehavior", behaviour)
+    press(browser, "b")
+    assert state(browser)["blind"]
+    seen = text(browser, "body")
+    for word in ("unguided", "strength 1", "strength 2", "because", "better\n1.", "noise", "lap"):
+        assert word not in re.sub(r"every variant in turn|strength \d\n", "", seen) or word.startswith("strength")
+    shown = [node.text for node in browser.find_elements(By.CSS_SELECTOR, ".player:not([hidden]) figcaption")]
+    assert shown == ["A", "B"]
+    names = browser.execute_script("return [...document.querySelectorAll('video')].map(v => v.ariaLabel)")
+    assert names == ["A: a tabby cat", "B: a tabby cat"]
+    assert "strength" not in browser.current_url
+    for selector in ("#overview", "#judged", "#traced", "#files", "#chips", ".badge"):
+        assert not any(node.is_displayed() for node in browser.find_elements(By.CSS_SELECTOR, selector))
+    pairs = []
+    for key in "123121":
+        pairs.append(state(browser)["shown"])
+        press(browser, key)
+    assert browser.find_element(By.ID, "tally").is_displayed()
+    assert "unguided" in text(browser, "#tally-list")
+    click(browser, "#tally-save")
+    votes = json.loads(until(lambda: (tmp_path / "votes.json").exists() and (tmp_path / "votes.json").read_text()))
+    assert (votes["title"], votes["created"], len(votes["votes"])) == ("compare", "2026-11-23T18:00:00Z", 6)
+    for vote, pair, key in zip(votes["votes"], pairs, "123121", strict=True):
+        assert vote["left"] == pair[0]
+        assert {vote["reference"], vote["variant"]} == set(pair)
+        assert vote["choice"] == {"1": pair[0], "2": pair[1], "3": None}[key]
+        assert vote["seconds"] >= 0
+    assert sorted((v["idx"], v["variant"]) for v in votes["votes"]) == [
+        (idx, variant) for idx in range(3) for variant in ("strength-1", "strength-2")
+    ]
+    assert votes["votes"][-1]["prompt"].startswith("</script>")
+    browser.refresh()
+    press(browser, "b")
+    assert len(state(browser)["votes"]) == 6  # Chromium lets a file remember
+    browser.get(browser.current_url.replace("page.html", "anew.html"))
+    press(browser, "b")
+    assert len(state(browser)["votes"]) == 6  # published anew, the run is the same
+    click(browser, "#tally-open")
+    click(browser, "#tally-clear")
+    assert state(browser)["votes"] == []
+    press(browser, "b")
+    assert browser.find_element(By.ID, "judged").is_displayed()
+
+
+def test_a_hostile_prompt_of_ten_thousand_characters(visit):
+    browser = visit(at="#3")
+    prompt = browser.find_element(By.ID, "item-title")
+    assert prompt.get_attribute("textContent") == BREAKING + "word " * 2000
+    assert browser.execute_script("return window.broken") is None
+    assert prompt.size["height"] < 100
+    click(browser, "#prompt-more")
+    assert browser.find_element(By.ID, "prompt-more").get_attribute("aria-expanded") == "true"
+    assert 100 < prompt.size["height"] < 500
+
+
+def test_missing_short_and_single_videos(visit):
+    browser = visit("odd.html", complains="gone.mp4")
+    until(lambda: "cannot play gone.mp4" in text(browser, "#screens"))
+    press(browser, " ")
+    seen = watch(browser, 2.6)
+    assert all(len(row) == 2 for row in seen)
+    assert wraps(seen) == 1
+    assert all(abs(min(long, 8) - short) <= 1 for long, short in seen)  # the shorter one waits on its last frame
+    press(browser, " ", Keys.ARROW_DOWN)
+    assert state(browser)["shown"] == ["unguided"]
+    for mode in MODES:
+        click(browser, f"[data-mode='{mode}']")
+        assert len(state(browser)["shown"]) == 1
+
+
+@pytest.mark.parametrize(("page", "words"), [("empty.html", "holds no videos"), ("bare.html", "cannot play this clip")])
+def test_runs_of_nothing(visit, page, words):
+    browser = visit(page)
+    assert words in text(browser, "main")
+    press(browser, " ", "d", "b", "0", "z", "s", Keys.ARROW_RIGHT, Keys.ARROW_DOWN, "?")
+
+
+def test_a_single_file_plays(visit):
+    browser = visit("embedded.html", motion="no-preference")
+    until(lambda: state(browser)["frame"] > 3)
+    assert spread(watch(browser, 1)) <= 1
+    sources = browser.execute_script("return [...document.querySelectorAll('video')].map(v => v.currentSrc)")
+    assert all(source.startswith("blob:") for source in sources)
+
+
+def test_nothing_scrolls_sideways_on_a_phone(visit):
+    browser = visit(width=375)
+    wide = "return [document.documentElement.scrollWidth, document.body.scrollWidth]"
+    for mode in MODES:
+        click(browser, f"[data-mode='{mode}']")
+        assert max(browser.execute_script(wide)) <= 375, mode
+        stage = browser.find_element(By.ID, "stage").rect
+        assert stage["x"] >= 0
+        assert stage["x"] + stage["width"] <= 375, mode
+    for fold in browser.find_elements(By.TAG_NAME, "summary"):
+        browser.execute_script("arguments[0].click()", fold)
+    press(browser, Keys.ARROW_DOWN)
+    press(browser, Keys.ARROW_DOWN)
+    assert max(browser.execute_script(wide)) <= 375
+    press(browser, "b", "1")
+    assert max(browser.execute_script(wide)) <= 375
+    click(browser, "#tally-open")
+    assert max(browser.execute_script(wide)) <= 375
+
+
+FOCUSED = """const node = document.activeElement, style = getComputedStyle(node);
+const { mode, label, speed, eye } = node.dataset;
+return [node.id || mode || label || speed || eye || node.className || node.tagName,
+        style.outlineStyle !== "none" || style.boxShadow !== "none" ||
+        (node.id === "divider" && getComputedStyle(node.firstChild).boxShadow !== "none")]"""
+
+
+def test_everything_is_reached_by_keyboard_and_seen_to_be(visit):
+    browser = visit(at="#2/strength-1/slider")
+    reached = {}
+    for _ in range(80):
+        press(browser, Keys.TAB)
+        name, seen = browser.execute_script(FOCUSED)
+        if name == "BODY" or (name in reached and name == "blind"):
+            break
+        reached[name] = seen
+    controls = {"skip", "blind", "keys", "theme", "item-back", "item-on", "divider", "zoom", "swap"}
+    controls |= {"step-back", "play", "step-on", "scrub", "loop", "0.25", "0.5", "1", "matrix", "figures", *MODES}
+    controls |= {"strength-1", "strength-2"}
+    assert controls <= set(reached)
+    assert all(reached.values()), [name for name, seen in reached.items() if not seen]
+
+
+@pytest.mark.parametrize(("scheme", "dark"), [("light", False), ("dark", True)])
+def test_themes_follow_the_system_and_the_button(visit, scheme, dark):
+    browser = visit(scheme=scheme)
+    ground = "return getComputedStyle(document.body).backgroundColor"
+
+    def is_dark():
+        return max(map(int, re.findall(r"\d+", browser.execute_script(ground))[:3])) < 60
+
+    assert is_dark() == dark
+    click(browser, "#theme")
+    assert is_dark() != dark
+    assert browser.find_element(By.ID, "theme").get_attribute("aria-pressed") == str(not dark).lower()
+
+
+def test_motion_is_reduced_on_demand(visit):
+    browser = visit(motion="reduce")
+    time.sleep(0.3)
+    assert not state(browser)["playing"]
+    assert (
+        browser.execute_script("return getComputedStyle(document.getElementById('blind')).transitionDuration") == "0s"
+    )
+
+
+def test_two_hundred_items_open_at_once(visit):
+    browser = visit("large.html")
+    spent = browser.execute_script("return performance.getEntriesByType('navigation')[0].domInteractive")
+    assert spent < 3000  # 0.3 s on a quiet machine
+    assert browser.execute_script("return document.querySelectorAll('video').length") == 3
+    click(browser, "[data-mode='grid']")
+    assert len(state(browser)["shown"]) == 36
+    assert "of 200" in text(browser, "#stage-note")
