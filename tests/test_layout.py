@@ -11,9 +11,10 @@ import pytest
 HEAVY = ("torch", "diffusers", "faiss", "imageio", "transformers", "numpy")
 
 
-def imports(path):
-    """Every module that a file may import: `from a import b` counts as a and as a.b."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+def imports(path, *, late=True):
+    """Every module that a file may import: `from a import b` counts as a and as a.b; `late` ones of functions, too."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree) if late else tree.body:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -25,47 +26,91 @@ def sources(root, *parts):
     return [p for part in parts for p in sorted((root / part).rglob("*.py"))]
 
 
-def test_the_mathematics_imports_torch_alone(root):
-    allowed = (
-        "torch",
-        "__future__",
-        "dataclasses",
-        "shelllcc.guidance.geometry.coding",
-        "shelllcc.guidance.geometry.patches",
-    )
-    allowed += (
-        "shelllcc.guidance.geometry.skeletons",
-        "shelllcc.guidance.geometry.precision",
-        "collections.abc",
-        "contextlib",
-    )
-    for name in ("flow", "patches", "coding", "skeletons", "shell", "precision"):
-        for module in imports(root / "guidance" / f"{name}.py"):
-            assert module.startswith(allowed) or module == "shelllcc.guidance", (name, module)
+ROOMS = {  # each from the ground up, and whom it may import
+    "ground": (),  # the files of guidance/ itself
+    "geometry": ("ground",),
+    "anchors": ("ground", "geometry"),
+    "guide": ("ground", "geometry", "anchors"),
+    "measures": ("ground", "guide"),
+    "media": ("ground",),
+    "jobs": ("ground",),
+    "wan/tiny": (),
+    "wan/model": ("ground", "anchors"),
+    "wan/clips": ("ground", "geometry", "anchors", "guide", "measures", "media", "jobs", "wan/tiny", "wan/model"),
+    "wan/banks": ("ground", "geometry", "anchors", "media", "jobs", "wan/model", "wan/clips"),
+    "workbench": ("ground", "anchors", "measures", "media", "wan/model", "wan/clips"),
+    "commands": (
+        *("ground", "geometry", "anchors", "guide", "measures", "media", "jobs"),
+        *("wan/model", "wan/clips", "wan/banks", "workbench"),
+    ),
+    "cli": ("ground", "commands"),
+}
 
 
-@pytest.mark.parametrize(
-    ("folder", "forbidden"),
-    [
-        ("anchors", ("shelllcc.guidance.wan", "shelllcc.guidance.evaluation", "shelllcc.cli", "training")),
-        ("guidance/wan", ("shelllcc.cli", "training", "benchmarks")),
-        ("guidance/evaluation", ("shelllcc.cli", "training", "benchmarks")),
-    ],
-)
-def test_lower_floors_do_not_import_upper_ones(root, folder, forbidden):
-    for path in sources(root, folder):
+def room_of(module):
+    """The room that a module of the package lies in."""
+    parts = module.removeprefix("shelllcc.").removeprefix("guidance.").split(".")
+    if parts[0] == "wan":
+        return "/".join(parts[:2])
+    return parts[0] if parts[0] in ROOMS else "ground"
+
+
+def modules(root):
+    for path in sources(root, "guidance", "anchors", "commands") + [root / "cli.py"]:
+        yield path, ".".join(("shelllcc", *path.relative_to(root).with_suffix("").parts)).removesuffix(".__init__")
+
+
+def test_arrows_point_down(root):
+    known = {name for _, name in modules(root)}
+    drawn = set()
+    for path, name in modules(root):
         for module in imports(path):
-            assert not module.startswith(forbidden), (path.name, module)
+            if module in known and module not in ("shelllcc", "shelllcc.guidance", "shelllcc.guidance.wan"):
+                drawn.add((room_of(name), room_of(module)))
+    allowed = {(room, below) for room, rooms in ROOMS.items() for below in rooms}
+    assert {arrow for arrow in drawn if arrow[0] != arrow[1]} <= allowed
+    order = list(ROOMS)
+    assert all(order.index(below) < order.index(room) for room, below in allowed)
+
+
+def test_no_file_imports_in_a_circle(root):
+    known = {name for _, name in modules(root)}
+    arrows = {name: {m for m in imports(path, late=False) if m in known} - {name} for path, name in modules(root)}
+    while free := [name for name, below in arrows.items() if not below & arrows.keys()]:
+        for name in free:
+            del arrows[name]
+    assert not arrows
+
+
+def test_the_mathematics_imports_torch_alone(root):
+    allowed = ("torch", "__future__", "collections.abc", "contextlib", "dataclasses", "shelllcc.guidance.geometry")
+    for path in sources(root, "guidance/geometry"):
+        for module in imports(path):
+            assert module.startswith(allowed), (path.name, module)
+
+
+def test_architecture_draws_the_house_as_it_is(root):
+    text = (root / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    drawing = text.split("```")[1].strip("\n")
+    folders, named = list[str](), []
+    for line in drawing.splitlines():
+        word, depth = line.split()[0], (len(line) - len(line.lstrip())) // 2
+        del folders[depth:]
+        folders.append(word)
+        named.append("".join(folders))
+    shown = sorted(name for name in named if name.endswith(".py"))
+    there = [path.relative_to(root).as_posix() for path, _ in modules(root) if path.name != "__init__.py"]
+    assert shown == sorted(there)
 
 
 def test_only_main_imports_the_command_line(root):
-    for path in sources(root, "guidance", "anchors", "training", "benchmarks"):
+    for path in sources(root, "guidance", "anchors", "commands", "training", "benchmarks"):
         assert not any(module.startswith("shelllcc.cli") for module in imports(path)), path
 
 
 def test_every_package_folder_is_in_the_wheel(root):
     listed = set(tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
-    folders = {p.parent for part in ("guidance", "anchors") for p in (root / part).rglob("__init__.py")}
+    folders = {p.parent for part in ("guidance", "anchors", "commands") for p in (root / part).rglob("__init__.py")}
     found = {"shelllcc"} | {"shelllcc." + ".".join(f.relative_to(root).parts) for f in folders}
     assert listed == found
 
@@ -89,6 +134,5 @@ def test_the_package_size_keeps_its_budget(root):
 
 
 def test_the_mathematics_stays_small(root):
-    names = ("flow", "patches", "coding", "skeletons", "shell", "guide")
-    lines = sum(len((root / "guidance" / f"{name}.py").read_text().splitlines()) for name in names)
-    assert lines < 600
+    files = [*sources(root, "guidance/geometry"), root / "guidance/guide/guide.py"]
+    assert sum(len(path.read_text().splitlines()) for path in files) < 700
