@@ -16,6 +16,7 @@ import typer
 from shelllcc import cli_anchors, cli_batch, cli_compare, cli_config
 from shelllcc import cli_options as options
 from shelllcc.guidance.errors import ShellLCCError, UsageError
+from shelllcc.guidance.terminal import shown_lines
 from shelllcc.guidance.trace import ADVICE
 
 if TYPE_CHECKING:
@@ -258,8 +259,8 @@ def _failed(error: Exception) -> int:
     if os.environ.get("SHELLLCC_DEBUG") == "1":
         import traceback
 
-        for line in traceback.format_exc().splitlines():
-            options.say(line)
+        if sys.stderr is not None:
+            print(shown_lines(traceback.format_exc()), file=sys.stderr)
     kind = type(error).__name__
     if hasattr(error, "format_message"):
         kind, message, code = "UsageError", error.format_message(), int(getattr(error, "exit_code", 2))

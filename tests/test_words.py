@@ -426,6 +426,14 @@ def test_no_control_character_reaches_the_terminal(shelllcc, tmp_path, monkeypat
         assert out + err
 
 
+def test_a_traceback_shows_control_characters(shelllcc, monkeypatch):
+    monkeypatch.setenv("SHELLLCC_DEBUG", "1")
+    code, out, err = shelllcc("generate", *PROMPT, "--model", WILD)
+    assert (code, out) == (1, "")
+    assert "Traceback" in err
+    assert sober(err)
+
+
 def test_progress_shows_control_characters(capsys):
     from shelllcc.guidance.wan.progress import TerminalReporter
 

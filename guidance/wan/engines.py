@@ -23,6 +23,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
 from shelllcc.guidance.errors import LostGpuError, ModelError, ShellLCCError, UsageError, plain
+from shelllcc.guidance.terminal import shown_lines
 
 ENGINES = ("local", "ray")
 FEWEST = 20  # jobs that must fail one after the other before the rest is given up
@@ -159,7 +160,7 @@ class Worker:
             return Reply(error=error)
         except Exception as error:
             if os.environ.get("SHELLLCC_DEBUG") == "1":
-                traceback.print_exc()
+                print(shown_lines(traceback.format_exc()), file=sys.stderr)
             reply = Reply(died=f"unexpected {type(error).__name__}: {error}", sound=False)
         self.work = None
         return reply
