@@ -12,6 +12,7 @@ import typer
 
 from shelllcc.commands import streams
 from shelllcc.guidance.errors import ShellLCCError, UsageError
+from shelllcc.guidance.terminal import shown_lines
 
 
 class _Ended(BaseException):
@@ -66,8 +67,8 @@ def _failed(error: Exception) -> int:
     if os.environ.get("SHELLLCC_DEBUG") == "1":
         import traceback
 
-        for line in traceback.format_exc().splitlines():
-            streams.say(line)
+        if sys.stderr is not None:
+            print(shown_lines(traceback.format_exc()), file=sys.stderr)
     kind = type(error).__name__
     if hasattr(error, "format_message"):
         kind, message, code = "UsageError", error.format_message(), int(getattr(error, "exit_code", 2))

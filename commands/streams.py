@@ -73,8 +73,10 @@ def results_alone() -> None:
         return
     if _is_descriptor(stream, 1):
         stream.flush()
+        if sys.stderr is None:  # closed: its number must not become that of the results
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         stream = os.fdopen(os.dup(1), "w", encoding=stream.encoding)
-        os.dup2(2 if _is_descriptor(sys.stderr, 2) else os.open(os.devnull, os.O_WRONLY), 1)
+        os.dup2(2, 1)
     RESULTS.set(stream)
     sys.stdout = sys.stderr
 

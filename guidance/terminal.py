@@ -19,6 +19,11 @@ def shown(text: str) -> str:
     return "".join(repr(c)[1:-1] if _controls(c) else c for c in text)
 
 
+def shown_lines(text: str) -> str:
+    """The same for text of several lines, such as a traceback."""
+    return "\n".join(map(shown, text.splitlines()))
+
+
 def json_text(record: Any, *, indent: int | None = None) -> str:
     """As JSON, letters as they are and every control character escaped, e.g. `\\u009b`, to the same value."""
     text = json.dumps(record, ensure_ascii=False, indent=indent)

@@ -6,8 +6,6 @@ import sys
 import time
 import tomllib
 
-import pytest
-
 HEAVY = ("torch", "diffusers", "faiss", "imageio", "transformers", "numpy")
 
 
@@ -56,7 +54,7 @@ def room_of(module):
 
 
 def modules(root):
-    for path in sources(root, "guidance", "anchors", "commands") + [root / "cli.py"]:
+    for path in (*sources(root, "guidance", "anchors", "commands"), root / "cli.py"):
         yield path, ".".join(("shelllcc", *path.relative_to(root).with_suffix("").parts)).removesuffix(".__init__")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import sys
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Sequence
@@ -16,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from shelllcc.guidance.errors import LostGpuError, ModelError, ShellLCCError, plain
+from shelllcc.guidance.terminal import shown_lines
 
 FEWEST = 20  # jobs that must fail one after the other before the rest is given up
 Work = Callable[[Any], Any]
@@ -129,7 +131,7 @@ class Worker:
             return Reply(error=error)
         except Exception as error:
             if os.environ.get("SHELLLCC_DEBUG") == "1":
-                traceback.print_exc()
+                print(shown_lines(traceback.format_exc()), file=sys.stderr)
             reply = Reply(died=f"unexpected {type(error).__name__}: {error}", sound=False)
         self.work = None
         return reply

@@ -1,6 +1,7 @@
 """What people and programs read: one line an error, JSON alone on stdout, file and line at fault, no control codes."""
 
 import json
+import shlex
 import subprocess
 import sys
 import unicodedata
@@ -306,9 +307,11 @@ def test_nothing_but_the_object_reaches_stdout(fail, tmp_path, root):
 def test_with_stderr_closed_stdout_is_still_for_results_alone(tmp_path):
     (tmp_path / f"{0:012}.json").write_text("{")
     env = {"PATH": "/usr/bin:/bin", "PYTHONPATH": ":".join(sys.path), "SHELLLCC_PROFILES": str(tmp_path)}
-    command = f"'{sys.executable}' -m shelllcc profiles list --json 2>&-"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=env, cwd=tmp_path)
-    assert json.loads(done.stdout)["profiles"] == []
+    noise = NOISE.replace("os.write(1,", "os.write(2, b'noise on 2\\n'); os.write(1,")
+    for arguments in ("-m shelllcc profiles list --json", f"-c {shlex.quote(noise)}"):
+        command = f"{shlex.quote(sys.executable)} {arguments} 2>&-"
+        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=env, cwd=tmp_path)
+        assert json.loads(done.stdout)["profiles"] == []
 
 
 @pytest.mark.parametrize("flags", [["--json"], []])
@@ -421,6 +424,14 @@ def test_no_control_character_reaches_the_terminal(shelllcc, tmp_path, monkeypat
         assert sober(out), (words, out)
         assert sober(err), (words, err)
         assert out + err
+
+
+def test_a_traceback_shows_control_characters(shelllcc, monkeypatch):
+    monkeypatch.setenv("SHELLLCC_DEBUG", "1")
+    code, out, err = shelllcc("generate", *PROMPT, "--model", WILD)
+    assert (code, out) == (1, "")
+    assert "Traceback" in err
+    assert sober(err)
 
 
 def test_progress_shows_control_characters(capsys):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from shelllcc.guidance.errors import BankError, UsageError
 from shelllcc.guidance.files import at_home, claimed, sha256_of
 from shelllcc.guidance.media.video import check_output, read_tag
-from shelllcc.guidance.paths import here
+from shelllcc.guidance.paths import here, reason
 from shelllcc.guidance.versions import version
 from shelllcc.guidance.wan.clips import recorded
 from shelllcc.guidance.wan.clips.parse import AUTO, Line, read_prompts, slug
@@ -372,6 +372,10 @@ def _check_place(output: Path | None) -> None:
     """Raise UsageError for an output that names nothing, or a folder that nobody means."""
     if output in (Path(), Path("~")):
         raise UsageError(f"{output} is no place for a clip; give an .mp4 file, or a folder of its own")
+    try:
+        Path(output or "").exists()
+    except OSError as error:  # a name that is too long, a folder that may not be searched
+        raise UsageError(f"{output} is no place for a clip: {reason(error)}") from error
 
 
 def _check_kind(output: Path | None, *, many: bool) -> None:
