@@ -203,7 +203,7 @@ def hub(model, tmp_path, monkeypatch):
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("shelllcc.cli._memory", lambda plans, device: [])  # counted elsewhere
+    monkeypatch.setattr("shelllcc.commands.generate._memory", lambda plans, device: [])  # counted elsewhere
     return asked
 
 
