@@ -26,9 +26,9 @@ _HOME = {
     "Bank": "anchors.bank",
     "load_bank": "anchors.shelf",
     "ShellLCCError": "guidance.errors",
-    "GuideConfig": "guidance.config",
-    "ShellGuide": "guidance.guide",
-    "guided": "guidance.scheduler",
+    "GuideConfig": "guidance.guide.config",
+    "ShellGuide": "guidance.guide.guide",
+    "guided": "guidance.guide.scheduler",
 }
 __all__ = ["Bank", "GuideConfig", "ShellGuide", "ShellLCCError", "guided", "load_bank"]
 

@@ -163,8 +163,8 @@ def test_a_file_is_recorded_before_it_is_written(tmp_path, films, monkeypatch, s
         with real(path) as part:
             yield part
 
-    for module in ("files", "wan.video", "wan.generate", "evaluation.runs", "evaluation.compare", "evaluation.report",
-                   "evaluation.pictures"):  # fmt: skip
+    writers = "files", "media.video", "media.pictures", "wan.clips.generate"
+    for module in (*writers, "workbench.runs", "workbench.compare", "workbench.report"):
         monkeypatch.setattr(f"shelllcc.guidance.{module}.whole_file", watched)
     assert shelllcc(*CAT, "--strengths", "0,1", "-o", "run")[0] == 0
     shutil.rmtree(tmp_path / "run")

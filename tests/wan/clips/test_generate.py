@@ -263,6 +263,7 @@ USAGE = {
     "no stem": ([*PROMPT, "-o", ".mp4"], "must be an .mp4"),
     "empty output": ([*PROMPT, "-o", ""], "no place for a clip"),
     "here": ([*PROMPT, "-o", "."], "no place for a clip"),
+    "long name": ([*PROMPT, "-o", f"{'x' * 300}.mp4"], "too long"),
     "home": ([*PROMPT, "-o", "~"], "no place for a clip"),
     "nobody's home": ([*PROMPT, "-o", "~nobody-here/x.mp4"], "no home folder"),
     "surrogates": (["--prompt", "cat \udcff"], "no text"),
@@ -275,7 +276,6 @@ FAILED = {
     "bank": ([*PROMPT, "--bank", "none"], "no bank at none"),
     "device": ([*PROMPT, "--device", "cuda:77"], "device cuda:77 is not available"),
     "folder": ([*PROMPT, "-o", "taken/clip.mp4"], "cannot write"),
-    "long name": ([*PROMPT, "-o", f"{'x' * 300}.mp4"], "too long"),
 }
 
 
