@@ -39,20 +39,24 @@ class MuonAdamW:
             options["lr"] = self.lr * scale
         self.adamw.step()
         self.adamw.zero_grad(set_to_none=True)
+        moved, updates = [], []  # a step waits for many small launches, not for arithmetic: few and large ones
         for group, momentum in zip(self.groups, self.momentum, strict=True):
             grad = torch.stack([p.grad.flatten(1) for p in group if p.grad is not None])
             momentum.lerp_(grad, 0.05)
             update = orthogonalise(grad.lerp(momentum, 0.95)) * (0.2 * max(momentum.shape[1:]) ** 0.5)
-            for p, u in zip(group, update, strict=True):
-                p.data.mul_(1 - self.lr * scale * self.weight_decay).add_(u.view_as(p), alpha=-self.lr * scale)
+            moved += [p.data for p in group]
+            updates += [u.view_as(p) for p, u in zip(group, update, strict=True)]
+            for p in group:
                 p.grad = None
+        torch._foreach_mul_(moved, 1 - self.lr * scale * self.weight_decay)
+        torch._foreach_add_(moved, updates, alpha=-self.lr * scale)
 
     def state_dict(self) -> dict[str, object]:
-        return {"adamw": self.adamw.state_dict(), "momentum": self.momentum}
+        """AdamW's state alone: Muon's momentum is as large as the network, and made again within fifty steps."""
+        return self.adamw.state_dict()
 
     def load_state_dict(self, state: dict[str, object]) -> None:
-        self.adamw.load_state_dict(state["adamw"])  # type: ignore[arg-type]
-        self.momentum = [m.to(own.device) for m, own in zip(state["momentum"], self.momentum, strict=True)]  # type: ignore[call-overload]
+        self.adamw.load_state_dict(state)
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:
@@ -64,7 +68,7 @@ def orthogonalise(matrices: Tensor) -> Tensor:
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(5):
         gram = x @ x.mT
-        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
     return (x.mT if tall else x).to(matrices.dtype)
 
 

@@ -55,6 +55,15 @@ class Average:
             p.copy_(s)
             s.copy_(kept)
 
+    def state(self) -> list[Tensor]:
+        """The average as half-precision differences from the trained weights: small, so that few digits do."""
+        return [(s - p.detach()).half() for p, s in zip(self.parameters, self.shadow, strict=True)]
+
+    @torch.no_grad()
+    def restore(self, state: list[Tensor]) -> None:
+        """Take up `state` again; the parameters must hold the weights that it was taken with."""
+        self.shadow = [p.detach() + d.to(p) for p, d in zip(self.parameters, state, strict=True)]
+
 
 def save(path: Path, state: dict[str, Any]) -> None:
     """Write a checkpoint so that a kill leaves the old one or the new one, never half of one."""
@@ -74,10 +83,3 @@ def psnr(a: Tensor, b: Tensor) -> Tensor:
     """Peak signal-to-noise ratio in dB of each clip in a batch of videos in [-1, 1], over all its frames."""
     error = ((a.clamp(-1, 1) - b) / 2).square().flatten(1).mean(1)
     return -10 * error.log10()
-
-
-def laplacian(video: Tensor) -> Tensor:
-    """3x3 Laplacian (b t H W) of the grey frames of a (b c t H W) video in [-1, 1], on the scale of [0, 1]."""
-    grey = video.mean(1) / 2
-    p = torch.nn.functional.pad(grey, (1, 1, 1, 1), mode="replicate")
-    return p[..., :-2, 1:-1] + p[..., 2:, 1:-1] + p[..., 1:-1, :-2] + p[..., 1:-1, 2:] - 4 * grey
