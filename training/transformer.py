@@ -18,10 +18,11 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
-from shelllcc.guidance.wan.tiny.vocabulary import words
 from training import photographs, run, whole_clip
 from training.clips import HELD_OUT, Studio
 from training.optim import MuonAdamW
+from training.shots import FINEST, SCENES, draw
+from training.words import words
 
 TEXT_LENGTH = 512  # what WanPipeline pads to unless told otherwise
 CONFIG = dict(
@@ -83,7 +84,7 @@ class Latents:
 
     @torch.no_grad()
     def add(self, count: int) -> None:
-        clips = self.studio.draw([self.dice.randrange(HELD_OUT) for _ in range(count)])
+        clips = [draw(self.dice.randrange(HELD_OUT), self.studio.shapes) for _ in range(count)]
         video = self.studio.film(clips, frames=self.frames, window=(0, 0, self.side))
         with torch.autocast("cuda", torch.bfloat16, enabled=video.is_cuda):
             mean, _ = whole_clip.encode(self.vae, video)
@@ -124,6 +125,7 @@ def train(
     fresh: int = 8,
     compile: bool = False,
     start: Path | None = None,
+    folder: Path | None = None,
     cache: Path | None = None,
     seed: int = 0,
     smoke: bool = False,
@@ -137,7 +139,7 @@ def train(
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.manual_seed(seed)
     vae = AutoencoderKLWan.from_pretrained(vae_path).to(device).requires_grad_(False)
-    studio = Studio(photographs.load(cache), device)
+    studio = Studio(photographs.load(cache, SCENES, folder=folder, finest=FINEST, stand_in=smoke), device)
     words_of = tokenizer()
     if start is None:
         transformer, encoder = WanTransformer3DModel(**(SMOKE if smoke else CONFIG)), text_encoder(len(words_of))
@@ -154,7 +156,7 @@ def train(
         transformer.load_state_dict(state["transformer"])
         encoder.load_state_dict(state["encoder"])
         optimizer.load_state_dict(state["optimizer"])
-        average.shadow = state["average"]
+        average.restore(state["average"])
         budget.step, budget.spent = state["step"], state["seconds"]
     if compile:
         transformer.compile_repeated_blocks()
@@ -198,7 +200,7 @@ def train(
         if budget.seconds - saved > save_every or budget.progress >= 1.0:
             saved = budget.seconds
             state = {"transformer": transformer.state_dict(), "encoder": encoder.state_dict()}
-            state |= {"optimizer": optimizer.state_dict(), "average": average.shadow}
+            state |= {"optimizer": optimizer.state_dict(), "average": average.state()}
             run.save(out / "checkpoint.pt", state | {"step": budget.step, "seconds": budget.seconds})
     average.swap()
     transformer.save_pretrained(out / "transformer")
@@ -217,6 +219,7 @@ def main(
     lr: float = 1.5e-3,
     compile: Annotated[bool, typer.Option(help="torch.compile the blocks.")] = False,
     start: Annotated[Path | None, typer.Option(help="A pipeline folder to go on from.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Where photographs of other packages lie.")] = None,
     cache: Annotated[Path | None, typer.Option(help="Photographs, written there if absent.")] = None,
     seed: int = 0,
     smoke: Annotated[bool, typer.Option(help="A toy size, for a test.")] = False,
@@ -225,8 +228,8 @@ def main(
     if smoke:
         steps, batch = min(steps, 4), 2
     train(
-        out, vae, steps=steps, minutes=minutes, batch=batch, lr=lr, compile=compile, start=start, cache=cache,
-        seed=seed, smoke=smoke, **toy,
+        out, vae, steps=steps, minutes=minutes, batch=batch, lr=lr, compile=compile, start=start, folder=folder,
+        cache=cache, seed=seed, smoke=smoke, **toy,
     )  # fmt: skip
 
 

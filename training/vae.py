@@ -1,7 +1,8 @@
 """Train the tiny Wan's autoencoder: `python -m training.vae --out runs/vae`.
 
 A stock AutoencoderKLWan in its residual form, on camera clips rendered as they are needed. Two stages: the whole
-autoencoder, then (`--decoder-only`) the decoder alone on frozen latents, so that the transformer can train meanwhile.
+autoencoder, then (`--decoder-only`) the decoder alone on frozen latents and against a critic of its detail, so that the
+transformer can train meanwhile.
 """
 
 from __future__ import annotations
@@ -9,18 +10,23 @@ from __future__ import annotations
 import json
 import math
 import random
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
-import torch.nn.functional as F
 import typer
 from diffusers import AutoencoderKLWan
-from torch import Tensor
+from torch import Tensor, nn
 
-from training import photographs, run, whole_clip
-from training.clips import HELD_OUT, Studio, draw
+from training import detail, photographs, run, whole_clip
+from training.clips import HELD_OUT, Studio
+from training.critic import Critic, balance, critic_loss, maker_loss
 from training.optim import MuonAdamW
+from training.photographs import FRAME
+from training.reconstruction import evaluate, mean
+from training.shots import FINEST, SCENES, draw, fine
 
 CONFIG = dict(
     base_dim=48,
@@ -40,141 +46,232 @@ CONFIG = dict(
 SMOKE = CONFIG | dict(base_dim=16, decoder_base_dim=16)
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """What a run is made of.
+
+    A step sees `batch` clips of `frames` x `side` x `side`; `sharp` is the share of clips whose pixels cover 2 to 3 of
+    the photograph. `texture`, `alternation` and `critic` weigh the losses of detail, `beta` the KL term; the critic
+    joins at the progress `critic_from`. Clips are whole in time: an autoencoder that has seen nine frames alone loses
+    the later ones of seventeen, by 9 dB at the last. In space it carries over.
+    """
+
+    steps: int = 60_000
+    minutes: float | None = None
+    batch: int = 16
+    frames: int = 17
+    side: int = 96
+    sharp: float = 0.35
+    lr: float = 2e-3
+    texture: float = 0.01
+    alternation: float = 0.5
+    critic: float = 0.0
+    critic_from: float = 0.0
+    beta: float = 3e-4
+    decoder_only: bool = False
+    compile: bool = False
+    seed: int = 0
+
+
+class Training:
+    """One run of a recipe: the network, what changes it, and all that a checkpoint holds."""
+
+    def __init__(self, vae: AutoencoderKLWan, studio: Studio, recipe: Recipe) -> None:
+        self.vae, self.studio, self.recipe = vae, studio, recipe
+        self.device = studio.sheet.device
+        if recipe.decoder_only:
+            vae.requires_grad_(False)
+            vae.post_quant_conv.requires_grad_(True)
+            vae.decoder.requires_grad_(True)
+        named = [(n, p) for n, p in vae.named_parameters() if p.requires_grad]
+        self.parameters = [p for _, p in named]
+        self.optimizer = MuonAdamW(named, lr=recipe.lr)
+        self.average = run.Average(self.parameters, min(0.999, 1 - 10 / recipe.steps))
+        self.budget = run.Budget(recipe.steps, recipe.minutes)
+        self.critic = Critic().to(self.device) if recipe.critic else None
+        if self.critic is not None:
+            self.critic_optimizer = torch.optim.AdamW(self.critic.parameters(), lr=3e-4, betas=(0.5, 0.95))
+        self.encode: Callable[..., Any] = whole_clip.encode
+        self.decode: Callable[..., Any] = whole_clip.decode
+        self.losses: Callable[..., dict[str, Tensor]] = _losses
+        if recipe.compile:
+            torch._functorch.config.donated_buffer = False  # `balance` goes through the graph more than once
+            self.encode = torch.compile(self.encode, dynamic=False)
+            self.decode = torch.compile(self.decode, dynamic=False)
+            self.losses = torch.compile(self.losses, dynamic=False)
+
+    def state(self) -> dict[str, Any]:
+        state = {"vae": self.vae.state_dict(), "optimizer": self.optimizer.state_dict()}
+        if self.critic is not None:
+            state |= {"critic": self.critic.state_dict(), "critic_optimizer": self.critic_optimizer.state_dict()}
+        budget = {"step": self.budget.step, "seconds": self.budget.seconds}
+        return state | {"average": self.average.state()} | budget
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.vae.load_state_dict(state["vae"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.average.restore(state["average"])
+        if self.critic is not None:
+            self.critic.load_state_dict(state["critic"])
+            self.critic_optimizer.load_state_dict(state["critic_optimizer"])
+        self.budget.step, self.budget.spent = state["step"], state["seconds"]
+
+    def step(self) -> tuple[Tensor, dict[str, Tensor]]:
+        """One step; the PSNR of its clips in dB and its losses, still on the device."""
+        recipe, budget = self.recipe, self.budget
+        video = self._clips()
+        noise = torch.Generator(self.device).manual_seed(recipe.seed * 7919 + budget.step)
+        with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
+            with torch.set_grad_enabled(not recipe.decoder_only):
+                mean, logvar = self.encode(self.vae, video)
+            draws = torch.randn(mean.shape, generator=noise, device=self.device)
+            # Sampled latents are never quite real ones: the decoder must bear a little noise.
+            spread = 0.03 * mean.std() if recipe.decoder_only else (0.5 * logvar).exp()
+            output = self.decode(self.vae, mean + draws * spread)
+        losses = self.losses(output, video)
+        ramp = 1.0 if recipe.decoder_only else min(1.0, max(0.0, (budget.progress - 0.2) / 0.3))
+        loss = losses["l1"] + 2 * losses["mse"] + 0.25 * losses["edges"]
+        loss = loss + ramp * (recipe.texture * losses["texture"] + recipe.alternation * losses["alternation"])
+        if not recipe.decoder_only:
+            losses["kl"] = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
+            loss = loss + recipe.beta * losses["kl"]
+        if self.critic is not None and budget.progress >= recipe.critic_from:
+            losses |= self._criticise(self.critic, output, video)
+            factor = balance(loss, losses["made"], self.vae.decoder.conv_out.weight)
+            loss = loss + recipe.critic * factor * losses["made"]
+        losses["total"] = loss
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step(budget.rate())
+        self.average.update(budget.step)
+        budget.step += 1
+        return run.psnr(output.detach(), video).mean(), {k: v.detach() for k, v in losses.items()}
+
+    def _criticise(self, critic: Critic, output: Tensor, video: Tensor) -> dict[str, Tensor]:
+        """One step of the critic; its loss, and what it thinks of the output, for the decoder to learn from."""
+        with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
+            critic.requires_grad_(True)
+            judged = critic_loss(critic(video).float(), critic(output.detach()).float())
+            self.critic_optimizer.zero_grad(set_to_none=True)
+            judged.backward()
+            self.critic_optimizer.step()
+            critic.requires_grad_(False)
+            made = maker_loss(critic(video).float(), critic(output).float())
+        return {"critic": judged, "made": made}
+
+    def _clips(self) -> Tensor:
+        """The clips of one step: they depend on the seed and the step alone."""
+        recipe = self.recipe
+        dice = random.Random(f"{recipe.seed}/{self.budget.step}")
+        top, left = (dice.randrange(0, FRAME - recipe.side + 1, 8) for _ in range(2))
+        shapes, sharp = self.studio.shapes, fine(self.studio.shapes)
+        clips = [
+            draw(dice.randrange(HELD_OUT), shapes, subject=dice.choice(sharp), sharp=True)
+            if dice.random() < recipe.sharp
+            else draw(dice.randrange(HELD_OUT), shapes)
+            for _ in range(recipe.batch)
+        ]
+        return self.studio.film(clips, frames=recipe.frames, window=(top, left, recipe.side))
+
+
+def _losses(output: Tensor, video: Tensor) -> dict[str, Tensor]:
+    error = output - video
+    return {
+        "l1": error.abs().mean(),
+        "mse": error.square().mean(),
+        "edges": (detail.laplacian(output) - detail.laplacian(video)).abs().mean(),
+        "texture": detail.texture_loss(output, video),
+        "alternation": detail.alternation_loss(output, video),
+    }
+
+
 def train(
     out: Path,
+    recipe: Recipe,
     *,
-    steps: int,
-    minutes: float | None,
-    batch: int = 16,
-    lr: float = 2e-3,
-    muon: bool = True,
-    texture: float = 0.02,
-    beta: float = 3e-4,
-    decoder_only: bool = False,
     start: Path | None = None,
+    folder: Path | None = None,
     cache: Path | None = None,
-    seed: int = 0,
-    tail: bool = False,
-    frames: int = 9,
-    side: int = 128,
-    whole: float = 0.66,
     smoke: bool = False,
     save_every: float = 60.0,
-) -> AutoencoderKLWan:
+    look_every: float = 120.0,
+    stop: float | None = None,
+) -> None:
     """Train into `out`, resuming what is there; writes `vae/` (averaged weights, with latent statistics) at the end.
 
-    `batch` counts clips of `frames` x `side` x `side`; from the progress `whole` on the run sees a quarter as many of
-    17 x 192 x 192. `texture` weighs the match of texture, `beta` the KL term. `start` holds a trained `vae/` to go on
-    from; `tail` leaves all but the decoder's last block as it is.
+    `start` holds a trained `vae/` to go on from, `folder` photographs of other packages. The run is left to be resumed
+    after `stop` seconds. Held-out clips are looked at every `look_every` seconds, with the averaged weights.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
-    torch.manual_seed(seed)
-    studio = Studio(photographs.load(cache), device)
-    vae = (
-        AutoencoderKLWan(**(SMOKE if smoke else CONFIG))
-        if start is None
-        else AutoencoderKLWan.from_pretrained(start, dtype=torch.float32)
-    )
-    vae.to(device)
-    if decoder_only:
-        vae.requires_grad_(False)
-        for part in (
-            (vae.decoder.up_blocks[-1], vae.decoder.norm_out, vae.decoder.conv_out)
-            if tail
-            else (vae.post_quant_conv, vae.decoder)
-        ):
-            part.requires_grad_(True)
-    named = [(n, p) for n, p in vae.named_parameters() if p.requires_grad]
-    optimizer = MuonAdamW(named, lr=lr, muon=muon)
-    average = run.Average([p for _, p in named], min(0.998, 1 - 10 / steps))
-    budget = run.Budget(steps, minutes)
+    torch.manual_seed(recipe.seed)
+    studio = Studio(photographs.load(cache, SCENES, folder=folder, finest=FINEST, stand_in=smoke), device)
+    if start is None:
+        vae = AutoencoderKLWan(**(SMOKE if smoke else CONFIG))
+        start_alike(vae)
+    else:
+        vae = AutoencoderKLWan.from_pretrained(start, torch_dtype=torch.float32)
+    training = Training(vae.to(device), studio, recipe)
     if state := run.load(out / "checkpoint.pt", device):
-        vae.load_state_dict(state["vae"])
-        optimizer.load_state_dict(state["optimizer"])
-        average.shadow = state["average"]
-        budget.step, budget.spent = state["step"], state["seconds"]
+        training.restore(state)
+        del state
 
-    saved = logged = budget.seconds
-    while budget.progress < 1.0:
-        video = _batch(studio, budget, batch, seed, *((5, 32, 1.0) if smoke else (frames, side, whole)))
-        noise = torch.Generator(device).manual_seed(seed * 7919 + budget.step)
-        with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
-            with torch.set_grad_enabled(not decoder_only):
-                mean, logvar = whole_clip.encode(vae, video)
-            draws = torch.randn(mean.shape, generator=noise, device=device)
-            # Sampled latents are never quite real ones: the decoder must bear a little noise.
-            latents = mean + draws * (0.03 * mean.std() if decoder_only else (0.5 * logvar).exp())
-            output = whole_clip.decode(vae, latents)
-        losses = _losses(output, video, mean, logvar)
-        ramp = min(1.0, max(0.0, (budget.progress - 0.2) / 0.3)) if not decoder_only else 1.0
-        loss = losses["l1"] + 2 * losses["mse"] + 0.25 * losses["edges"] + texture * ramp * losses["texture"]
-        if not decoder_only:
-            loss = loss + beta * losses["kl"]
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_([p for _, p in named], 1.0)
-        optimizer.step(budget.rate())
-        average.update(budget.step)
-        budget.step += 1
+    budget = training.budget
+    saved = logged = looked = first = budget.seconds
+    while budget.progress < 1.0 and (stop is None or budget.seconds - first < stop):
+        psnr, losses = training.step()
         if budget.seconds - logged > 15 or budget.progress >= 1.0:
             logged = budget.seconds
-            line = {k: round(float(v.detach()), 4) for k, v in losses.items()}
-            dB = float(run.psnr(output.detach(), video).mean())
+            line = {k: round(float(v), 4) for k, v in losses.items()}
             print(
-                f"vae step {budget.step} {budget.seconds:.0f} s progress {budget.progress:.3f} {dB:.2f} dB {line}",
+                f"vae step {budget.step} {logged:.0f} s progress {budget.progress:.3f} {float(psnr):.2f} dB {line}",
                 flush=True,
             )
-            if not math.isfinite(float(loss.detach())):
-                raise RuntimeError(f"the loss became {float(loss.detach())} at step {budget.step}; lower --lr")
-        if budget.seconds - saved > save_every or budget.progress >= 1.0:
+            if not math.isfinite(line["total"]):
+                raise RuntimeError(f"the loss became {line['total']} at step {budget.step}; lower --lr")
+        if budget.seconds - saved > save_every:
+            run.save(out / "checkpoint.pt", training.state())
             saved = budget.seconds
-            run.save(
-                out / "checkpoint.pt",
-                {
-                    "vae": vae.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "average": average.shadow,
-                    "step": budget.step,
-                    "seconds": budget.seconds,
-                },
-            )
-    average.swap()
-    if not decoder_only:
-        set_latent_statistics(vae, studio, clips=8 if smoke else 512)
+        if budget.seconds - looked > look_every:
+            looked = budget.seconds
+            training.average.swap()
+            report(vae, studio, per_subject=1)
+            training.average.swap()
+    run.save(out / "checkpoint.pt", training.state())
+    training.average.swap()
+    if not recipe.decoder_only:
+        set_latent_statistics(vae, studio, clips=2 if smoke else 512)
     vae.save_pretrained(out / "vae")
-    report = evaluate(vae, studio, per_subject=1 if smoke else 6, frames=5 if smoke else 17)
-    (out / "vae.json").write_text(json.dumps(report, indent=1))
-    print(json.dumps(report), flush=True)
-    return vae
+    written = report(vae, studio, **(dict(per_subject=1, frames=5, every=14) if smoke else dict(per_subject=4)))
+    (out / "vae.json").write_text(json.dumps(written, indent=1))
 
 
-def _batch(studio: Studio, budget: run.Budget, batch: int, seed: int, frames: int, side: int, whole: float) -> Tensor:
-    """The clips of one step: they depend on the seed, the step and the progress alone."""
-    dice = random.Random(f"{seed}/{budget.step}")
-    if budget.progress > whole:
-        frames, side, batch = 17, 192, max(1, batch // 4)
-    corner = (dice.randrange(0, 192 - side + 1, 8), dice.randrange(0, 192 - side + 1, 8), side)
-    clips = studio.draw([dice.randrange(HELD_OUT) for _ in range(batch)])
-    return studio.film(clips, frames=frames, window=corner)
+def report(
+    vae: AutoencoderKLWan, studio: Studio, *, per_subject: int, frames: int = 17, every: int = 1
+) -> dict[str, Any]:
+    """Print the mean figures of held-out clips; returns those of every subject."""
+    figures = evaluate(vae, studio, per_subject=per_subject, frames=frames, every=every)
+    for kind, rows in figures.items():
+        print(f"held-out {kind} clips: { ({k: round(v, 3) for k, v in mean(rows).items()}) }", flush=True)
+    return {kind: {subject: asdict(row) for subject, row in rows.items()} for kind, rows in figures.items()}
 
 
-def _losses(output: Tensor, video: Tensor, mean: Tensor, logvar: Tensor) -> dict[str, Tensor]:
-    """L1, squared and Laplacian errors, mismatch of texture, and KL per latent number.
+@torch.no_grad()
+def start_alike(vae: AutoencoderKLWan) -> None:
+    """Make the pixels, and the frames, that one place of a layer is unfolded into start alike (Aitken et al. 2017).
 
-    Texture is the mean |Laplacian| of every 16 x 16 block of every frame, compared as a logarithm. A mean square over
-    the clip would not do: it is met most cheaply by a few bright dots in one frame.
+    Otherwise a decoder begins with a checkerboard, and never quite forgets it.
     """
-    error = output - video
-    edges, true = run.laplacian(output), run.laplacian(video)
-    strength, wanted = (F.avg_pool2d(e.abs(), 16) + 2 / 255 for e in (edges, true))
-    return {
-        "l1": error.abs().mean(),
-        "mse": error.square().mean(),
-        "edges": (edges - true).abs().mean(),
-        "texture": (strength / wanted).log().abs().mean(),
-        "kl": 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean(),
-    }
+    last = vae.decoder.conv_out
+    for tensor in (last.weight, last.bias):
+        pixels = tensor.view(3, vae.config.patch_size**2, *tensor.shape[1:])
+        pixels.copy_(pixels[:, :1].expand_as(pixels))
+    for block in vae.decoder.up_blocks:
+        if block.upsampler is not None and block.upsampler.mode == "upsample3d":
+            for tensor in (block.upsampler.time_conv.weight, block.upsampler.time_conv.bias):
+                first, second = tensor.chunk(2)
+                second.copy_(first)
 
 
 @torch.no_grad()
@@ -182,59 +279,43 @@ def set_latent_statistics(vae: AutoencoderKLWan, studio: Studio, *, clips: int) 
     """Write the per-channel mean and deviation of real latents into the config, as the pipeline expects them."""
     means = []
     for first in range(0, clips, 8):
-        video = studio.film(studio.draw(range(first, first + 8)))
+        video = studio.film([draw(seed, studio.shapes) for seed in range(first, min(clips, first + 8))])
         means.append(whole_clip.encode(vae, video)[0].transpose(0, 1).flatten(1))
     channels = torch.cat(means, dim=1)
     vae.register_to_config(latents_mean=channels.mean(1).tolist(), latents_std=channels.std(1).tolist())
 
 
-@torch.no_grad()
-def evaluate(vae: AutoencoderKLWan, studio: Studio, *, per_subject: int, frames: int = 17) -> dict[str, object]:
-    """Reconstruction of held-out camera paths, `frames` x 192 x 192.
-
-    PSNR in dB, and the Laplacian variance over the source's: the median over frames, and of the first frame alone.
-    """
-    table: dict[str, dict[str, float]] = {}
-    for index, photograph in enumerate(photographs.PHOTOGRAPHS):
-        seeds = [HELD_OUT + index * 1000 + i for i in range(per_subject)]
-        video = studio.film([draw(s, studio.shapes, subject=index) for s in seeds], frames=frames)
-        output = torch.cat([whole_clip.decode(vae, whole_clip.encode(vae, v[None])[0]) for v in video]).clamp(-1, 1)
-        edges, true = (run.laplacian(v).flatten(2).var(-1).mean(0) for v in (output, video))
-        table[photograph.subject] = {
-            "psnr": float(run.psnr(output, video).mean()),
-            "laplacian_ratio": float((edges / true).median()),
-            "laplacian_ratio_first": float(edges[0] / true[0]),
-        }
-    mean = sum(row["psnr"] for row in table.values()) / len(table)
-    return {"psnr_mean": mean, "subjects": table}
-
-
 def main(
     out: Annotated[Path, typer.Option(help="Folder of the run; a run found there is resumed.")] = Path("runs/vae"),
-    steps: int = 60_000,
+    steps: int = Recipe.steps,
     minutes: Annotated[float | None, typer.Option(help="Stop, and end the schedule, after so long.")] = None,
-    batch: int = 16,
-    lr: float = 2e-3,
-    muon: bool = True,
-    texture: float = 0.02,
-    beta: float = 3e-4,
+    batch: int = Recipe.batch,
+    frames: Annotated[int, typer.Option(help="Of a training clip.")] = Recipe.frames,
+    side: Annotated[int, typer.Option(help="Of a training clip, in pixels.")] = Recipe.side,
+    sharp: Annotated[float, typer.Option(help="Share of the sharpest clips.")] = Recipe.sharp,
+    lr: float = Recipe.lr,
+    texture: float = Recipe.texture,
+    alternation: float = Recipe.alternation,
+    critic: Annotated[float, typer.Option(help="Pull of the critic over that of all else.")] = Recipe.critic,
+    critic_from: Annotated[float, typer.Option(help="Progress at which it joins.")] = Recipe.critic_from,
+    beta: float = Recipe.beta,
     decoder_only: bool = False,
-    start: Annotated[Path | None, typer.Option(help="A trained vae/ folder to go on from.")] = None,
-    cache: Annotated[Path | None, typer.Option(help="Photographs, written there if absent.")] = None,
+    compile: Annotated[bool, typer.Option(help="torch.compile both halves.")] = False,
     seed: int = 0,
-    tail: Annotated[bool, typer.Option(help="Train the decoder's last block alone.")] = False,
-    frames: Annotated[int, typer.Option(help="Of a training clip.")] = 9,
-    side: Annotated[int, typer.Option(help="Of a training clip, in pixels.")] = 128,
-    whole: Annotated[float, typer.Option(help="Progress from which whole clips are seen; 1 for never.")] = 0.66,
+    start: Annotated[Path | None, typer.Option(help="A trained vae/ folder to go on from.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Where photographs of other packages lie.")] = None,
+    cache: Annotated[Path | None, typer.Option(help="Photographs, written there if absent.")] = None,
+    stop: Annotated[float | None, typer.Option(help="Leave the run to be resumed after so many seconds.")] = None,
     smoke: Annotated[bool, typer.Option(help="A toy size, for a test.")] = False,
 ) -> None:
-    if smoke:
-        steps, batch = min(steps, 4), 2
-    train(
-        out, steps=steps, minutes=minutes, batch=batch, lr=lr, muon=muon, texture=texture, beta=beta,
-        decoder_only=decoder_only, start=start, cache=cache, seed=seed, smoke=smoke,
-        tail=tail, frames=frames, side=side, whole=whole,
+    recipe = Recipe(
+        steps=steps, minutes=minutes, batch=batch, frames=frames, side=side, sharp=sharp, lr=lr, texture=texture,
+        alternation=alternation, critic=critic, critic_from=critic_from, beta=beta, decoder_only=decoder_only,
+        compile=compile, seed=seed,
     )  # fmt: skip
+    if smoke:
+        recipe = replace(recipe, steps=min(steps, 4), batch=2, frames=5, side=32)
+    train(out, recipe, start=start, folder=folder, cache=cache, smoke=smoke, stop=stop)
 
 
 if __name__ == "__main__":

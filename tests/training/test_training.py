@@ -64,6 +64,108 @@ def test_a_window_is_a_part_of_the_whole_frame(studio):
     assert_close(part, whole[..., 32:80, 64:112], atol=2e-3, rtol=1e-3)
 
 
+def test_an_open_shutter_averages_the_path_and_gentle_starts_keep_its_ends(studio):
+    from dataclasses import replace
+
+    from training.clips import draw
+
+    clip = draw(6, studio.shapes, subject=6, move="pan left", light="daylight")
+    window = (64, 64, 64)
+    plain, blurred, eased = (
+        studio.film([c], window=window) for c in (clip, replace(clip, shutter=1.0), replace(clip, ease=1.0))
+    )
+    assert blurred.diff(dim=-1).abs().mean() < 0.9 * plain.diff(dim=-1).abs().mean()
+    still = draw(6, studio.shapes, subject=6, move="static", light="daylight")
+    both = studio.film([still, replace(still, shutter=1.0)], frames=2, window=window)
+    assert_close(both[0], both[1], atol=1e-4, rtol=1e-4)
+    assert_close(eased[:, :, [0, 8, 16]], plain[:, :, [0, 8, 16]], atol=1e-3, rtol=1e-3)
+    assert (eased[:, :, 1] - eased[:, :, 0]).abs().mean() < (plain[:, :, 1] - plain[:, :, 0]).abs().mean()
+
+
+def test_the_next_captions_say_what_the_clips_show():
+    from training.photographs import FRAME
+    from training.shots import SCENES, draw
+    from training.words import words
+
+    shapes = [(512, 700)] * len(SCENES)
+    known = set(words())
+    for seed in range(200):
+        clip = draw(seed, shapes)
+        assert ("motion blur" in clip.text or "long exposure" in clip.text) == (clip.shutter > 0)
+        assert ("low contrast" in clip.text or "soft light" in clip.text) == (clip.tone < 1)
+        assert set(clip.text.replace(",", " , ").replace("-", " - ").split()) <= known
+        sharp = draw(seed, shapes, sharp=True, move="static")
+        assert 2 <= 2 * sharp.half[0] * 512 / FRAME <= 3
+        assert sharp.shutter == 0
+
+
+def test_photographs_are_free_and_no_other_than_named(tmp_path):
+    from training.photographs import FREE, MORE, NOT_STATED, PUBLIC, load
+    from training.shots import SCENES
+
+    assert len(SCENES) >= 24
+    assert {p.licence for p in SCENES} <= {PUBLIC, FREE, NOT_STATED, "CC0", "CC BY 2.0", "CC BY 4.0"}
+    (tmp_path / MORE[0].file).write_bytes(b"another picture")
+    with pytest.raises(ValueError, match=r"face\.dat"):
+        load(None, MORE[:1], folder=tmp_path)
+
+
+def test_losses_of_detail_gain_nothing_by_a_checkerboard():
+    from training import detail
+
+    video = detail.low_pass(detail.low_pass(torch.rand(1, 3, 2, 64, 64, generator=torch.Generator().manual_seed(0))))
+    smooth = detail.low_pass(detail.low_pass(video))
+    y, x = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
+    checked = smooth + 0.02 * (-1.0) ** (x + y)
+    assert detail.texture_loss(checked, video) > 0.98 * detail.texture_loss(smooth, video)
+    assert detail.alternation_loss(checked, video) > 0.01
+    assert detail.alternation_loss(smooth, video) < 0.001
+    assert detail.checkerboard(checked) > 100 * detail.checkerboard(smooth)
+    for pattern, band in (((-1.0) ** (x + y), 0), ((-1.0) ** x, 1), ((-1.0) ** y, 2)):
+        strengths = [v.abs().mean() for v in detail.alternation(pattern.expand(1, 1, 1, 64, 64))]
+        assert_close(torch.stack(strengths), torch.eye(3)[band])
+
+
+@torch.no_grad()
+def test_unfolded_pixels_and_frames_start_alike():
+    from training import whole_clip
+    from training.vae import start_alike
+
+    vae = small_vae()
+    start_alike(vae)
+    video = whole_clip.decode(vae, torch.randn(1, 16, 2, 3, 3))
+    assert_close(video[..., 0::2, 0::2], video[..., 1::2, 1::2])
+    before = torch.randn(1, vae.decoder.up_blocks[0].upsampler.time_conv.in_channels, 3, 4, 4)
+    after = whole_clip._upsample(vae.decoder.up_blocks[0].upsampler, before)
+    assert_close(after[:, :, 1::2], after[:, :, 2::2])
+
+
+def test_the_critic_pulls_as_hard_as_it_is_told():
+    from training.critic import Critic, balance, critic_loss, maker_loss
+
+    torch.manual_seed(0)
+    critic, real = Critic(8), torch.rand(1, 3, 5, 32, 32)
+    weight = torch.ones(3, 1, 1, 1, requires_grad=True)
+    made = real.lerp(real.mean(), 0.5) * weight
+    assert_close(critic_loss(critic(real), critic(real)), torch.tensor(2.0).log())
+    reference, other = (made - real).square().mean(), maker_loss(critic(real), critic(made))
+    factor = balance(reference, other, weight)
+    pulls = [torch.autograd.grad(loss, weight, retain_graph=True)[0].norm() for loss in (reference, factor * other)]
+    assert_close(pulls[0], pulls[1], rtol=1e-3, atol=1e-6)
+
+
+def test_an_average_survives_a_checkpoint():
+    from training.run import Average
+
+    parameter = torch.nn.Parameter(torch.randn(50))
+    average = Average([parameter], 0.99)
+    parameter.data.add_(0.01 * torch.randn(50))
+    average.update(1000)
+    kept, again = average.shadow[0].clone(), Average([parameter], 0.99)
+    again.restore(average.state())
+    assert_close(again.shadow[0], kept, atol=1e-5, rtol=0)
+
+
 def test_newton_schulz_makes_singular_values_near_one():
     from training.optim import orthogonalise
 
@@ -83,7 +185,8 @@ def test_the_recipe_runs_resumes_and_loads_as_a_stock_pipeline(root, tmp_path):
 
     step("training.vae", "--smoke", "--steps", 2, "--out", tmp_path / "vae")
     assert "vae step 4 " in step("training.vae", "--smoke", "--steps", 4, "--out", tmp_path / "vae")
-    step("training.vae", "--smoke", "--decoder-only", "--start", tmp_path / "vae/vae", "--out", tmp_path / "decoder")
+    step("training.vae", "--smoke", "--decoder-only", "--critic", 0.2, "--start", tmp_path / "vae/vae", "--out",
+         tmp_path / "decoder")  # fmt: skip
     step("training.transformer", "--smoke", "--vae", tmp_path / "vae/vae", "--out", tmp_path / "transformer")
     step(
         "training.export",

@@ -1,0 +1,118 @@
+"""How much of a clip survives an autoencoder: figures of held-out camera paths, decoded against raw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from statistics import fmean
+
+import torch
+from diffusers import AutoencoderKLWan
+from torch import Tensor
+
+from training import detail, run, whole_clip
+from training.clips import HELD_OUT, Clip, Studio
+from training.clips import draw as draw_shipped
+from training.photographs import PHOTOGRAPHS
+from training.shots import SCENES, fine
+from training.shots import draw as draw_next
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Of the clips of one subject, decoded against raw; `lap` and the kurtosis are ratios, 1 is right.
+
+    psnr in dB, also of the first and the last frame alone; lap the variance of the Laplacian, the median over frames,
+    and that of the first frame; the kurtosis of the first frame's Laplacian; and the share of checkerboard
+    (`detail.checkerboard`) of both.
+    """
+
+    psnr: float
+    psnr_first: float
+    psnr_last: float
+    lap: float
+    lap_first: float
+    kurtosis_first: float
+    checkerboard: float
+    checkerboard_raw: float
+
+
+def figures(output: Tensor, video: Tensor) -> Figures:
+    """The figures of decoded clips (b 3 t H W) in [-1, 1] against the raw ones."""
+    made, true = (detail.laplacian(v) for v in (output, video))
+    ratio = made.flatten(2).var(-1).mean(0) / true.flatten(2).var(-1).mean(0)
+    return Figures(
+        psnr=float(run.psnr(output, video).mean()),
+        psnr_first=float(run.psnr(output[:, :, :1], video[:, :, :1]).mean()),
+        psnr_last=float(run.psnr(output[:, :, -1:], video[:, :, -1:]).mean()),
+        lap=float(ratio.median()),
+        lap_first=float(ratio[0]),
+        kurtosis_first=float((detail.kurtosis(made[:, 0]) / detail.kurtosis(true[:, 0])).mean()),
+        checkerboard=float(detail.checkerboard(output).mean()),
+        checkerboard_raw=float(detail.checkerboard(video).mean()),
+    )
+
+
+@torch.no_grad()
+def reconstruct(vae: AutoencoderKLWan, video: Tensor) -> Tensor:
+    """The clips (b 3 t H W) encoded to the mean and decoded, one by one."""
+    return torch.cat([whole_clip.decode(vae, whole_clip.encode(vae, v[None])[0]) for v in video]).clamp(-1, 1)
+
+
+def shipped_clip(studio: Studio, subject: int, seed: int) -> Clip:
+    """A held-out clip of the kind that the shipped model has seen."""
+    return draw_shipped(seed, studio.shapes, subject=subject)
+
+
+def next_clip(studio: Studio, subject: int, seed: int) -> Clip:
+    """A held-out clip of the kind that its successor is to see."""
+    return draw_next(seed, studio.shapes, subject=subject)
+
+
+def sharp_clip(studio: Studio, subject: int, seed: int) -> Clip:
+    """A held-out clip whose frame pixels cover 2 to 3 pixels of the photograph."""
+    return draw_next(seed, studio.shapes, subject=subject, sharp=True)
+
+
+def kinds(studio: Studio, *, shipped: bool) -> dict[str, tuple[Callable[[Studio, int, int], Clip], Sequence[int]]]:
+    """What there is to look at: how a clip of each kind is drawn, and the subjects that there are of it."""
+    if shipped:
+        return {"usual": (shipped_clip, range(len(PHOTOGRAPHS)))}
+    return {"usual": (next_clip, range(len(SCENES))), "sharp": (sharp_clip, fine(studio.shapes))}
+
+
+def held_out(
+    studio: Studio,
+    clip: Callable[[Studio, int, int], Clip],
+    subject: int,
+    *,
+    per_subject: int,
+    frames: int = 17,
+) -> Tensor:
+    """Raw held-out clips (per_subject 3 frames 192 192) of a subject."""
+    seeds = [HELD_OUT + subject * 1000 + i for i in range(per_subject)]
+    return studio.film([clip(studio, subject, seed) for seed in seeds], frames=frames)
+
+
+def evaluate(
+    vae: AutoencoderKLWan,
+    studio: Studio,
+    *,
+    per_subject: int,
+    frames: int = 17,
+    every: int = 1,
+    shipped: bool = False,
+) -> dict[str, dict[str, Figures]]:
+    """Figures by subject of usual clips and, but for `shipped` ones, of sharp ones; `every` so many subjects alone."""
+    report: dict[str, dict[str, Figures]] = {}
+    for kind, (clip, chosen) in kinds(studio, shipped=shipped).items():
+        report[kind] = {}
+        for subject in chosen[::every]:
+            video = held_out(studio, clip, subject, per_subject=per_subject, frames=frames)
+            report[kind][SCENES[subject].subject] = figures(reconstruct(vae, video), video)
+    return report
+
+
+def mean(rows: Mapping[str, Figures]) -> dict[str, float]:
+    """Of every figure, over subjects."""
+    return {f.name: fmean(asdict(row)[f.name] for row in rows.values()) for f in fields(Figures)}
