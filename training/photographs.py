@@ -89,9 +89,9 @@ PHOTOGRAPHS: tuple[Photograph, ...] = (
                "a77f6ec41e353afdf8bdff2ea981b2955535d8d83294f8cfa49cf4e423dd5638", (0.52, 0.85), (0.50, 0.48)),
 )
 MORE: tuple[Photograph, ...] = (
-    Photograph("raccoon", SCIPY, "face.dat", "not named; PublicDomainPictures", PUBLIC, (1024, 768),
+    Photograph("raccoon", SCIPY, "face.dat", "public-domain-image.com", PUBLIC, (1024, 768),
                "9d8b0b4d081313e2b485748c770472e5a95ed1738146883d84c7030493e82886", (0.55, 0.90), (0.60, 0.45)),
-    Photograph("admiral", MATPLOTLIB, "grace_hopper.jpg", "James S. Davis, US Navy", PUBLIC, (512, 600),
+    Photograph("admiral", MATPLOTLIB, "grace_hopper.jpg", "US Navy, official portrait", PUBLIC, (512, 600),
                "a8ca6d734765703b09728ab47fe59f473d93ae3967fc24c7c0288c3c7adb7130", (0.60, 0.92), (0.48, 0.45),
                crop=(0.1, 0.0, 1.0, 0.75)),
     Photograph("dogs", LOMIRI, "friends_by_Aitzol_Berasategi.jpg", BERASATEGI, "CC BY 4.0", (2056, 3088),
