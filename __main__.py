@@ -1,6 +1,18 @@
-"""`python -m shelllcc`."""
+"""`shelllcc`, and `python -m shelllcc`: an interrupt ends it without a word of Python's, also while it is imported."""
 
-from shelllcc.cli import main
+import sys
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        from shelllcc import cli
+
+        cli.main()
+    except KeyboardInterrupt:
+        print("shelllcc: interrupted", file=sys.stderr)
+        sys.exit(130)
+
 
 if __name__ == "__main__":
     main()

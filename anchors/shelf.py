@@ -93,6 +93,12 @@ def calibrations_folder() -> Path:
     return user_folder() / "calibrations"
 
 
+def latents_folder(path: Path) -> Path:
+    """Where the videos that a bank is studied with are kept as latents: beside it, or in the user's folder."""
+    beside = path.with_suffix(".latents")
+    return user_folder() / beside.name if path.parent == SHIPPED else beside
+
+
 def user_folder() -> Path:
     """Where `anchors pull` keeps banks: SHELLLCC_BANKS, or the platform's data folder."""
     if chosen := os.environ.get("SHELLLCC_BANKS"):

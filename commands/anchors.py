@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Make, fetch, check and study anchor banks.")
 
 
-Output = Annotated[Path, typer.Option("--output", "-o", help="The bank to write, a .safetensors file.")]
+Output = Annotated[Path, typer.Option("--output", "-o", **options.TO, help="The bank to write, a .safetensors file.")]
 BankArgument = Annotated[str, typer.Argument(metavar="BANK", help="A bank: a file or a name.")]
 Json = options.Json
 
@@ -97,7 +97,8 @@ def calibrate(
     ] = None,
     model: ModelOption = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="A bank to write with it. (default: beside, in your folder)")
+        Path | None,
+        typer.Option("--output", "-o", **options.TO, help="A bank to write with it. (default: beside, in your folder)"),
     ] = None,
     most: Annotated[int, typer.Option("--most", min=1, help="Clips to use at most.")] = 16,
     size: Size = None,
@@ -118,7 +119,7 @@ def calibrate(
     from shelllcc.anchors.bank import check_bank
     from shelllcc.anchors.bankfile import save_bank
     from shelllcc.anchors.fingerprints import fingerprint
-    from shelllcc.anchors.shelf import calibrations_folder, keep_calibration, locate, open_bank
+    from shelllcc.anchors.shelf import calibrations_folder, keep_calibration, latents_folder, locate, open_bank
     from shelllcc.commands.progress import TerminalReporter
     from shelllcc.guidance.wan.banks.make import calibrate_bank, check_free, held_out_files
     from shelllcc.guidance.wan.model.loading import Loading
@@ -127,16 +128,16 @@ def calibrate(
     path = locate(bank)
     found = open_bank(path)
     _check_output(output or calibrations_folder() / "x.safetensors", overwrite=overwrite)
-    if output is not None and not overwrite:
-        check_free(output, found.provenance)
     loading = Loading(dtype=dtype)
-    folder = latents or path.with_suffix(".latents")
+    folder = latents or latents_folder(path)
     if not sources and not folder.is_dir():
         raise UsageError(f"give held-out videos or latents: there is no {folder}")
     encoding = encoding_of(model, size, fps, frames, clips, folder, device, found)
     check_bank(found, fingerprint(encoding.model.vae))
     if not encoding.model.transformer:
         raise UsageError(f"{encoding.model.name} has no transformer to calibrate for; give --model")
+    if output is not None and not overwrite:
+        check_free(output, found.provenance, {*(c.fingerprint for c in found.calibrations), encoding.model.fingerprint})
     files, note = held_out_files(found, latents_of(sources or [str(folder)], encoding, workers).files)
     if note:
         streams.say(f"note: {note}")
@@ -153,7 +154,9 @@ def calibrate(
 
 @app.command("import")
 def import_(
-    checkpoint: Annotated[Path, typer.Argument(help="A manifold in the form of the authors' shell_lcc.pth.")],
+    checkpoint: Annotated[
+        Path, typer.Argument(**options.FROM, help="A manifold in the form of the authors' shell_lcc.pth.")
+    ],
     output: Output,
     model: ModelOption = "wan2.1-vae",
     held_out: Annotated[
@@ -190,9 +193,12 @@ def train(
     sources: Sources,
     output: Output,
     model: ModelOption = None,
-    export: Annotated[Path | None, typer.Option(help="Also write the form of the authors' shell_lcc.pth.")] = None,
+    export: Annotated[
+        Path | None, typer.Option(**options.TO, help="Also write the form of the authors' shell_lcc.pth.")
+    ] = None,
     run: Annotated[
-        Path | None, typer.Option(help="Checkpoints; a run found there goes on. (default: OUTPUT.training)")
+        Path | None,
+        typer.Option(**options.TO, help="Checkpoints; a run found there goes on. (default: OUTPUT.training)"),
     ] = None,
     bases: Annotated[int | None, typer.Option(help="Anchors. (default: 4096)")] = None,
     hidden: Annotated[int | None, typer.Option(help="Width of the networks. (default: 512)")] = None,
@@ -256,7 +262,9 @@ def train(
 def pull(
     name: Annotated[str, typer.Argument(help="A published name (see `anchors list`) or an http(s) URL.")],
     sha256: Annotated[str | None, typer.Option(help="Refuse a file of any other hash.")] = None,
-    folder: Annotated[Path | None, typer.Option(help="Where to. (default: the user's folder of banks)")] = None,
+    folder: Annotated[
+        Path | None, typer.Option(**options.TO, help="Where to. (default: the user's folder of banks)")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Fetch a published bank or manifold; `generate` finds it from then on."""
@@ -278,7 +286,7 @@ def analyze(
     generated: Annotated[
         list[str] | None, typer.Option(help="Generated videos or latents to tell from them; may be repeated.")
     ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="A folder.")] = Path("analysis"),
+    output: Annotated[Path, typer.Option("--output", "-o", **options.TO, help="A folder.")] = Path("analysis"),
     model: ModelOption = None,
     most: Annotated[int, typer.Option(min=1, help="Clips of each kind at most.")] = 64,
     size: Size = None,
@@ -301,7 +309,7 @@ def analyze(
 
     found = read_bank(locate(bank))
     if not overwrite:
-        check_folder(output)
+        check_folder(output, found)
     encoding = encoding_of(model, size, fps, frames, clips, latents or output / "latents", device, found)
     check_bank(found, fingerprint(encoding.model.vae))
     truth = latents_of(real, encoding, workers).files

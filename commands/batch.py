@@ -24,9 +24,12 @@ EVERY = 30  # seconds between lines of progress where stderr is no terminal
 def batch(
     ctx: typer.Context,
     prompts_file: Annotated[
-        Path, typer.Argument(help="Prompts, one a line, flags of its own at its end; # starts a comment.")
+        Path,
+        typer.Argument(**options.FROM, help="Prompts, one a line, flags of its own at its end; # starts a comment."),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="A folder; storage that all workers share.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", **options.TO, help="A folder; storage that all workers share.")
+    ],
     engine: EngineName = "local",
     workers: Annotated[
         int | None, typer.Option(min=1, help="Clips in work at one time. (default: 1; with ray what the cluster holds)")

@@ -28,10 +28,12 @@ def generate(
     model: options.Model = None,
     preset: options.Preset = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The .mp4; a folder for several prompts.")
+        Path | None, typer.Option("--output", "-o", **options.TO, help="The .mp4; a folder for several prompts.")
     ] = None,
     compare: Annotated[bool, typer.Option("--compare", help="Also the unguided clip and both side by side.")] = False,
-    sidecar: Annotated[Path | None, typer.Option("--from", help="Replay a clip's .json; flags override it.")] = None,
+    sidecar: Annotated[
+        Path | None, typer.Option("--from", **options.FROM, help="Replay a clip's .json; flags override it.")
+    ] = None,
     trust: Annotated[bool, typer.Option("--trust", help="Fetch what --from names on the hub, unasked.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Skip clips that are finished.")] = False,
     overwrite: options.Overwrite = False,

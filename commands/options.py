@@ -16,11 +16,34 @@ import typer
 
 from shelllcc.commands import streams
 from shelllcc.guidance.errors import UsageError
+from shelllcc.guidance.files import at_home
+
+
+def place(text: str | Path) -> Path:
+    """A path to write to, its `~` replaced. Raises UsageError for what names nothing, or a folder that nobody means."""
+    if Path(text) in (Path(), Path(".."), Path("~")):  # an empty text is Path(), too
+        raise UsageError(f"{str(text) or 'an empty path'} is no place for results; give a file or folder of their own")
+    try:
+        str(text).encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"the name {text!s} is no UTF-8, in which records are kept; give another one") from error
+    return at_home(Path(text))
+
+
+def source(text: str | Path) -> Path:
+    """A path to read from, its `~` replaced. Raises UsageError."""
+    return at_home(Path(text))
+
+
+TO: dict[str, Any] = {"parser": place, "metavar": "PATH"}
+FROM: dict[str, Any] = {"parser": source, "metavar": "PATH"}
 
 Prompts = Annotated[list[str] | None, typer.Option("--prompt", "-p", help="What to show; may be repeated.")]
 PromptsFile = Annotated[
     Path | None,
-    typer.Option("--prompts-file", help="Prompts, one a line, flags of its own at its end; # starts a comment."),
+    typer.Option(
+        "--prompts-file", **FROM, help="Prompts, one a line, flags of its own at its end; # starts a comment."
+    ),
 ]
 Model = Annotated[
     str | None,
@@ -52,12 +75,14 @@ def _json(value: bool) -> bool:
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.", callback=_json)]
-Folder = Annotated[Path | None, typer.Option("--output", "-o", help="The run's folder; a run goes on where it was.")]
+Folder = Annotated[
+    Path | None, typer.Option("--output", "-o", **TO, help="The run's folder; a run goes on where it was.")
+]
 Seeds = Annotated[str | None, typer.Option("--seeds", "--seed", help="Of the noise, e.g. 0,1,2. (default: 0)")]
 Embed = Annotated[bool, typer.Option("--embed", help="Put the videos into the page: one file to send.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace other clips, or the run that the folder holds.")]
 Replay = Annotated[
-    Path | None, typer.Option("--replay-folder", help="Keep the steps that strengths share there, not in memory.")
+    Path | None, typer.Option("--replay-folder", **TO, help="Keep the steps that strengths share there, not in memory.")
 ]
 
 

@@ -44,7 +44,7 @@ def show(name: Name) -> None:
 
 @app.command()
 def export(
-    output: Annotated[Path, typer.Argument(help="The JSON file to write.")],
+    output: Annotated[Path, typer.Argument(**options.TO, help="The JSON file to write.")],
     name: Annotated[list[str] | None, typer.Argument(metavar="PROFILE", help="Which. (default: all)")] = None,
     overwrite: options.Overwrite = False,
 ) -> None:
@@ -56,11 +56,14 @@ def export(
 
 
 @app.command("import")
-def import_profiles(path: Annotated[Path, typer.Argument(help="A file that `profiles export` wrote.")]) -> None:
+def import_profiles(
+    path: Annotated[Path, typer.Argument(**options.FROM, help="A file that `profiles export` wrote.")],
+    overwrite: options.Overwrite = False,
+) -> None:
     """Take over the profiles of a file."""
     from shelllcc.guidance.wan.clips import profiles as store
 
-    streams.print_line(f"{store.take_over(path)} profiles taken over")
+    streams.print_line(f"{store.take_over(path, overwrite=overwrite)} profiles taken over")
 
 
 @app.command()

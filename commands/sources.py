@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from shelllcc.anchors.bank import Bank
     from shelllcc.guidance.wan.banks.encode import Encoding
     from shelllcc.guidance.wan.banks.make import Gathered
-from shelllcc.commands import streams
+from shelllcc.commands import options, streams
 
 Sources = Annotated[
     list[str], typer.Argument(help="Videos, or latents (.safetensors, .pt): files, folders, globs, text lists.")
@@ -38,7 +38,9 @@ Frames = Annotated[int | None, typer.Option("--frames", help="Of a clip, 4n+1. (
 ClipsOption = Annotated[int, typer.Option("--clips", help="Most clips taken from one video.")]
 Folder = Annotated[
     Path | None,
-    typer.Option("--latents", help="Where encoded videos are kept (default: a .latents folder beside the bank)."),
+    typer.Option(
+        "--latents", **options.TO, help="Where encoded videos are kept (default: a .latents folder beside the bank)."
+    ),
 ]
 Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Processes. (default: the cores; 1 on a GPU)")]
 EngineName = Annotated[

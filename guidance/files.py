@@ -22,7 +22,7 @@ except ImportError:  # Windows: an open file cannot be removed there, and none i
 
 WHOLE = 1 << 20  # bytes of a file up to which all of them count in a fingerprint
 SAMPLED, BLOCK = 64, 4096  # blocks of a larger file that do, and their bytes
-PART = ".part-"  # begins the names of files that are being written
+PART = ".part-shelllcc-"  # begins the names of files that are being written, and of no others
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 _swept = set[Path]()  # folders that this process has freed of what killed ones left
@@ -104,7 +104,10 @@ def claimed(path: Path) -> Iterator[None]:
     """
     import filelock
 
-    lock = filelock.FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
+    file = path.with_name(f".{path.name}.lock")
+    if os.path.lexists(file) and (file.is_symlink() or file.stat().st_size):
+        raise UsageError(f"{file} is in the way, and no lock of ours; give another --output")
+    lock = filelock.FileLock(file, timeout=0)
     made = [folder for folder in path.absolute().parents if not folder.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -117,7 +120,7 @@ def claimed(path: Path) -> Iterator[None]:
         yield
     finally:
         with contextlib.suppress(OSError):
-            Path(lock.lock_file).unlink()  # while it is held: whoever waits for it looks again
+            file.unlink()  # while it is held: whoever waits for it looks again
         lock.release()
         with contextlib.suppress(OSError):
             for folder in made:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -113,11 +114,12 @@ def test_what_a_killed_process_was_writing_is_swept_and_what_a_living_one_writes
     _, living = (Path(process.stdout.readline().strip()) for process in both)
     both[0].kill()
     both[0].wait()
-    mine = tmp_path / ".part-of-mine.txt"
-    mine.write_text("a user's own")
+    mine = [tmp_path / name for name in (".part-of-mine.txt", ".part-download.mp4", ".part-abcdefgh")]
+    for path in mine:
+        path.write_text("a user's own")
     files._swept.discard(tmp_path)
     files.write_text(tmp_path / "new.json", "{}")
-    assert sorted(tmp_path.iterdir()) == sorted([living, mine, tmp_path / "new.json"])
+    assert sorted(tmp_path.iterdir()) == sorted([living, *mine, tmp_path / "new.json"])
     both[1].terminate()
     both[1].wait()
     for process in both:
@@ -162,7 +164,79 @@ def test_a_clip_of_another_recipe_is_kept_and_the_same_recipe_goes_on(shelllcc, 
     assert shelllcc("generate", *CAT, "--compare", "-o", "a.mp4")[0] == 2
     (tmp_path / "a.compare.mp4").unlink()
     assert shelllcc("generate", *CAT, "--compare", "-o", "a.mp4")[0] == 0
+    (tmp_path / "a.compare.mp4").write_bytes(b"a film of mine")
     assert shelllcc("generate", *CAT, "--seed", "1", "-o", "a.mp4", "--overwrite")[0] == 0
+    assert sorted(path.name for path in tmp_path.glob("a.*")) == [
+        "a.compare.mp4",
+        "a.json",
+        "a.mp4",
+    ]  # the rest was old
+
+
+def test_a_video_in_a_clips_place_is_kept_whatever_the_sidecar_says(shelllcc, tmp_path):
+    write_video(tmp_path / "holiday.mp4", FRAMES, fps=16)
+    holiday = (tmp_path / "holiday.mp4").read_bytes()
+    assert shelllcc("generate", *CAT, "--compare", "-o", "a.mp4")[0] == 0
+    for name in ("a.mp4", "a.unguided.mp4"):
+        clip = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(holiday)
+        for words in ([], ["--resume"]):
+            assert shelllcc("generate", *CAT, "--compare", "-o", "a.mp4", *words)[0] == 2
+        assert (tmp_path / name).read_bytes() == holiday
+        (tmp_path / name).write_bytes(clip[:2000])  # torn
+        assert shelllcc("generate", *CAT, "--compare", "-o", "a.mp4")[0] == 0
+        assert (tmp_path / name).read_bytes() == clip
+    shutil.copy(tmp_path / "a.json", tmp_path / "b.json")
+    (tmp_path / "b.mp4").write_bytes(holiday)
+    assert shelllcc("generate", *CAT, "--compare", "-o", "b.mp4")[0] == 2
+    assert shelllcc("generate", *CAT, "--compare", "-o", "a.MP4")[0] == 2  # it would take the sidecar of a.mp4
+    for name, make in (("link.mp4", lambda p: p.symlink_to("nowhere.mp4")), ("pipe.mp4", os.mkfifo)):
+        make(tmp_path / name)
+        assert shelllcc("generate", *CAT, "-o", name)[0] == 2
+        assert not (tmp_path / name).is_file()
+    (tmp_path / ".c.mp4.lock").write_text("precious")
+    code, _, err = shelllcc("generate", *CAT, "-o", "c.mp4")
+    assert (code, (tmp_path / ".c.mp4.lock").read_text()) == (2, "precious"), err
+
+
+def test_a_video_in_a_runs_place_is_kept(shelllcc, tmp_path):
+    write_video(tmp_path / "holiday.mp4", FRAMES, fps=16)
+    (tmp_path / "prompts.txt").write_text("a tabby cat\n")
+    holiday = (tmp_path / "holiday.mp4").read_bytes()
+    for words, place in (
+        (["batch", "prompts.txt", *SMALL, "-o", "clips"], "clips/0000/000000-a-tabby-cat.mp4"),
+        (["compare", *CAT, "--strengths", "0,1", "--window", "0:1", "-o", "run"], "run/00_strength-1.mp4"),
+        (["compare", "holiday.mp4", "holiday.mp4", "-o", "films"], "films/00_holiday.mp4"),
+    ):
+        assert shelllcc(*words)[0] == 0
+        clip = (tmp_path / place).read_bytes()
+        mine = clip if clip != holiday else None
+        write_video(tmp_path / place, FRAMES[::-1], fps=16)
+        edited = (tmp_path / place).read_bytes()
+        assert shelllcc(*words)[0] != 0, mine
+        assert (tmp_path / place).read_bytes() == edited
+        (tmp_path / place).write_bytes(clip[:2000])  # torn
+        assert shelllcc(*words)[0] == 0
+        assert (tmp_path / place).read_bytes() == clip
+
+
+@pytest.mark.parametrize("place", ["", ".", "..", "~", "~/", "~nobody-here/x", b"n\xe9.mp4"])
+def test_what_is_no_place_for_results_is_refused_everywhere(place, shelllcc, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "prompts.txt").write_text("a tabby cat\n")
+    place = place if isinstance(place, str) else os.fsdecode(place)
+    for words in (
+        ["generate", *CAT, "-o", place],
+        ["compare", *CAT, "-o", place],
+        ["tune", *CAT, "-o", place],
+        ["batch", "prompts.txt", *SMALL, "-o", place],
+        ["anchors", "build", "films", "-o", place],
+        ["anchors", "analyze", "tiny-wan", "films", "-o", place],
+        ["profiles", "export", place],
+    ):
+        code, out, err = shelllcc(*words)
+        assert (code, out, err.count("\n")) == (2, "", 1), err
+    assert [path.name for path in tmp_path.iterdir()] == ["prompts.txt"]
 
 
 def test_a_batch_keeps_clips_of_another_recipe(shelllcc, tmp_path):

@@ -14,7 +14,7 @@ from shelllcc.guidance.files import sha256_of, whole_file
 from shelllcc.guidance.measures.figures import change, figures
 from shelllcc.guidance.measures.verdict import Verdict
 from shelllcc.guidance.media.footage import Footage, read_video
-from shelllcc.guidance.media.video import write_video
+from shelllcc.guidance.media.video import frames_in, write_video
 from shelllcc.guidance.wan.clips.parse import Variant, slug
 from shelllcc.guidance.wan.clips.plan import Resolved
 from shelllcc.guidance.wan.clips.recorded import bank_record, model_record
@@ -121,6 +121,13 @@ def compare_videos(
         shown = []
         for label, path, video in zip(labels, videos, read, strict=True):
             file = run.path(0, f"{label}.mp4")
+            if (
+                path.suffix.lower() == ".mp4"
+                and file.is_file()
+                and sha256_of(file) != sha256_of(path)
+                and frames_in(file)
+            ):
+                raise UsageError(f"{file} is not the copy that this run made; move it away, or give another --output")
             _copy(path, file, video.frames, run.fps)
             withheld = _withheld(video, read[0])
             part = video.frames[:shortest]

@@ -12,11 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from shelllcc.guidance.errors import UsageError
 from shelllcc.guidance.measures.figures import change
+from shelllcc.guidance.media.video import frames_in
 from shelllcc.guidance.wan.clips.generate import make, write
 from shelllcc.guidance.wan.clips.parse import Variant
 from shelllcc.guidance.wan.clips.plan import Plan, Resolved
 from shelllcc.guidance.wan.clips.prefix import Prefix
+from shelllcc.guidance.wan.clips.replacing import video_in_the_way
 from shelllcc.guidance.wan.clips.request import Request
 from shelllcc.guidance.wan.clips.sample import Clip, first_move, guide_for
 from shelllcc.guidance.wan.clips.sidecar import read_sidecar
@@ -78,6 +81,7 @@ class Sweep:
             record = known
             self._recorded(plan)
         elif variant == self.reference:
+            _check_free(plan)
             self._seen, seconds = self._make(variant)
             self._recorded(plan)
             record = write(plan, self.studio.pipe, {plan.label: self._seen}, seconds, metrics={"change": 0.0})
@@ -86,6 +90,7 @@ class Sweep:
                 self.clip(self.reference)
             if self._seen is None:  # its file is there, but not the frames before they were encoded
                 self._seen, _ = self._make(self.reference)
+            _check_free(plan)
             clip, seconds = self._make(variant)
             beside = {"change": change(clip.frames, self._seen.frames), "beside": self._seen.frames_sha256}
             self._recorded(plan)
@@ -128,3 +133,14 @@ class Sweep:
             change=metrics["change"],
             trace=record["trace"],
         )
+
+
+def _check_free(plan: Plan) -> None:
+    """Raise UsageError where somebody's video lies in a clip's place. A torn one, or a torn sidecar, is made again."""
+    try:
+        known = read_sidecar(plan.sidecar)
+    except UsageError:
+        known = {}
+    path = video_in_the_way(plan.videos, known if plan.made(known) else {}, plan.made)
+    if path is not None and frames_in(path):
+        raise UsageError(f"{path} is not the clip that this run made; move it away, or give another --output")

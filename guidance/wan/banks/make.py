@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,11 +73,13 @@ def gather(
         on_file(done, len(videos))
     files: dict[tuple[str, int], LatentFile] = {}
     vae, channels = fingerprint(encoding.model.vae), int(encoding.model.vae["z_dim"])
+    others = 0
     foreign: list[float] = []  # deviations of latents that do not say whose they are
     for path in sorted(set(paths)):
         try:
             file = open_latents(path)
             if path.parent.resolve() == own and file.framing not in ("", encoding.framing_text):
+                others += 1
                 continue
             if file.vae not in (None, vae):
                 raise BankError(f"{path} holds latents of another VAE ({file.vae}, this model's is {vae})")
@@ -87,6 +89,8 @@ def gather(
             skipped.append(str(error))
             continue
         files.setdefault((file.source, file.clips), file)
+    if others and not files:
+        skipped.append(f"{own} holds {others} files of latents of another size, rate or length; give these, or videos")
     if foreign:
         notes.append(f"latents that do not say their VAE are taken for normalised ones of {encoding.model.name}")
     if foreign and not 0.4 < (typical := sorted(foreign)[len(foreign) // 2]) < 1.6:
@@ -94,8 +98,13 @@ def gather(
     return Gathered([files[key] for key in sorted(files)], sorted(skipped), notes)
 
 
-def check_free(output: Path, provenance: Mapping[str, Any] | None = None) -> None:
-    """Raise UsageError where `output` holds no bank, or one whose provenance is not that of the new one."""
+def check_free(
+    output: Path, provenance: Mapping[str, Any] | None = None, calibrated: Collection[str] | None = None
+) -> None:
+    """Raise UsageError where `output` holds no bank, or given a provenance one that the new one does not make up for.
+
+    That has this provenance, and no calibration but for the models of these fingerprints, by default none.
+    """
     if not output.exists():
         return
     try:
@@ -103,7 +112,8 @@ def check_free(output: Path, provenance: Mapping[str, Any] | None = None) -> Non
     except BankError as error:
         raise UsageError(f"{output} is no bank; give another --output, or --overwrite it") from error
     known = json.loads(json.dumps(provenance or {}))
-    if any(there.provenance.get(key) != value for key, value in known.items()):
+    more = {c.fingerprint for c in there.calibrations} - set(calibrated or ()) if provenance is not None else set()
+    if more or any(there.provenance.get(key) != value for key, value in known.items()):
         raise UsageError(f"{output} holds another bank; give another --output, or --overwrite it")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -18,7 +19,7 @@ from shelllcc.anchors.latents import Clips, LatentFile
 from shelllcc.guidance.errors import UsageError
 from shelllcc.guidance.files import whole_file, write_json
 from shelllcc.guidance.media.pictures import write_png
-from shelllcc.guidance.media.video import write_video
+from shelllcc.guidance.media.video import check_output, read_tag, write_video
 from shelllcc.guidance.wan.banks.analyze import analyze, radial
 from shelllcc.guidance.wan.banks.encode import Encoding
 from shelllcc.guidance.wan.model.pipeline import LATENTS_ALONE, load_vae
@@ -33,18 +34,21 @@ RADII = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
 TILE = 320  # pixels, the widest of a tile
 
 
-def check_folder(folder: Path) -> None:
-    """Raise UsageError where a study's files would replace others than those of a study."""
-    there = [folder / name for name in FILES if (folder / name).exists()]
+def check_folder(folder: Path, bank: Bank) -> None:
+    """Raise UsageError where there can be no folder, or a study of `bank` would replace other files than its own."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file; give a folder as --output")
+    check_output(folder / FILES[0])
+    there = [folder / name for name in FILES if os.path.lexists(folder / name)]
     if not there:
         return
     try:
-        table = json.loads((folder / FILES[0]).read_text(encoding="utf-8"))
-        ours = {"bank", "files", "distinguishability"} <= table.keys()
-    except (OSError, ValueError, RecursionError, AttributeError):
-        ours = False
-    if not ours:
-        raise UsageError(f"{there[0]} is no study's; give another --output, or --overwrite it")
+        known = json.loads((folder / FILES[0]).read_text(encoding="utf-8"))["bank"]["sha256"]
+    except (OSError, ValueError, RecursionError, TypeError, KeyError):
+        known = None
+    video = folder / "radial.mp4"
+    if known != bank.sha256 or (video in there and read_tag(video).get("shows") != "radial"):
+        raise UsageError(f"{there[0]} is of no study of this bank; give another --output, or --overwrite it")
 
 
 def study(

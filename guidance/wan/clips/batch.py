@@ -132,7 +132,7 @@ def plan_batch(
     like = replace(like, overwrite=overwrite)
     batch = Batch(like, tuple(variants), tuple(_in_company(jobs[shard[0] :: shard[1]])), resolved.notes)
     for plan in batch.all_plans():
-        plan.check_free()
+        plan.check_free(quick=True)  # once more, in earnest, when the clip is made
     doubts = (plan.doubt() for plan in batch.all_plans()) if resolved.model.is_local else ()
     return replace(batch, notes=(*batch.notes, *dict.fromkeys(filter(None, doubts))))
 

@@ -19,6 +19,7 @@ from shelllcc.guidance.media.video import encode
 from shelllcc.guidance.versions import version
 from shelllcc.guidance.wan.clips.parallel import agree_on_clip
 from shelllcc.guidance.wan.clips.plan import Plan
+from shelllcc.guidance.wan.clips.replacing import companions
 
 if TYPE_CHECKING:
     from diffusers import WanPipeline
@@ -125,6 +126,7 @@ def write(
     if plan.compare:
         frames["compare"] = labelled({label: clip.frames for label, clip in clips.items()})
     tag = _anywhere(recipe)
+    stale = companions(plan.sidecar, plan.videos.values())
     with contextlib.ExitStack() as files:  # nothing takes its place before all is written; the sidecar comes last
         sidecar = files.enter_context(whole_file(plan.sidecar))
         record["sha256"] = {}
@@ -133,6 +135,8 @@ def write(
             encode(part, frames[label], path, fps=plan.request.fps, record={"shows": label} | tag)
             record["sha256"][label] = sha256_of(part)
         sidecar.write_text(as_json(record), encoding="utf-8")
+    for path in stale:
+        path.unlink(missing_ok=True)
     return record
 
 

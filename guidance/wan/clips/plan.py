@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from shelllcc.guidance.errors import BankError, UsageError
 from shelllcc.guidance.files import at_home, claimed, sha256_of
-from shelllcc.guidance.media.video import check_output, read_tag
+from shelllcc.guidance.media.video import check_output
 from shelllcc.guidance.paths import here, reason
 from shelllcc.guidance.versions import version
 from shelllcc.guidance.wan.clips import recorded
 from shelllcc.guidance.wan.clips.parse import AUTO, Line, read_prompts, slug
 from shelllcc.guidance.wan.clips.profiles import tuned_request
+from shelllcc.guidance.wan.clips.replacing import in_the_way
 from shelllcc.guidance.wan.clips.request import Request
 from shelllcc.guidance.wan.clips.sidecar import read_sidecar
 from shelllcc.guidance.wan.model.loading import Loading
@@ -106,36 +107,21 @@ class Plan:
         same &= recorded.is_loading(record.get("loading", Loading().recipe()), mine["loading"])
         return same and record.get("dtype") == self.loading.dtype_on(str(record.get("device")))
 
-    def check_free(self) -> None:
-        """Raise UsageError where the clip would replace a file that is no earlier make of it."""
-        if path := self.in_the_way():
+    def check_free(self, *, quick: bool = False) -> None:
+        """Raise UsageError where the clip would replace a file that is no earlier make of it (`replacing.py`)."""
+        path = None if self.overwrite else in_the_way(self.videos, self.sidecar, self.made, quick=quick)
+        if path is not None:
             what = "is no record of this clip" if path == self.sidecar else "holds another clip"
             raise UsageError(f"{path} {what}; give another --output, or --overwrite it")
 
     @contextlib.contextmanager
     def claimed(self) -> Iterator[None]:
         """Within the block the clip's files are this process's to write. Raises OutputError, and UsageError."""
-        with claimed(self.output):
+        with contextlib.ExitStack() as files:
+            for path in sorted({*self.videos.values(), self.sidecar}):
+                files.enter_context(claimed(path))
             self.check_free()
             yield
-
-    def in_the_way(self) -> Path | None:
-        """A file that making this clip would replace, and that is no earlier make of it."""
-        if self.overwrite:
-            return None
-        known: Mapping[str, Any] = {}
-        if self.sidecar.is_file():
-            try:
-                known = read_sidecar(self.sidecar)
-            except UsageError:
-                return self.sidecar
-            if not self.made(known):
-                return self.sidecar
-        hashes = known.get("sha256") or {}
-        for label, path in self.videos.items():
-            if path.is_file() and label not in hashes and not self.made(read_tag(path)):
-                return path
-        return None
 
 
 @dataclass(frozen=True)

@@ -143,12 +143,18 @@ def export(path: Path, profiles: Iterable[Mapping[str, Any]], *, overwrite: bool
     return len(found)
 
 
-def take_over(path: Path) -> int:
-    """Store the profiles of a file that `profiles export` wrote, and count them. Raises UsageError."""
-    found = _exported(path)
+def take_over(path: Path, *, overwrite: bool = False) -> int:
+    """Store the profiles of a file that `profiles export` wrote, and count them.
+
+    Raises UsageError, before any is stored, where one is there with another strength, unless `overwrite`.
+    """
+    found = [profile | {"name": name_of({key: profile[key] for key in BELONGS})} for profile in _exported(path)]
     for profile in found:
-        belongs = {key: profile[key] for key in BELONGS}
-        write_json(folder() / f"{name_of(belongs)}.json", profile | {"name": name_of(belongs)})
+        file = folder() / f"{profile['name']}.json"
+        if file.exists() and not overwrite and read(file)["strength"] != profile["strength"]:
+            raise UsageError(f"profile {profile['name']} is there with another strength; --overwrite takes the file's")
+    for profile in found:
+        write_json(folder() / f"{profile['name']}.json", profile)
     return len(found)
 
 
@@ -185,7 +191,9 @@ def _exported(path: Path) -> list[dict[str, Any]]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         return [_checked(profile, path) for profile in record["profiles"]]
-    except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
+        raise UsageError(f"{path} is no file that `profiles export` wrote: it holds no list of profiles") from error
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"cannot read profiles from {path}: {reason(error)}") from error
 
 

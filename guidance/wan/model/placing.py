@@ -47,7 +47,7 @@ def place(pipe: WanPipeline, offload: str, device: str, *, hooked: bool = False)
 def check_device(device: str | None, *, here: bool = True) -> None:
     """Raise UsageError for what names no device, ModelError for one that this machine does not have.
 
-    Without `here` it may be another machine's, but where there are GPUs their number holds. No GPU is woken.
+    Without `here` `cuda` may be another machine's; where there are GPUs their number holds. No GPU is woken.
     """
     if device is None:
         return
@@ -59,7 +59,7 @@ def check_device(device: str | None, *, here: bool = True) -> None:
     import torch
 
     count = torch.cuda.device_count() if kind == "cuda" else int(torch.backends.mps.is_available())
-    if int(number or 0) >= count and (here or count):
+    if int(number or 0) >= max(count, 0 if here else 1):  # a plan for another machine's GPU does not number it
         there = f"GPUs that torch finds: {count}" + (", counted from 0" if count else "")
         raise ModelError(f"device {device} is not available here; {there}")
 
