@@ -59,6 +59,7 @@ from shelllcc.guidance.wan.model.memory import Stage, costs
 from shelllcc.guidance.wan.model.pipeline import Model, find_model
 from shelllcc.guidance.wan.model.placing import place
 from shelllcc.guidance.wan.model.presets import PRESETS
+from shelllcc.guidance.wan.model.seams import device_of
 
 STRENGTHS = (0.0, 0.5, 1.0, 1.5, 2.0)
 QUEUE = 200_000_000  # clock ticks, some 100 ms, that the GPU is busy while work is queued behind
@@ -126,7 +127,7 @@ class Bench:
             return {}
 
         def call() -> None:
-            texts = self.texts.embedding.to(pipe._execution_device, pipe.transformer.dtype)
+            texts = self.texts.embedding.to(device_of(pipe), pipe.transformer.dtype)
             pipe(
                 prompt_embeds=texts, negative_prompt_embeds=texts, height=request.height, width=request.width,
                 num_frames=request.frames, num_inference_steps=request.steps, guidance_scale=request.cfg,

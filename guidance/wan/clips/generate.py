@@ -19,6 +19,7 @@ from shelllcc.guidance.media.video import encode
 from shelllcc.guidance.versions import version
 from shelllcc.guidance.wan.clips.parallel import agree_on_clip
 from shelllcc.guidance.wan.clips.plan import Plan
+from shelllcc.guidance.wan.model.seams import device_of
 
 if TYPE_CHECKING:
     from diffusers import WanPipeline
@@ -109,7 +110,7 @@ def write(
     from shelllcc.guidance.media.pictures import labelled
 
     recipe: dict[str, Any] = plan.describe() | {
-        "device": str(pipe._execution_device),
+        "device": str(device_of(pipe)),
         "dtype": str(pipe.transformer.dtype).removeprefix("torch."),
         "scheduler": type(pipe.scheduler).__name__,
         "versions": versions(),

@@ -24,6 +24,7 @@ from shelllcc.guidance.wan.clips.request import Request
 from shelllcc.guidance.wan.clips.texts import Texts
 from shelllcc.guidance.wan.model.caches import cached
 from shelllcc.guidance.wan.model.placing import reset
+from shelllcc.guidance.wan.model.seams import device_of
 
 if TYPE_CHECKING:
     from diffusers import WanPipeline
@@ -164,7 +165,7 @@ def _texts(pipe: WanPipeline, request: Request, texts: Texts | None) -> dict[str
     """The pipeline's arguments for the prompts, as words or as known embeddings."""
     if texts is None:
         return {"prompt": request.prompt, "negative_prompt": request.negative_prompt}
-    device = pipe._execution_device
+    device = device_of(pipe)
     known: dict[str, Any] = {"prompt_embeds": texts.embed(request.prompt).to(device)}
     if request.cfg > 1:
         known["negative_prompt_embeds"] = texts.embed(request.negative_prompt).to(device)

@@ -6,7 +6,6 @@ stage takes beside its weights is read off the code that will run, at the sizes 
 
 from __future__ import annotations
 
-import copy
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from torch.utils._pytree import tree_iter
 
 from shelllcc.guidance.wan.model.loading import CHOICES, LENGTH, Loading
 from shelllcc.guidance.wan.model.pipeline import Model, quieten
+from shelllcc.guidance.wan.model.seams import shortened
 
 AT_REST: Mapping[str, float] = {"none": 0.0, "fp8": 1.0, "int8": 1.0, "nf4": 0.5}  # bytes of a weight; 0 as computed
 WORKSPACE = 1.16  # of whole frames: what cuDNN takes beside that which convolutions read and write (benchmarks/gpu.py)
@@ -214,8 +214,7 @@ def _work(run: Callable[[], object]) -> int:
 def _sampling(transformer: Any, latents: tuple[int, ...]) -> int:
     """Bytes beside the weights while a step is made."""
     config, dtype = transformer.config, next(transformer.parameters()).dtype
-    shallow = copy.copy(transformer)  # what is alive in one block is gone in the next
-    shallow._modules = transformer._modules | {"blocks": transformer.blocks[:2]}
+    shallow = shortened(transformer, 2)  # what is alive in one block is gone in the next
     shape = (latents[0], config.in_channels, *latents[2:])
     x = torch.empty(shape, dtype=dtype, device="meta")
     text = torch.empty(1, LENGTH, config.text_dim, dtype=dtype, device="meta")
