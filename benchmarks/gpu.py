@@ -52,7 +52,7 @@ from shelllcc.guidance.wan.clips.batch import Silent
 from shelllcc.guidance.wan.clips.generate import make
 from shelllcc.guidance.wan.clips.prefix import Prefix
 from shelllcc.guidance.wan.clips.request import Request
-from shelllcc.guidance.wan.clips.sample import first_move, guide_for, sample
+from shelllcc.guidance.wan.clips.sample import Moment, first_move, guide_for, sample
 from shelllcc.guidance.wan.clips.studio import Studio, prompts_of
 from shelllcc.guidance.wan.model.loading import Loading
 from shelllcc.guidance.wan.model.memory import Stage, costs
@@ -243,12 +243,13 @@ def whole(bench: Bench) -> dict[str, Any]:
     for name, wanted in (("unguided", request.unguided()), ("guided", request)):
         decoding: list[float] = []
 
-        def on_decode(decoding: list[float] = decoding) -> None:
-            bench.wait()
-            decoding.append(time.perf_counter())
+        def on_moment(moment: Moment, decoding: list[float] = decoding) -> None:
+            if moment.is_last:
+                bench.wait()
+                decoding.append(time.perf_counter())
 
         started = time.perf_counter()
-        clip = sample(pipe, wanted, guide_for(wanted, BANK), texts=bench.texts, on_decode=on_decode)  # type: ignore[arg-type]
+        clip = sample(pipe, wanted, guide_for(wanted, BANK), texts=bench.texts, on_moment=on_moment)  # type: ignore[arg-type]
         bench.wait()
         ended = time.perf_counter()
         found[name] = {"sampling_s": decoding[0] - started, "decoding_s": ended - decoding[0], "moves": len(clip.trace)}

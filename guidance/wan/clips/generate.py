@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from shelllcc.anchors.bank import Bank
     from shelllcc.guidance.wan.clips.prefix import Prefix
     from shelllcc.guidance.wan.clips.request import Request
-    from shelllcc.guidance.wan.clips.sample import Clip
+    from shelllcc.guidance.wan.clips.sample import Clip, Moment
     from shelllcc.guidance.wan.clips.studio import Studio
 
 LIBRARIES = ("torch", "diffusers", "transformers", "faiss-cpu", "imageio", "imageio-ffmpeg", "safetensors", "numpy")
@@ -79,14 +79,16 @@ def make(
     started = time.perf_counter()
     decoding = [started]
 
-    def on_decode() -> None:
-        decoding[0] = time.perf_counter()
-        reporter.stage(f"{name} decoding")
+    def on_moment(moment: Moment) -> None:
+        reporter.step(moment)
+        if moment.is_last:
+            decoding[0] = time.perf_counter()
+            reporter.stage(f"{name} decoding")
 
     guide = guide_for(request, bank)
     how: dict[str, Any] = {"prefix": prefix, "texts": studio.texts, "cache": loading.cache}
     try:
-        clip = sample(pipe, request, guide, **how, on_step=reporter.step, on_decode=on_decode)
+        clip = sample(pipe, request, guide, **how, on_moment=on_moment)
     except OutOfMemoryError as error:
         raise OutOfMemoryError(error.stage, loading.relief(error.stage, studio.device)) from error
     sampling, rest = decoding[0] - started, time.perf_counter() - decoding[0]
