@@ -105,7 +105,7 @@ LIBRARIES_OWN = ("guidance/guide/seams.py", "guidance/wan/model/seams.py")
 OURS = ("__class__", "__dict__")  # of the special names, those that only an object's own class touches
 PRIVATE_BUT_USUAL = {
     "guidance/jobs/processes.py": {"_exit"},  # of os, documented
-    "guidance/wan/model/memory.py": {"_python_dispatch", "_pytree", "_cdata"},  # of torch, which has no public ones
+    "guidance/wan/model/counting.py": {"_python_dispatch", "_pytree", "_cdata"},  # of torch, which has no public ones
     "guidance/errors.py": {"__dict__"},  # of exceptions that are pickled
 }
 
