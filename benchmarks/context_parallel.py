@@ -77,12 +77,12 @@ def _timed(pipe: WanPipeline, request: Request) -> tuple[Clip, float]:
     """A guided clip, and the median seconds of its steps but the first."""
     ends: list[float] = []
 
-    def on_step(_moment: Moment) -> None:
+    def on_moment(_moment: Moment) -> None:
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         ends.append(time.perf_counter())
 
-    clip = sample(pipe, request, guide_for(request, smooth_noise_bank(dict(pipe.vae.config))), on_step=on_step)
+    clip = sample(pipe, request, guide_for(request, smooth_noise_bank(dict(pipe.vae.config))), on_moment=on_moment)
     return clip, median(after - before for before, after in pairwise(ends))
 
 

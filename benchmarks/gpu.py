@@ -52,13 +52,14 @@ from shelllcc.guidance.wan.clips.batch import Silent
 from shelllcc.guidance.wan.clips.generate import make
 from shelllcc.guidance.wan.clips.prefix import Prefix
 from shelllcc.guidance.wan.clips.request import Request
-from shelllcc.guidance.wan.clips.sample import first_move, guide_for, sample
+from shelllcc.guidance.wan.clips.sample import Moment, first_move, guide_for, sample
 from shelllcc.guidance.wan.clips.studio import Studio, prompts_of
 from shelllcc.guidance.wan.model.loading import Loading
 from shelllcc.guidance.wan.model.memory import Stage, costs
 from shelllcc.guidance.wan.model.pipeline import Model, find_model
 from shelllcc.guidance.wan.model.placing import place
 from shelllcc.guidance.wan.model.presets import PRESETS
+from shelllcc.guidance.wan.model.seams import device_of
 
 STRENGTHS = (0.0, 0.5, 1.0, 1.5, 2.0)
 QUEUE = 200_000_000  # clock ticks, some 100 ms, that the GPU is busy while work is queued behind
@@ -126,7 +127,7 @@ class Bench:
             return {}
 
         def call() -> None:
-            texts = self.texts.embedding.to(pipe._execution_device, pipe.transformer.dtype)
+            texts = self.texts.embedding.to(device_of(pipe), pipe.transformer.dtype)
             pipe(
                 prompt_embeds=texts, negative_prompt_embeds=texts, height=request.height, width=request.width,
                 num_frames=request.frames, num_inference_steps=request.steps, guidance_scale=request.cfg,
@@ -242,12 +243,13 @@ def whole(bench: Bench) -> dict[str, Any]:
     for name, wanted in (("unguided", request.unguided()), ("guided", request)):
         decoding: list[float] = []
 
-        def on_decode(decoding: list[float] = decoding) -> None:
-            bench.wait()
-            decoding.append(time.perf_counter())
+        def on_moment(moment: Moment, decoding: list[float] = decoding) -> None:
+            if moment.is_last:
+                bench.wait()
+                decoding.append(time.perf_counter())
 
         started = time.perf_counter()
-        clip = sample(pipe, wanted, guide_for(wanted, BANK), texts=bench.texts, on_decode=on_decode)  # type: ignore[arg-type]
+        clip = sample(pipe, wanted, guide_for(wanted, BANK), texts=bench.texts, on_moment=on_moment)  # type: ignore[arg-type]
         bench.wait()
         ended = time.perf_counter()
         found[name] = {"sampling_s": decoding[0] - started, "decoding_s": ended - decoding[0], "moves": len(clip.trace)}

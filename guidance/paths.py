@@ -1,7 +1,11 @@
-"""Paths as people type them: what is there, and what the system says where it is not. Knows nothing of contents."""
+"""Paths as people type them: what is there, and what the system says where it is not; and where caches lie.
+
+Knows nothing of contents.
+"""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 
@@ -18,3 +22,12 @@ def here(source: str) -> Path | None:
 def reason(error: Exception) -> str:
     """What the system says, in its words alone: without a number, and without the path once more."""
     return getattr(error, "strerror", None) or str(error)
+
+
+def cache_folder(kind: str) -> Path:
+    """Where what can be made anew is kept: a folder in SHELLLCC_CACHE, or in the platform's cache folder."""
+    if chosen := os.environ.get("SHELLLCC_CACHE"):
+        return Path(chosen).expanduser() / kind
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("shelllcc")) / kind

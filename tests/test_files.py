@@ -305,7 +305,7 @@ def test_a_bank_replaces_nothing_but_an_earlier_make_of_it(shelllcc, tmp_path):
         ([*train, "shell_lcc.pth"], "is no export of this training"),
         (["anchors", "calibrate", "tiny-wan", "latents", "-o", "bank.safetensors"], "holds another bank"),
         (["anchors", "import", "made.pth", "-o", "bank.safetensors"], "holds another bank"),
-        (["anchors", "analyze", "bank.safetensors", "latents", "-o", "study"], "is no study's"),
+        (["anchors", "analyze", "bank.safetensors", "latents", "-o", "study"], "is of no study of this bank"),
     ):
         code, _, err = shelllcc(*words)
         assert (code, said in err) == (2, True), err

@@ -101,6 +101,39 @@ def test_architecture_draws_the_house_as_it_is(root):
     assert shown == sorted(there)
 
 
+LIBRARIES_OWN = ("guidance/guide/seams.py", "guidance/wan/model/seams.py")
+OURS = ("__class__", "__dict__")  # of the special names, those that only an object's own class touches
+PRIVATE_BUT_USUAL = {
+    "guidance/jobs/processes.py": {"_exit"},  # of os, documented
+    "guidance/wan/model/counting.py": {"_python_dispatch", "_pytree", "_cdata"},  # of torch, which has no public ones
+    "guidance/errors.py": {"__dict__"},  # of exceptions that are pickled
+}
+
+
+def private_names(path):
+    """Names that begin with an underscore and are another object's: attributes, imports, words to getattr, keywords."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Attribute) and not (isinstance(node.value, ast.Name) and node.value.id == "self"):
+            yield node.attr
+        elif isinstance(node, ast.ImportFrom):
+            yield from (node.module or "").split(".")
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.Call):
+            yield from (word.arg or "" for word in node.keywords)
+            if isinstance(node.func, ast.Name) and node.func.id in ("getattr", "setattr", "hasattr", "delattr"):
+                yield from (word.value for word in node.args[1:2] if isinstance(word, ast.Constant))
+
+
+def test_private_names_of_libraries_lie_in_the_seams(root):
+    for path in (*sources(root, "guidance", "anchors", "commands"), root / "cli.py"):
+        name = path.relative_to(root).as_posix()
+        if name not in LIBRARIES_OWN:
+            found = {
+                word for word in private_names(path) if word.startswith("_") and (word[:2] != "__" or word in OURS)
+            }
+            assert found <= PRIVATE_BUT_USUAL.get(name, set()), name
+
+
 def test_only_main_imports_the_command_line(root):
     for path in sources(root, "guidance", "anchors", "commands", "training", "benchmarks"):
         assert not any(module.startswith("shelllcc.cli") for module in imports(path)), path

@@ -7,7 +7,7 @@ history of predicted x0 and rebuilds the sample from it, so that latents edited 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from shelllcc.guidance.errors import ModelError
 from shelllcc.guidance.geometry.flow import shift_velocity, x0_from_velocity
 from shelllcc.guidance.guide.guide import ShellGuide
+from shelllcc.guidance.guide.seams import begin, step_exchanged
 
 SUPPORTED = ("UniPCMultistepScheduler", "DPMSolverMultistepScheduler", "FlowMatchEulerDiscreteScheduler")
 
@@ -39,14 +40,13 @@ def guided(pipe: HasScheduler, guide: ShellGuide) -> Iterator[ShellGuide]:
     """
     scheduler = pipe.scheduler
     check_scheduler(scheduler)
-    original, outputs = type(scheduler), Outputs(pipe)
+    outputs = Outputs(pipe)
     transformers = [getattr(pipe, name, None) for name in ("transformer", "transformer_2")]
     handles = [model.register_forward_hook(outputs.hear) for model in transformers if model is not None]
-    scheduler.__class__ = _guided_class(original, guide, outputs)
     try:
-        yield guide
+        with step_exchanged(scheduler, functools.partial(_guided_step, guide, outputs)):
+            yield guide
     finally:
-        scheduler.__class__ = original
         for handle in handles:
             handle.remove()
 
@@ -93,11 +93,10 @@ def _conditional(heard: list[Tensor], combined: Tensor) -> Tensor | None:
     return torch.where(along > 0, first, second)
 
 
-def _guided_class(original: type, guide: ShellGuide, outputs: Outputs) -> type:
-    @functools.wraps(original.step)  # type: ignore[attr-defined]
+def _guided_step(guide: ShellGuide, outputs: Outputs, original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
     def step(self: Any, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
-        if self.step_index is None:
-            self._init_step_index(timestep)
+        if begin(self, timestep):
             guide.begin(self.sigmas.tolist())
         index, heard = int(self.step_index), outputs.take()
         sigma, share = guide.step_at(index)
@@ -107,6 +106,6 @@ def _guided_class(original: type, guide: ShellGuide, outputs: Outputs) -> type:
             x0 = x0_from_velocity(sample, model_output, sigma)
             move = guide.move(x0, sigma, share=share, index=index, conditional=before)
             model_output = shift_velocity(model_output, move, sigma)
-        return original.step(self, model_output, timestep, sample, *args, **kwargs)  # type: ignore[attr-defined]
+        return original(self, model_output, timestep, sample, *args, **kwargs)
 
-    return type(original.__name__, (original,), {"step": step, "__module__": original.__module__})
+    return step

@@ -36,9 +36,9 @@ def test_guidance_adds_little_to_the_sampling_time(pipe):
     for _ in range(3):
         for arm, guide in (("unguided", None), ("guided", ShellGuide(load_bank("auto", pipe)))):
             started = time.perf_counter()
-            sample(
-                pipe, request, guide, on_decode=lambda arm=arm, t=started: seconds[arm].append(time.perf_counter() - t)
-            )
+            ends = []
+            sample(pipe, request, guide, on_moment=lambda moment, ends=ends: ends.append(time.perf_counter()))
+            seconds[arm].append(ends[-1] - started)
     assert min(seconds["guided"]) < 1.15 * min(seconds["unguided"])
 
 
@@ -61,14 +61,15 @@ def test_a_sweep_of_five_strengths_takes_its_share_of_five_runs(pipe):
     ]
     steps = 1 + first_move(pipe, requests[1], guide_for(requests[1], bank))
 
-    def stop():
-        raise BeforeDecodingError
+    def stop(moment):
+        if moment.is_last:
+            raise BeforeDecodingError
 
     def seconds(prefix):
         started = time.perf_counter()
         for request in requests:
             with pytest.raises(BeforeDecodingError):
-                sample(pipe, request, guide_for(request, bank), prefix=prefix, on_decode=stop)
+                sample(pipe, request, guide_for(request, bank), prefix=prefix, on_moment=stop)
         return time.perf_counter() - started
 
     share = min(seconds(Prefix(steps)) for _ in range(2)) / min(seconds(None) for _ in range(2))

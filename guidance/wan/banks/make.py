@@ -30,6 +30,7 @@ from shelllcc.guidance.faults import told
 from shelllcc.guidance.jobs.work import Engine
 from shelllcc.guidance.wan.banks.encode import Encoding, encode_videos
 from shelllcc.guidance.wan.banks.ours import leave_out_ours
+from shelllcc.guidance.wan.model.seams import device_of
 
 if TYPE_CHECKING:
     from diffusers import WanPipeline
@@ -226,7 +227,7 @@ def calibrate_bank(
     BankError where the bank does not fit, ModelError where the model gives NaN, OutOfMemoryError and LostGpuError.
     """
     check_bank(bank, fingerprint(pipe.vae.config))
-    device = pipe._execution_device
+    device = device_of(pipe)
     _, *grid = pipe.transformer.config.patch_size
     clips = Clips(files, bank.shell.channels, device, grid=(grid[0], grid[1]))
     if not len(clips):

@@ -20,6 +20,7 @@ from shelllcc.guidance.versions import version
 from shelllcc.guidance.wan.clips.parallel import agree_on_clip
 from shelllcc.guidance.wan.clips.plan import Plan
 from shelllcc.guidance.wan.clips.replacing import companions
+from shelllcc.guidance.wan.model.seams import device_of
 
 if TYPE_CHECKING:
     from diffusers import WanPipeline
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from shelllcc.anchors.bank import Bank
     from shelllcc.guidance.wan.clips.prefix import Prefix
     from shelllcc.guidance.wan.clips.request import Request
-    from shelllcc.guidance.wan.clips.sample import Clip
+    from shelllcc.guidance.wan.clips.sample import Clip, Moment
     from shelllcc.guidance.wan.clips.studio import Studio
 
 LIBRARIES = ("torch", "diffusers", "transformers", "faiss-cpu", "imageio", "imageio-ffmpeg", "safetensors", "numpy")
@@ -79,14 +80,16 @@ def make(
     started = time.perf_counter()
     decoding = [started]
 
-    def on_decode() -> None:
-        decoding[0] = time.perf_counter()
-        reporter.stage(f"{name} decoding")
+    def on_moment(moment: Moment) -> None:
+        reporter.step(moment)
+        if moment.is_last:
+            decoding[0] = time.perf_counter()
+            reporter.stage(f"{name} decoding")
 
     guide = guide_for(request, bank)
     how: dict[str, Any] = {"prefix": prefix, "texts": studio.texts, "cache": loading.cache}
     try:
-        clip = sample(pipe, request, guide, **how, on_step=reporter.step, on_decode=on_decode)
+        clip = sample(pipe, request, guide, **how, on_moment=on_moment)
     except OutOfMemoryError as error:
         raise OutOfMemoryError(error.stage, loading.relief(error.stage, studio.device)) from error
     sampling, rest = decoding[0] - started, time.perf_counter() - decoding[0]
@@ -110,7 +113,7 @@ def write(
     from shelllcc.guidance.media.pictures import labelled
 
     recipe: dict[str, Any] = plan.describe() | {
-        "device": str(pipe._execution_device),
+        "device": str(device_of(pipe)),
         "dtype": str(pipe.transformer.dtype).removeprefix("torch."),
         "scheduler": type(pipe.scheduler).__name__,
         "versions": versions(),

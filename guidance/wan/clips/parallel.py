@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from shelllcc.guidance.errors import ModelError, SamplingError, ShellLCCError, UsageError, first_line
 from shelllcc.guidance.wan.model.loading import Loading
+from shelllcc.guidance.wan.model.seams import peer_lost, share_tokens
 
 if TYPE_CHECKING:
     from diffusers import WanPipeline
@@ -116,18 +117,11 @@ def spread(pipe: WanPipeline, ranks: Ranks) -> None:
     """
     if ranks.count == 1:
         return
-    from diffusers import ContextParallelConfig
-    from torch.distributed.device_mesh import init_device_mesh
-
     models: list[Any] = [getattr(pipe, name, None) for name in ("transformer", "transformer_2")]
     for model in (m for m in models if m is not None):
         check(ranks, model.config.num_attention_heads)
-        mesh = init_device_mesh(_kind(ranks), (1, ranks.count), mesh_dim_names=("ring", "ulysses"))
-        config = ContextParallelConfig(ulysses_degree=ranks.count, ulysses_anything=True, mesh=mesh)
-        plan = {name: part for name, part in model._cp_plan.items() if name not in ("", "proj_out")}
         try:
-            with _mesh_known(model, ranks):
-                model.enable_parallelism(config=config, cp_plan=plan)
+            share_tokens(model, rank=ranks.rank, count=ranks.count, device_type=_kind(ranks))
         except ValueError as error:
             raise ModelError(f"cannot spread {type(model).__name__}: {first_line(error)}") from error
         model.register_forward_pre_hook(_split_timestep, with_kwargs=True)
@@ -252,27 +246,6 @@ def _share_out(heads: int, count: int) -> bool:
 
 
 @contextlib.contextmanager
-def _mesh_known(model: Any, ranks: Ranks) -> Iterator[None]:
-    """On the CPU, spare `enable_parallelism` the search for an accelerator: it divides by how many there are."""
-    if _kind(ranks) != "cpu":
-        yield
-        return
-    import torch
-    from diffusers import ParallelConfig
-
-    def resolve(config: Any) -> Any:
-        model._parallel_config = ParallelConfig(context_parallel_config=config)
-        model._parallel_config.setup(ranks.rank, ranks.count, torch.device("cpu"), mesh=config.mesh)
-        return model._parallel_config
-
-    model._resolve_parallel_config = resolve
-    try:
-        yield
-    finally:
-        del model._resolve_parallel_config
-
-
-@contextlib.contextmanager
 def _silence() -> Iterator[None]:
     with (
         open(os.devnull, "w", encoding="utf-8") as nowhere,  # noqa: PTH123
@@ -292,11 +265,9 @@ def _is_first(store: Store) -> bool:
 
 def _as_of(rank: int, error: Exception | KeyboardInterrupt) -> Exception | KeyboardInterrupt:
     """The error as its rank tells it: in its own words on rank 0."""
-    from torch.distributed import DistError
-
     if isinstance(error, KeyboardInterrupt):
         return error
-    if isinstance(error, DistError) or "gloo/transport" in str(error):
+    if peer_lost(error):
         return SamplingError(f"rank {rank} lost the others ({first_line(error)}); was one killed for its memory?")
     if rank == 0:
         return error

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from shelllcc.guidance.errors import OutputError, SamplingError
 from shelllcc.guidance.files import write_bytes
+from shelllcc.guidance.wan.model.seams import forward_exchanged
 
 MEMORY = 4 * 2**30  # bytes of outputs that a prefix holds at most
 
@@ -62,17 +63,9 @@ class Prefix:
         self.calls.append(calls)
         transformers = [getattr(pipe, name, None) for name in ("transformer", "transformer_2")]
         found = [model for model in transformers if model is not None]
-        own = [model.__dict__.get("forward") for model in found]  # of offloading and the like
-        for model in found:
-            model.forward = self._replaying(model.forward, pipe, calls, min(shared, self.steps))
-        try:
+        steps = min(shared, self.steps)
+        with forward_exchanged(found, lambda forward: self._replaying(forward, pipe, calls, steps)):
             yield calls
-        finally:
-            for model, forward in zip(found, own, strict=True):
-                if forward is None:
-                    del model.forward
-                else:
-                    model.forward = forward
 
     def discard(self) -> None:
         """Forget all outputs, and remove their files."""

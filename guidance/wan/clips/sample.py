@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from shelllcc.guidance.wan.clips.request import Request
 from shelllcc.guidance.wan.clips.texts import Texts
 from shelllcc.guidance.wan.model.caches import cached
 from shelllcc.guidance.wan.model.placing import reset
+from shelllcc.guidance.wan.model.seams import device_of
 
 if TYPE_CHECKING:
     from diffusers import WanPipeline
@@ -45,6 +46,11 @@ class Moment:
     sigma: float
     distance: float | None
     alarm: Alarm | None
+
+    @property
+    def is_last(self) -> bool:
+        """Whether decoding comes next."""
+        return self.step == self.steps
 
 
 @dataclass(frozen=True)
@@ -87,33 +93,58 @@ def sample(
     prefix: Prefix | None = None,
     texts: Texts | None = None,
     cache: str = "none",
-    on_step: Callable[[Moment], None] = lambda moment: None,
-    on_decode: Callable[[], None] = lambda: None,
+    on_moment: Callable[[Moment], None] = lambda moment: None,
 ) -> Clip:
     """Sample the clip; the noise comes from a CPU generator of the request's seed, so that seeds are portable.
 
     `prefix` holds what an earlier sampling that differs in the guide alone may share, `texts` embeddings on disk; the
     frames are the same without. `cache` names a feature cache of diffusers (see caches). Raises SamplingError as soon
     as the model gives NaN or infinity, OutOfMemoryError, and LostGpuError where the GPU failed.
+
+    `on_moment` hears of every step, of the last one before decoding begins. What it raises ends the sampling, and the
+    pipeline is as it was. It is no generator of moments: the loop is the pipeline's, which calls back and returns once,
+    so that to yield from within it would take a thread.
     """
     set_shift(pipe, request.shift)
-    latents: list[Tensor] = []
+    steps = _Steps(request, guide, on_moment)
+    with _hooked(pipe, request, guide, prefix, cache), _told(pipe, steps):
+        frames = _call(pipe, request, texts, steps)
+    if not np.isfinite(frames).all():
+        raise SamplingError("the VAE gave NaN or infinity; check its weights")
+    trace = list(guide.trace) if guide else []
+    return Clip(request, (frames * 255).round().astype(np.uint8), steps.latents[0], trace)
 
-    def after_step(pipe: Any, index: int, timestep: Any, state: dict[str, Any]) -> dict[str, Any]:
-        sigma = float(pipe.scheduler.sigmas[index])
+
+class _Steps:
+    """What the pipeline calls after every step: looks at it, tells of it, and keeps the last one's latents."""
+
+    def __init__(self, request: Request, guide: ShellGuide | None, on_moment: Callable[[Moment], None]) -> None:
+        self.request, self.guide, self.on_moment = request, guide, on_moment
+        self.latents: list[Tensor] = []  # one, (1 c t h w), when all steps are done
+
+    def __call__(self, pipe: Any, index: int, _timestep: Any, state: Mapping[str, Any]) -> dict[str, Any]:
+        moment = self._moment(index, float(pipe.scheduler.sigmas[index]))
         if not torch.isfinite(state["latents"]).all():
             raise SamplingError(
-                f"the model gave NaN or infinity in step {index + 1} of {request.steps} (sigma {sigma:.3f}); "
+                f"the model gave NaN or infinity in step {moment.step} of {moment.steps} (sigma {moment.sigma:.3f}); "
                 "try --dtype float32, or check the weights"
             )
-        trace = guide.trace if guide else []
-        distance = trace[-1].distance[0] if trace and trace[-1].index == index else None
-        on_step(Moment(index + 1, request.steps, sigma, distance, alarm(trace[-1]) if trace else None))
-        if index + 1 == request.steps:
-            latents.append(state["latents"])
-            on_decode()
+        if moment.is_last:
+            self.latents.append(state["latents"])
+        self.on_moment(moment)
         return {}
 
+    def _moment(self, index: int, sigma: float) -> Moment:
+        last = self.guide.trace[-1] if self.guide and self.guide.trace else None
+        distance = last.distance[0] if last and last.index == index else None
+        return Moment(index + 1, self.request.steps, sigma, distance, alarm(last) if last else None)
+
+
+@contextlib.contextmanager
+def _hooked(
+    pipe: WanPipeline, request: Request, guide: ShellGuide | None, prefix: Prefix | None, cache: str
+) -> Iterator[None]:
+    """Within the block the pipeline is guided, its transformers cached, and what the prefix knows is replayed."""
     with contextlib.ExitStack() as stack:
         if guide is not None:
             stack.enter_context(guided(pipe, guide))
@@ -121,29 +152,40 @@ def sample(
             stack.enter_context(cached(pipe, cache, steps=request.steps))
         if prefix is not None:
             stack.enter_context(prefix.replayed(pipe, 1 + first_move(pipe, request, guide)))
-        try:
-            frames = pipe(
-                **_texts(pipe, request, texts),
-                height=request.height,
-                width=request.width,
-                num_frames=request.frames,
-                num_inference_steps=request.steps,
-                guidance_scale=request.cfg,
-                guidance_scale_2=request.cfg_2 if getattr(pipe, "transformer_2", None) is not None else None,
-                generator=torch.Generator("cpu").manual_seed(request.seed),
-                output_type="np",
-                callback_on_step_end=after_step,
-            ).frames[0]
-        except BaseException as error:
-            if not gpu_lost(error):  # from a lost one nothing can be moved
-                reset(pipe)
-            if (ours := ours_of(error, "decoding" if latents else "sampling", ADVICE)) is None:
-                raise
-            raise ours from error
-    if not np.isfinite(frames).all():
-        raise SamplingError("the VAE gave NaN or infinity; check its weights")
-    trace = list(guide.trace) if guide else []
-    return Clip(request, (frames * 255).round().astype(np.uint8), latents[0], trace)
+        yield
+
+
+@contextlib.contextmanager
+def _told(pipe: WanPipeline, steps: _Steps) -> Iterator[None]:
+    """Within the block torch's errors become ours, of the stage that was reached; any other is let through.
+
+    The pipeline forgets what it had begun, unless its GPU is lost: nothing can be moved from there.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if not gpu_lost(error):
+            reset(pipe)
+        if (ours := ours_of(error, "decoding" if steps.latents else "sampling", ADVICE)) is None:
+            raise
+        raise ours from error
+
+
+def _call(pipe: WanPipeline, request: Request, texts: Texts | None, steps: _Steps) -> NDArray[np.float32]:
+    """The pipeline's frames (t H W 3), from 0 to 1."""
+    frames: NDArray[np.float32] = pipe(
+        **_texts(pipe, request, texts),
+        height=request.height,
+        width=request.width,
+        num_frames=request.frames,
+        num_inference_steps=request.steps,
+        guidance_scale=request.cfg,
+        guidance_scale_2=request.cfg_2 if getattr(pipe, "transformer_2", None) is not None else None,
+        generator=torch.Generator("cpu").manual_seed(request.seed),
+        output_type="np",
+        callback_on_step_end=steps,
+    ).frames[0]
+    return frames
 
 
 def first_move(pipe: WanPipeline, request: Request, guide: ShellGuide | None) -> int:
@@ -164,7 +206,7 @@ def _texts(pipe: WanPipeline, request: Request, texts: Texts | None) -> dict[str
     """The pipeline's arguments for the prompts, as words or as known embeddings."""
     if texts is None:
         return {"prompt": request.prompt, "negative_prompt": request.negative_prompt}
-    device = pipe._execution_device
+    device = device_of(pipe)
     known: dict[str, Any] = {"prompt_embeds": texts.embed(request.prompt).to(device)}
     if request.cfg > 1:
         known["negative_prompt_embeds"] = texts.embed(request.negative_prompt).to(device)

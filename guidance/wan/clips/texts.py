@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from shelllcc.guidance.errors import OutputError
 from shelllcc.guidance.files import fingerprint_of, write_bytes
+from shelllcc.guidance.paths import cache_folder
 from shelllcc.guidance.wan.model.loading import LENGTH
 from shelllcc.guidance.wan.model.pipeline import Model
 
@@ -25,14 +25,14 @@ Encode = Callable[[Sequence[str]], Iterable[Tensor]]
 
 
 class Texts:
-    """The embeddings of the text encoder named `encoder`, kept in `folder` (see `cache_folder`) and in memory.
+    """The embeddings of the text encoder named `encoder`, kept in `folder` (see paths.cache_folder) and in memory.
 
     `encode` is asked for those that are not known, on the kind of device named `device`.
     """
 
     def __init__(self, encoder: str, encode: Encode, *, device: str, folder: Path | None = None) -> None:
         self.encoder, self.encode, self.device = encoder, encode, device
-        self.folder = folder or cache_folder()
+        self.folder = folder or cache_folder("texts")
         self._known: dict[str, Tensor] = {}
         self._kept = True
 
@@ -74,15 +74,6 @@ class Texts:
 
     def _path(self, prompt: str) -> Path:
         return self.folder / f"{_digest(self.encoder, self.device, prompt)}.safetensors"
-
-
-def cache_folder() -> Path:
-    """Where embeddings are kept: SHELLLCC_CACHE, or the platform's cache folder."""
-    if chosen := os.environ.get("SHELLLCC_CACHE"):
-        return Path(chosen).expanduser() / "texts"
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("shelllcc")) / "texts"
 
 
 def encoder_fingerprint(model: Model, dtype: str) -> str:

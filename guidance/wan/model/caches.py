@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from shelllcc.guidance.errors import ModelError
 from shelllcc.guidance.wan.model.placing import DENOISERS
+from shelllcc.guidance.wan.model.seams import keep_calls_apart
 
 if TYPE_CHECKING:
-    from diffusers import WanPipeline, WanTransformer3DModel
+    from diffusers import WanPipeline
 
 
 @contextlib.contextmanager
@@ -29,7 +30,7 @@ def cached(pipe: WanPipeline, name: str, *, steps: int) -> Iterator[None]:
         for model in models if name != "none" else ():
             model.enable_cache(_config(name, pipe, steps))
             stack.callback(model.disable_cache)
-            _keep_calls_apart(model)
+            keep_calls_apart(model)
         yield
 
 
@@ -54,35 +55,3 @@ def _config(name: str, pipe: WanPipeline, steps: int) -> Any:
         spatial_attention_timestep_skip_range=(100, 800),
         current_timestep_callback=lambda: pipe.current_timestep,
     )
-
-
-def _keep_calls_apart(model: WanTransformer3DModel) -> None:
-    """Give pyramid attention broadcast a state for each of the two calls that cfg makes in a step.
-
-    That of diffusers has one for both: the call without the prompt would get the attention of the one with it.
-    """
-    from diffusers.hooks.hooks import StateManager
-    from diffusers.hooks.pyramid_attention_broadcast import PyramidAttentionBroadcastHook
-
-    for module in model.modules():
-        registry = getattr(module, "_diffusers_hook", None)
-        for hook in registry.hooks.values() if registry is not None else ():
-            if isinstance(hook, PyramidAttentionBroadcastHook):
-                hook.states = StateManager(_new_state, (type(hook.state), hook.block_skip_range))
-                hook.__class__ = _with_states(type(hook))
-
-
-def _new_state(kind: type, iteration: int) -> Any:
-    """A state whose first call computes: FasterCache else reads its empty cache where sampling starts at low noise."""
-    state = kind()
-    state.iteration = iteration
-    return state
-
-
-def _with_states(kind: type) -> type:
-    def reset_state(self: Any, module: Any) -> Any:
-        self.states.reset()
-        return module
-
-    state = property(lambda self: self.states.get_state())
-    return type(kind.__name__, (kind,), {"state": state, "reset_state": reset_state, "__module__": kind.__module__})

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shelllcc.guidance.errors import ModelError
 from shelllcc.guidance.wan.model.loading import Lora
+from shelllcc.guidance.wan.model.seams import put_adapter
 from shelllcc.guidance.wan.model.trust import PICKLES
 from shelllcc.guidance.wan.model.weights import reading, require
 
@@ -68,13 +68,9 @@ def _load(pipe: WanPipeline, lora: Lora, name: str) -> list[str]:
     taken = []
     for part, (mine, about) in _shares(pipe, lora.source, tensors, metadata or {}).items():
         transformer = getattr(pipe, part)
-        with reading(f"the LoRA {lora.source}"), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Already found a `peft_config`", UserWarning)  # several are meant
-            pipe.load_lora_into_transformer(
-                mine, transformer, adapter_name=name, metadata=about or None, _pipeline=pipe, low_cpu_mem_usage=True
-            )
-        if name in getattr(transformer, "peft_config", {}):
-            taken.append(part)
+        with reading(f"the LoRA {lora.source}"):
+            if put_adapter(pipe, transformer, mine, about, name):
+                taken.append(part)
     if not taken:
         raise ModelError(f"the LoRA {lora.source} fits no layer of this model; it was made for another one")
     return taken

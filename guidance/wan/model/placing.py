@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from shelllcc.guidance.errors import ModelError, OutOfMemoryError, UsageError, first_line
 from shelllcc.guidance.faults import out_of_memory
+from shelllcc.guidance.wan.model.seams import group_offload_again
 
 if TYPE_CHECKING:
     from diffusers import WanPipeline, WanTransformer3DModel
@@ -72,15 +73,10 @@ def check_offload(offload: str, device: str) -> None:
 
 def reset(pipe: WanPipeline) -> None:
     """After a sampling that an exception ended: forget the feature caches, and offload again what was left behind."""
-    from diffusers.hooks.group_offloading import _GROUP_OFFLOADING
-
     pipe.maybe_free_model_hooks()
     for part in (*DENOISERS, "text_encoder"):
-        model = getattr(pipe, part, None)
-        for module in model.modules() if model is not None else ():
-            registry = getattr(module, "_diffusers_hook", None)
-            if registry is not None and (hook := registry.get_hook(_GROUP_OFFLOADING)) is not None:
-                hook.group.offload_()
+        if (model := getattr(pipe, part, None)) is not None:
+            group_offload_again(model)
 
 
 def _place_in_groups(pipe: WanPipeline, device: Any, hooked: bool) -> None:

@@ -335,7 +335,7 @@ def test_the_pipeline_is_restored_after_a_failure_in_mid_sampling(pipe, monkeypa
         raise SamplingError("stopped by the test")
 
     with pytest.raises(SamplingError, match="stopped by the test"):
-        sample(pipe, request, ShellGuide(load_bank("auto", pipe)), on_step=stop)
+        sample(pipe, request, ShellGuide(load_bank("auto", pipe)), on_moment=stop)
     assert type(pipe.scheduler) is kind
 
 

@@ -7,8 +7,9 @@ import torch
 
 from benchmarks.wan_geometry import LARGE_TRANSFORMER, TEXT, TRANSFORMER, VAE
 from shelllcc.guidance.wan.clips.request import Request
+from shelllcc.guidance.wan.model.counting import work
 from shelllcc.guidance.wan.model.loading import Loading
-from shelllcc.guidance.wan.model.memory import _work, costs, forecast
+from shelllcc.guidance.wan.model.memory import costs, forecast
 from shelllcc.guidance.wan.model.pipeline import Model
 from shelllcc.guidance.wan.model.presets import PRESETS
 
@@ -27,6 +28,13 @@ MEASURED = {
     ("14B", "group", False): {"sampling": 4.35, "decoding": 9.98},
     ("14B", "group", True): {"decoding": 2.59},
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _empty_cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SHELLLCC_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +63,8 @@ def test_bytes_alive_are_counted_and_views_and_weights_are_not():
         del a
         return torch.empty(10, device="meta") + b[:10]
 
-    assert _work(run) == 2 * 4_000_000
-    assert _work(lambda: weight.T) == 0
+    assert work(run) == 2 * 4_000_000
+    assert work(lambda: weight.T) == 0
 
 
 def test_the_plan_is_what_was_measured(found):

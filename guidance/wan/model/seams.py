@@ -1,0 +1,158 @@
+"""Where this package leans on what libraries keep private: each place once, behind a name that says what it is for.
+
+Read in diffusers 0.42.1, accelerate 1.15.0 and torch 2.13.0; `tests/wan/model/test_seams.py` holds a contract for each
+function, so that an update of a library says which of them broke. That of schedulers is the guide's own (guide/seams).
+Knows nothing of clips or files. Importing it loads no library.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import WanPipeline, WanTransformer3DModel
+    from torch import nn
+
+Forward = Callable[..., Any]
+GLOO = "gloo/transport"  # the file that gloo's errors name: torch raises them as plain RuntimeErrors
+
+
+def device_of(pipe: Any) -> torch.device:
+    """Where a pipeline computes, offloaded or not: `pipe.device` is where its parts rest meanwhile."""
+    device: torch.device = pipe._execution_device
+    return device
+
+
+def group_offload_again(model: nn.Module) -> None:
+    """Offload what a call that failed left on the device: diffusers does so after a layer's call alone."""
+    from diffusers.hooks.group_offloading import _GROUP_OFFLOADING
+
+    for hooks in _registries(model):
+        if (hook := hooks.get_hook(_GROUP_OFFLOADING)) is not None:
+            hook.group.offload_()
+
+
+def keep_calls_apart(model: nn.Module) -> None:
+    """Give pyramid attention broadcast a state for each of the two calls that cfg makes in a step.
+
+    That of diffusers has one for both: the call without the prompt would get the attention of the one with it.
+    """
+    from diffusers.hooks.hooks import StateManager
+    from diffusers.hooks.pyramid_attention_broadcast import PyramidAttentionBroadcastHook
+
+    for hooks in _registries(model):
+        for hook in hooks.hooks.values():
+            if isinstance(hook, PyramidAttentionBroadcastHook):
+                hook.states = StateManager(_computing_first, (type(hook.state), hook.block_skip_range))
+                hook.__class__ = _with_states(type(hook))
+
+
+def put_adapter(
+    pipe: WanPipeline, transformer: nn.Module, tensors: Mapping[str, Any], about: Mapping[str, Any], name: str
+) -> bool:
+    """Load the tensors of a LoRA beside a transformer's weights; whether any layer took them.
+
+    `_pipeline` has diffusers move offloading hooks out of the way while it adds layers.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Already found a `peft_config`", UserWarning)  # several are meant
+        pipe.load_lora_into_transformer(
+            tensors, transformer, adapter_name=name, metadata=about or None, _pipeline=pipe, low_cpu_mem_usage=True
+        )
+    return name in getattr(transformer, "peft_config", {})
+
+
+@contextlib.contextmanager
+def forward_exchanged(models: Sequence[nn.Module], exchange: Callable[[Forward], Forward]) -> Iterator[None]:
+    """Within the block each model's forward is what `exchange` makes of it; afterwards it is as before.
+
+    accelerate's hooks, of offloading part by part, lie in an attribute `forward` of the instance and not of its class;
+    forward hooks of torch hear what the exchanged one gives.
+    """
+    own = [model.__dict__.get("forward") for model in models]
+    for model in models:
+        model.forward = exchange(model.forward)
+    try:
+        yield
+    finally:
+        for model, forward in zip(models, own, strict=True):
+            if forward is None:
+                del model.forward
+            else:
+                model.forward = forward
+
+
+def share_tokens(model: WanTransformer3DModel, *, rank: int, count: int, device_type: str) -> None:
+    """Let every process compute a share of the model's tokens, uneven ones too (Ulysses). For good.
+
+    Of diffusers' own plan two parts are left out: it splits timesteps in a hook that offloading drops, and gathers
+    equal shares alone; the caller does both. Raises ValueError for an attention backend that cannot exchange.
+    """
+    from diffusers import ContextParallelConfig
+    from torch.distributed.device_mesh import init_device_mesh
+
+    mesh = init_device_mesh(device_type, (1, count), mesh_dim_names=("ring", "ulysses"))
+    config = ContextParallelConfig(ulysses_degree=count, ulysses_anything=True, mesh=mesh)
+    plan = {name: part for name, part in model._cp_plan.items() if name not in ("", "proj_out")}
+    with _resolved_on_cpu(model, rank, count) if device_type == "cpu" else contextlib.nullcontext():
+        model.enable_parallelism(config=config, cp_plan=plan)
+
+
+def peer_lost(error: BaseException) -> bool:
+    """Whether an exchange failed as another process is gone: by type, but for gloo's errors, which have none."""
+    from torch.distributed import DistError
+
+    return isinstance(error, DistError) or (isinstance(error, RuntimeError) and GLOO in str(error))
+
+
+def shortened(transformer: WanTransformer3DModel, blocks: int) -> WanTransformer3DModel:
+    """The same transformer, weights shared, with its first blocks alone."""
+    short = copy.copy(transformer)
+    short._modules = transformer._modules | {"blocks": transformer.blocks[:blocks]}
+    return short
+
+
+def _registries(model: nn.Module) -> Iterator[Any]:
+    """The registries of diffusers' hooks that a model's layers carry."""
+    for module in model.modules():
+        if (registry := getattr(module, "_diffusers_hook", None)) is not None:
+            yield registry
+
+
+def _computing_first(kind: type, iteration: int) -> Any:
+    """A state whose first call computes: FasterCache else reads its empty cache where sampling starts at low noise."""
+    state = kind()
+    state.iteration = iteration
+    return state
+
+
+def _with_states(kind: type) -> type:
+    def reset_state(self: Any, module: Any) -> Any:
+        self.states.reset()
+        return module
+
+    state = property(lambda self: self.states.get_state())
+    return type(kind.__name__, (kind,), {"state": state, "reset_state": reset_state, "__module__": kind.__module__})
+
+
+@contextlib.contextmanager
+def _resolved_on_cpu(model: Any, rank: int, count: int) -> Iterator[None]:
+    """On the CPU, spare `enable_parallelism` the search for an accelerator: it divides by how many there are."""
+    import torch
+    from diffusers import ParallelConfig
+
+    def resolve(config: Any) -> Any:
+        model._parallel_config = ParallelConfig(context_parallel_config=config)
+        model._parallel_config.setup(rank, count, torch.device("cpu"), mesh=config.mesh)
+        return model._parallel_config
+
+    model._resolve_parallel_config = resolve
+    try:
+        yield
+    finally:
+        del model._resolve_parallel_config

@@ -1,0 +1,225 @@
+"""A contract for each seam: what the libraries keep private and we lean on is there, and does what we need it to do.
+
+A library's update that breaks one fails here by the seam's name; everything else of it is public.
+"""
+
+import contextlib
+import inspect
+import subprocess
+import sys
+import threading
+from datetime import timedelta
+
+import pytest
+import torch
+
+from shelllcc.guidance.guide import seams as of_guide
+from shelllcc.guidance.guide.scheduler import SUPPORTED
+from shelllcc.guidance.wan.model import seams
+
+
+@pytest.fixture(scope="module")
+def diffusers():
+    from shelllcc.guidance.wan.model.pipeline import quieten
+
+    quieten()
+    import diffusers
+
+    return diffusers
+
+
+@pytest.fixture
+def transformer(diffusers):
+    torch.manual_seed(0)
+    config = dict(num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4, num_layers=3)
+    return diffusers.WanTransformer3DModel(**config, text_dim=8, freq_dim=8, ffn_dim=16).eval()
+
+
+def call(model, seed=0):
+    torch.manual_seed(seed)
+    latents, text = torch.randn(1, 4, 1, 4, 4), torch.randn(1, 3, 8)
+    with torch.no_grad():
+        return model(latents, torch.tensor([500.0]), text, return_dict=False)[0]
+
+
+@pytest.fixture
+def pipe(diffusers, transformer):
+    parts = dict.fromkeys(("tokenizer", "text_encoder", "vae"))
+    return diffusers.WanPipeline(**parts, transformer=transformer, scheduler=diffusers.UniPCMultistepScheduler())
+
+
+def test_device_of_a_pipeline_is_where_it_computes_though_offloaded(pipe, transformer):
+    from accelerate import cpu_offload_with_hook
+
+    assert seams.device_of(pipe) == pipe.device == torch.device("cpu")
+    cpu_offload_with_hook(transformer, torch.device("meta"))  # as enable_model_cpu_offload does
+    assert seams.device_of(pipe) == torch.device("meta")
+    assert pipe.device == torch.device("cpu")
+
+
+def test_group_offload_again_moves_what_a_failed_call_left(transformer):
+    from diffusers.hooks import apply_group_offloading
+
+    apply_group_offloading(transformer, torch.device("cpu"), offload_type="leaf_level")
+    hooks = [registry.get_hook("group_offloading") for registry in seams._registries(transformer)]
+    groups = [hook.group for hook in hooks if hook is not None]
+    assert len(groups) > 10
+    away = []
+    for group in groups:
+        group.offload_ = lambda group=group: away.append(group)
+    seams.group_offload_again(transformer)
+    assert away == groups
+
+
+def test_keep_calls_apart_gives_each_call_of_cfg_its_own_attention(diffusers, transformer):
+    transformer.enable_cache(
+        diffusers.PyramidAttentionBroadcastConfig(
+            spatial_attention_block_skip_range=2,
+            spatial_attention_timestep_skip_range=(100, 800),
+            current_timestep_callback=lambda: 500,
+        )
+    )
+    seams.keep_calls_apart(transformer)
+
+    def step(seeds):
+        said = []
+        for name, seed in zip(("cond", "uncond"), seeds, strict=True):
+            with transformer.cache_context(name):
+                said.append(call(transformer, seed))
+        return said
+
+    apart, alike = step((0, 1)), step((0, 1))  # the second step takes the attention of the first: all is as it was
+    torch.testing.assert_close(alike, apart, rtol=0, atol=0)
+    transformer.disable_cache()
+    torch.testing.assert_close([call(transformer, 0), call(transformer, 1)], apart, rtol=0, atol=0)
+
+
+def test_put_adapter_says_whether_a_layer_took_it(pipe, transformer):
+    pytest.importorskip("peft")
+    width = transformer.config.num_attention_heads * transformer.config.attention_head_dim
+    layer = "transformer.blocks.0.attn1.to_q"
+    tensors = {f"{layer}.lora_A.weight": torch.ones(2, width), f"{layer}.lora_B.weight": torch.ones(width, 2)}
+    before = call(transformer)
+    assert seams.put_adapter(pipe, transformer, tensors, {}, "first")
+    assert not torch.equal(call(transformer), before)
+    assert seams.put_adapter(pipe, transformer, dict(tensors), {}, "second")  # without a warning
+    strange = {key.replace("transformer.", "unet."): value for key, value in tensors.items()}
+    assert not seams.put_adapter(pipe, transformer, strange, {}, "third")
+
+
+def test_forward_exchanged_is_heard_by_hooks_and_undone_under_an_exception(transformer):
+    from accelerate.hooks import ModelHook, add_hook_to_module
+
+    for hooked in (False, True):  # by accelerate, as offloading does
+        if hooked:
+            add_hook_to_module(transformer, ModelHook())
+        before, heard = call(transformer), []
+        own = transformer.__dict__.get("forward")
+        assert (own is not None) == hooked
+        handle = transformer.register_forward_hook(lambda model, args, out, heard=heard: heard.append(out[0]))
+        double = lambda forward: lambda *args, **kwargs: (2 * forward(*args, **kwargs)[0],)  # noqa: E731
+        with contextlib.suppress(KeyError), seams.forward_exchanged([transformer], double):
+            torch.testing.assert_close(call(transformer), 2 * before, rtol=0, atol=0)
+            raise KeyError
+        handle.remove()
+        torch.testing.assert_close(heard, [2 * before], rtol=0, atol=0)
+        assert transformer.__dict__.get("forward") is own
+        torch.testing.assert_close(call(transformer), before, rtol=0, atol=0)
+
+
+def test_share_tokens_finds_the_plan_and_what_it_passes_over(diffusers, transformer):
+    """That it computes the same over two processes is held by test_parallel."""
+    assert set(transformer._cp_plan) == {"rope", "blocks.0", "proj_out", ""}
+    assert set(transformer._cp_plan[""]) == {"timestep"}
+    assert list(inspect.signature(transformer._resolve_parallel_config).parameters) == ["config"]
+    assert list(inspect.signature(diffusers.ParallelConfig.setup).parameters)[1:4] == ["rank", "world_size", "device"]
+    with seams._resolved_on_cpu(transformer, 0, 2):
+        assert "_resolve_parallel_config" in vars(transformer)
+    assert "_resolve_parallel_config" not in vars(transformer)
+
+
+def test_peer_lost_knows_what_gloo_says_when_another_is_gone(tmp_path):
+    import torch.distributed as dist
+
+    groups = {}
+
+    def join(rank):
+        store = dist.FileStore(str(tmp_path / "store"), 2)
+        groups[rank] = dist.ProcessGroupGloo(store, rank, 2, timedelta(seconds=20))
+
+    threads = [threading.Thread(target=join, args=(rank,)) for rank in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    del groups[1]
+    with pytest.raises(RuntimeError) as error:
+        groups[0].allreduce([torch.ones(1)]).wait()
+    assert seams.peer_lost(error.value)
+    assert seams.peer_lost(dist.DistNetworkError("gone"))
+    assert not seams.peer_lost(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    assert not seams.peer_lost(OSError(seams.GLOO))
+
+
+def test_shortened_runs_its_first_blocks_and_leaves_the_whole_alone(transformer):
+    before, ran = call(transformer), []
+    for index, block in enumerate(transformer.blocks):
+        block.register_forward_hook(lambda *_, index=index: ran.append(index))
+    call(seams.shortened(transformer, 2))
+    assert ran == [0, 1]
+    torch.testing.assert_close(call(transformer), before, rtol=0, atol=0)
+
+
+@pytest.fixture(params=SUPPORTED)
+def scheduler(request, diffusers):
+    flow = (
+        {} if request.param.startswith("FlowMatch") else {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
+    )
+    made = getattr(diffusers, request.param)(**flow)
+    made.set_timesteps(4)
+    return made
+
+
+def test_begin_finds_the_first_step_once(scheduler):
+    assert scheduler.step_index is None
+    assert of_guide.begin(scheduler, scheduler.timesteps[0])
+    assert scheduler.step_index == 0
+    assert not of_guide.begin(scheduler, scheduler.timesteps[0])
+    scheduler.step(torch.zeros(1, 4), scheduler.timesteps[0], torch.ones(1, 4))
+    assert scheduler.step_index == 1
+    assert not of_guide.begin(scheduler, scheduler.timesteps[1])
+    scheduler.set_timesteps(4)
+    assert scheduler.step_index is None
+
+
+def test_step_exchanged_keeps_identity_and_gives_the_class_back(scheduler):
+    kind, config = type(scheduler), scheduler.config
+
+    def exchange(step):
+        return lambda self, said, time, sample, **how: step(self, 0 * said, time, sample, **how)
+
+    with contextlib.suppress(KeyError), of_guide.step_exchanged(scheduler, exchange):
+        assert isinstance(scheduler, kind)
+        assert (type(scheduler).__name__, type(scheduler).__module__) == (kind.__name__, kind.__module__)
+        assert scheduler.config is config
+        stayed = scheduler.step(torch.ones(1, 4), scheduler.timesteps[0], torch.ones(1, 4), return_dict=False)[0]
+        raise KeyError
+    assert type(scheduler) is kind
+    scheduler.set_timesteps(4)
+    plain = scheduler.step(torch.zeros(1, 4), scheduler.timesteps[0], torch.ones(1, 4), return_dict=False)[0]
+    torch.testing.assert_close(stayed, plain, rtol=0, atol=0)
+
+
+def test_seams_load_no_library():
+    code = "import sys, shelllcc.guidance.wan.model.seams, shelllcc.guidance.guide.seams\n"
+    code += "print([m for m in ('torch', 'diffusers', 'transformers') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_every_seam_has_a_contract():
+    """By name: `test_NAME_..` in this file."""
+    named = {name for name in globals() if name.startswith("test_")}
+    for module in (seams, of_guide):
+        for name, value in vars(module).items():
+            if inspect.isfunction(value) and value.__module__ == module.__name__ and not name.startswith("_"):
+                assert any(test.startswith(f"test_{name}_") for test in named), name
