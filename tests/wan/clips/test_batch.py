@@ -16,9 +16,9 @@ import torch
 
 from shelllcc.guidance.errors import LostGpuError, ModelError, OutOfMemoryError, OutputError, UsageError
 from shelllcc.guidance.files import sha256_of
-from shelllcc.guidance.jobs.engines import engine_of
+from shelllcc.guidance.jobs.engines import _gpus, engine_of
 from shelllcc.guidance.jobs.processes import Processes, _Place
-from shelllcc.guidance.jobs.work import Here, Outcome, _gpus, work_off
+from shelllcc.guidance.jobs.work import Here, Outcome, work_off
 from shelllcc.guidance.wan.clips import batch as module
 from shelllcc.guidance.wan.clips.parse import strengths
 
@@ -185,7 +185,7 @@ def test_workers_share_out_the_gpus_that_this_process_may_use(toys, monkeypatch)
 def test_an_interrupt_ends_every_worker(toys, tmp_path):
     code = (
         "import functools, pathlib, toys\n"
-        "from shelllcc.guidance.jobs.work import Processes, work_off\n"
+        "from shelllcc.guidance.jobs.processes import Processes\nfrom shelllcc.guidance.jobs.work import work_off\n"
         "if __name__ == '__main__':\n"
         "    start = functools.partial(toys.start, pathlib.Path('pids'))\n"
         "    try:\n"
@@ -227,7 +227,7 @@ def test_on_a_ray_cluster_the_outcomes_are_the_same(toys, tmp_path):
         path.unlink()
     code = (
         "import functools, json, pathlib, toys\n"
-        "from shelllcc.guidance.jobs.work import engine_of, work_off\n"
+        "from shelllcc.guidance.jobs.engines import engine_of\nfrom shelllcc.guidance.jobs.work import work_off\n"
         "start = functools.partial(toys.start, pathlib.Path('pids'))\n"
         "engine = engine_of('ray', 2, device='cpu')\n"
         f"found = work_off({jobs}, start, engine, retries=1, failure=lambda r: r if r == 'bad' else '')\n"
