@@ -21,8 +21,8 @@ from torch import Tensor
 from benchmarks import controls
 from benchmarks.captions import Split, prompts, real_frames, seeds
 from shelllcc.anchors.bank import Bank
+from shelllcc.anchors.choose import load_bank
 from shelllcc.anchors.score import typical_distance
-from shelllcc.anchors.shelf import load_bank
 from shelllcc.guidance.files import write_json
 from shelllcc.guidance.measures import metrics
 from shelllcc.guidance.measures.figures import change, figures
