@@ -37,7 +37,9 @@ USUAL = BalanceConfig()
 def balance(*, gain: float, excess: float, distance: float, config: BalanceConfig = USUAL) -> float:
     """Detail too much (above 0) or too little (below 0) for a clip at a distance, as a logarithm.
 
-    The farther out a clip lies, the less detail the guide and cfg may have made. `distance` is over that of real clips.
+    The farther out a clip lies, the less detail the guide and cfg may have made. `distance` is that of the sampled clip
+    (anchors.score.typical_distance). While sampling, `alarm` gives that of x0 over the calibrated radius, which is
+    larger: `BalanceConfig.noise` allows for it.
     """
     return gain + excess + config.outward * math.log(max(distance, 1e-6)) - config.expected
 

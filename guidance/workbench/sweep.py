@@ -1,6 +1,6 @@
 """One prompt and seed, sampled in several ways that differ in the guide alone. Knows nothing of terminals or pages.
 
-What all ways share, the transformer's calls before the guide first acts, is computed once (guidance.wan.prefix).
+What all ways share, the transformer's calls before the guide first acts, is computed once (wan.clips.prefix).
 """
 
 from __future__ import annotations
