@@ -38,7 +38,7 @@ app = typer.Typer(no_args_is_help=True, help="Make, fetch, check and study ancho
 
 
 Output = Annotated[Path, typer.Option("--output", "-o", **options.TO, help="The bank to write, a .safetensors file.")]
-BankArgument = Annotated[str, typer.Argument(metavar="BANK", help="A bank: a file or a name.")]
+BankArgument = Annotated[str, typer.Argument(metavar="BANK", help="A bank: a file, a name, or auto.")]
 Json = options.Json
 
 
@@ -366,11 +366,10 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Check that a bank is whole and unchanged; exit 1 where it is not."""
-    from shelllcc.anchors.bankfile import read_bank
-    from shelllcc.anchors.shelf import locate
+    from shelllcc.anchors.choose import choose_bank
     from shelllcc.guidance.errors import BankError
 
-    found = read_bank(locate(bank))
+    found, _ = choose_bank(bank)
     if sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
         raise UsageError(f"a sha256 has 64 hexadecimal digits, got {sha256!r}")
     if sha256 is not None and sha256.lower() != found.sha256:
