@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from shelllcc.anchors.bank import Bank
-    from shelllcc.anchors.shelf import load_bank
+    from shelllcc.anchors.choose import load_bank
     from shelllcc.guidance.errors import ShellLCCError
     from shelllcc.guidance.guide.config import GuideConfig
     from shelllcc.guidance.guide.guide import ShellGuide
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Bank": "anchors.bank",
-    "load_bank": "anchors.shelf",
+    "load_bank": "anchors.choose",
     "ShellLCCError": "guidance.errors",
     "GuideConfig": "guidance.guide.config",
     "ShellGuide": "guidance.guide.guide",

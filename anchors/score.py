@@ -17,7 +17,7 @@ class Score:
 
     quantiles     at bank.LEVELS
     below, above  share of patches nearer than 95%, or farther than 95%, of held-out real ones; None where the bank has
-                  no quantiles. Real clips have about 0.05 each
+                  no quantiles. Real clips like the held-out ones have about 0.05 each
     per_frame     mean distance of every latent frame
     """
 

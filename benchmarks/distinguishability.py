@@ -21,8 +21,8 @@ import typer
 from torch import Tensor
 
 from benchmarks.captions import prompts, real_clips
+from shelllcc.anchors.choose import load_bank
 from shelllcc.anchors.latents import open_latents, save_latents
-from shelllcc.anchors.shelf import load_bank
 from shelllcc.guidance.geometry.shell import Shell
 from shelllcc.guidance.wan.banks.analyze import degraded, share_of_pairs
 from shelllcc.guidance.wan.model.loading import Loading

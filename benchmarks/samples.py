@@ -27,7 +27,7 @@ import shelllcc.guidance.guide.guide
 from benchmarks import rivals
 from benchmarks.captions import Split, prompts, seeds
 from benchmarks.rivals import Rival
-from shelllcc.anchors.shelf import load_bank
+from shelllcc.anchors.choose import load_bank
 from shelllcc.guidance.files import whole_file
 from shelllcc.guidance.guide.config import GuideConfig
 from shelllcc.guidance.guide.guide import ShellGuide

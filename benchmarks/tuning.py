@@ -21,8 +21,8 @@ from torch import Tensor
 from benchmarks import controls
 from benchmarks.captions import Split, prompts, real_frames, seeds
 from shelllcc.anchors.bank import Bank
+from shelllcc.anchors.choose import load_bank
 from shelllcc.anchors.score import typical_distance
-from shelllcc.anchors.shelf import load_bank
 from shelllcc.guidance.files import write_json
 from shelllcc.guidance.measures import metrics
 from shelllcc.guidance.measures.figures import change, figures
@@ -57,7 +57,7 @@ class Caption:
     def __init__(self, request: Request, pipe: Any, bank: Bank, real: Tensor) -> None:
         self.request, self.pipe, self.bank, self.real = request, pipe, bank, metrics.grey(real)
         guided = replace(request, strength=1.0)
-        self.prefix = Prefix(1 + first_move(pipe, guided, guide_for(guided, bank)))
+        self.prefix = Prefix(1 + first_move(pipe, guided, guided.guide_config()))
         self.unguided = self._sample(0.0)
         self.excess = self._sample(1.0).trace[0].excess[0]
         self.known: dict[float, Tried] = {}

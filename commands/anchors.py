@@ -22,6 +22,7 @@ from shelllcc.commands.sources import (
     Size,
     Sources,
     Workers,
+    bank_for,
     encoding_of,
     latents_of,
     parse_shard,
@@ -37,7 +38,7 @@ app = typer.Typer(no_args_is_help=True, help="Make, fetch, check and study ancho
 
 
 Output = Annotated[Path, typer.Option("--output", "-o", **options.TO, help="The bank to write, a .safetensors file.")]
-BankArgument = Annotated[str, typer.Argument(metavar="BANK", help="A bank: a file or a name.")]
+BankArgument = Annotated[str, typer.Argument(metavar="BANK", help="A bank: a file, a name, or auto.")]
 Json = options.Json
 
 
@@ -116,24 +117,21 @@ def calibrate(
 
     It is kept in your folder of banks; BANK itself is not written.
     """
-    from shelllcc.anchors.bank import check_bank
     from shelllcc.anchors.bankfile import save_bank
-    from shelllcc.anchors.fingerprints import fingerprint
-    from shelllcc.anchors.shelf import calibrations_folder, keep_calibration, latents_folder, locate, open_bank
+    from shelllcc.anchors.shelf import calibrations_folder, keep_calibration, latents_folder, open_bank
     from shelllcc.commands.progress import TerminalReporter
     from shelllcc.guidance.wan.banks.make import calibrate_bank, check_free, held_out_files
     from shelllcc.guidance.wan.model.loading import Loading
     from shelllcc.guidance.wan.model.pipeline import load_pipeline
 
-    path = locate(bank)
-    found = open_bank(path)
+    found = bank_for(bank, model)
     _check_output(output or calibrations_folder() / "x.safetensors", overwrite=overwrite)
     loading = Loading(dtype=dtype)
+    path = found.path or Path(bank)
     folder = latents or latents_folder(path)
     if not sources and not folder.is_dir():
         raise UsageError(f"give held-out videos or latents: there is no {folder}")
     encoding = encoding_of(model, size, fps, frames, clips, folder, device, found)
-    check_bank(found, fingerprint(encoding.model.vae))
     if not encoding.model.transformer:
         raise UsageError(f"{encoding.model.name} has no transformer to calibrate for; give --model")
     if output is not None and not overwrite:
@@ -300,18 +298,13 @@ def analyze(
     as_json: Json = False,
 ) -> None:
     """Study a bank: what it tells from real clips, which kind and how many videos do, what its shell looks like."""
-    from shelllcc.anchors.bank import check_bank
-    from shelllcc.anchors.bankfile import read_bank
-    from shelllcc.anchors.fingerprints import fingerprint
-    from shelllcc.anchors.shelf import locate
     from shelllcc.commands.progress import TerminalReporter
     from shelllcc.guidance.wan.banks.study import check_folder, study
 
-    found = read_bank(locate(bank))
+    found = bank_for(bank, model)
     if not overwrite:
         check_folder(output, found)
     encoding = encoding_of(model, size, fps, frames, clips, latents or output / "latents", device, found)
-    check_bank(found, fingerprint(encoding.model.vae))
     truth = latents_of(real, encoding, workers).files
     made = latents_of(generated, encoding, workers).files if generated else []
     with TerminalReporter() as reporter:
@@ -335,10 +328,10 @@ def analyze(
 @app.command()
 def info(bank: BankArgument, as_json: Json = False) -> None:
     """What a bank holds, what it fits and where it came from."""
-    from shelllcc.anchors.shelf import open_bank
+    from shelllcc.anchors.choose import choose_bank
 
-    found = open_bank(bank)
-    for remark in found.remarks:
+    found, remarks = choose_bank(bank)
+    for remark in remarks:
         streams.say(f"note: {remark}")
     _print(_describe(found, whole=True), as_json)
 
@@ -373,11 +366,10 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Check that a bank is whole and unchanged; exit 1 where it is not."""
-    from shelllcc.anchors.bankfile import read_bank
-    from shelllcc.anchors.shelf import locate
+    from shelllcc.anchors.choose import choose_bank
     from shelllcc.guidance.errors import BankError
 
-    found = read_bank(locate(bank))
+    found, _ = choose_bank(bank)
     if sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
         raise UsageError(f"a sha256 has 64 hexadecimal digits, got {sha256!r}")
     if sha256 is not None and sha256.lower() != found.sha256:
@@ -446,11 +438,6 @@ def _check_output(path: Path, *, overwrite: bool = True) -> None:
         from shelllcc.guidance.wan.banks.make import check_free
 
         check_free(path)
-
-
-def check_dtype(dtype: str | None) -> None:
-    if dtype not in (None, "float32", "bfloat16", "float16"):
-        raise UsageError(f"dtype is float32, bfloat16 or float16, got {dtype}")
 
 
 def _print(report: dict[str, Any], as_json: bool) -> None:

@@ -62,7 +62,7 @@ Strength = Annotated[
 ]
 Bank = Annotated[
     str | None,
-    typer.Option("--bank", help="Anchor bank: a file or a shipped name. (default: auto)", envvar="SHELLLCC_BANK"),
+    typer.Option("--bank", help="Anchor bank: a file or a name. (default: auto)", envvar="SHELLLCC_BANK"),
 ]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1.", envvar="SHELLLCC_DEVICE")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")]
@@ -103,7 +103,7 @@ class Sampling:
     radius: Annotated[
         float | None, typer.Option("--radius", help="Sharpness: factor on the radius of real latents.")
     ] = None
-    window: Annotated[str | None, typer.Option("--window", help="LOW:HIGH, the sigmas at which the guide acts.")] = None
+    window: Annotated[str | None, typer.Option("--window", help="Guidance interval LOW:HIGH, in sigmas.")] = None
 
     def values(self) -> dict[str, Any]:
         """As fields of a Request. Raises UsageError."""

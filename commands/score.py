@@ -9,7 +9,17 @@ from typing import Annotated
 import typer
 
 from shelllcc.commands import options, streams
-from shelllcc.commands.sources import ClipsOption, Device, Fps, Frames, ModelOption, Size, Sources, encoding_of
+from shelllcc.commands.sources import (
+    ClipsOption,
+    Device,
+    Fps,
+    Frames,
+    ModelOption,
+    Size,
+    Sources,
+    bank_for,
+    encoding_of,
+)
 from shelllcc.guidance.errors import UsageError
 
 
@@ -30,10 +40,8 @@ def score(
 
     Latents are safetensors with a key `latents`, (b c t h w), or the .pt (t c h w) of Shell-LCC's authors.
     """
-    from shelllcc.anchors.bank import check_bank
-    from shelllcc.anchors.bankfile import read_bank
+    from shelllcc.anchors.choose import AUTO, choose_bank
     from shelllcc.anchors.fingerprints import WAN21_VAE, fingerprint
-    from shelllcc.anchors.shelf import find_bank, locate
     from shelllcc.anchors.sources import expand
     from shelllcc.guidance.wan.banks.ours import leave_out_ours
     from shelllcc.guidance.wan.banks.score import score_files
@@ -41,12 +49,11 @@ def score(
     found, notes = leave_out_ours(expand(files))
     for note in notes:
         streams.say(f"note: {note}")
-    chosen = read_bank(locate(bank)) if bank not in (None, "auto") else None
-    if model is None and not found.videos and chosen is not None and chosen.vae == fingerprint(WAN21_VAE):
+    named = bank not in (None, AUTO)
+    if named and model is None and not found.videos and choose_bank(bank)[0].vae == fingerprint(WAN21_VAE):
         model = "wan2.1-vae"
-    encoding = encoding_of(model, size, fps, frames, clips, Path(), device, chosen)
-    chosen = chosen or find_bank(fingerprint(encoding.model.vae))
-    check_bank(chosen, fingerprint(encoding.model.vae))
+    chosen = bank_for(bank, model)
+    encoding = encoding_of(model, size, fps, frames, clips, Path(), device, chosen if named else None)
     scores = list(score_files(found, chosen, encoding, on_problem=lambda line: streams.say(f"note: {line}")))
     if not scores:
         raise UsageError("none of the files could be scored")

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from shelllcc.commands import options, streams
 from shelllcc.guidance.errors import UsageError
 
 if TYPE_CHECKING:
     from shelllcc.anchors.bank import Bank
     from shelllcc.guidance.wan.banks.encode import Encoding
     from shelllcc.guidance.wan.banks.make import Gathered
-from shelllcc.commands import options, streams
 
 Sources = Annotated[
     list[str], typer.Argument(help="Videos, or latents (.safetensors, .pt): files, folders, globs, text lists.")
@@ -47,6 +47,18 @@ EngineName = Annotated[
     str, typer.Option("--engine", help="local, or ray for a running Ray cluster (or this machine as one).")
 ]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1.", envvar="SHELLLCC_DEVICE")]
+
+
+def bank_for(name: str | None, model: str | None) -> Bank:
+    """The bank of that name for the latents of that model; what the user should hear of it is said."""
+    from shelllcc.anchors.choose import choose_bank
+    from shelllcc.anchors.fingerprints import fingerprint
+    from shelllcc.guidance.wan.model.pipeline import find_latent_space
+
+    bank, remarks = choose_bank(name, fingerprint(find_latent_space(model).vae))
+    for remark in remarks:
+        streams.say(f"note: {remark}")
+    return bank
 
 
 def encoding_of(

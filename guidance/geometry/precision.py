@@ -10,7 +10,11 @@ import torch
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Within the block CUDA's float32 products are exact; afterwards the choice is as it was."""
+    """Within the block CUDA's float32 products are exact; afterwards the choice is as it was.
+
+    The switch is the whole process's: other threads compute without TF32 meanwhile, and one that sets it within the
+    block loses its choice at the end.
+    """
     matmul = torch.backends.cuda.matmul
     name, exact = ("fp32_precision", "ieee") if hasattr(matmul, "fp32_precision") else ("allow_tf32", False)
     chosen = getattr(matmul, name)

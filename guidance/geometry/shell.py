@@ -17,9 +17,6 @@ from shelllcc.guidance.geometry.precision import full_precision
 from shelllcc.guidance.geometry.skeletons import Skeleton
 
 NUMBERS = 1 << 24  # held at once for the patches of some whole latent frames: 64 MiB
-COLOURS = 3  # directions of the channels in which flat patches differ
-FINE = 5 / 12  # of the principal directions: the rest are texture alone
-LEAST, MOST = 0.5, 6.0  # factors of a residual
 
 
 @dataclass(frozen=True)
@@ -80,16 +77,19 @@ class Shell:
         """RMS, per direction, of the residual of a patch at distance 1, over all places of the skeleton."""
         return self.skeleton.spread / self.skeleton.dimensions**0.5
 
-    def fineness(self) -> Tensor:
-        """(d,) of each direction: 0 for the coarsest, 1 for those that are texture alone."""
+    def fineness(self, *, fine: float) -> Tensor:
+        """(d,) of each direction: 0 for the coarsest, rising to 1 over the share `fine` of them, 1 for all beyond."""
         place = self.skeleton.order.argsort().to(self.mean) / max(self.skeleton.dimensions - 1, 1)
-        return (place / FINE).clamp_max(1)
+        return (place / fine).clamp_max(1)
 
-    def colours(self) -> Tensor:
-        """Projection (c, c) of latent channels onto brightness and colour: what means of the skeleton's points span."""
+    def colours(self, *, directions: int) -> Tensor:
+        """Projection (c, c) of latent channels onto brightness and colour.
+
+        They are the `directions` of the channels in which the patch means of the skeleton's points differ most.
+        """
         patches = (self.skeleton.points @ self.basis.T).unflatten(-1, (self.channels, self.patch**2))
-        _, directions = torch.linalg.eigh(patches.mean(-1).double().cpu().T.cov())
-        leading = directions[:, -COLOURS:]
+        _, vectors = torch.linalg.eigh(patches.mean(-1).double().cpu().T.cov())
+        leading = vectors[:, max(0, self.channels - directions) :]
         return (leading @ leading.T).to(self.mean)
 
     def project(self, latents: Tensor) -> Tensor:
@@ -111,7 +111,7 @@ class Shell:
             return parts[0]
         return torch.cat([r for r, _ in parts], dim=1), torch.cat([d for _, d in parts], dim=1)
 
-    def lift(self, tokens: Tensor, shape: torch.Size, change: Callable[[Tensor], Tensor]) -> Tensor:
+    def to_latents(self, tokens: Tensor, shape: torch.Size, change: Callable[[Tensor], Tensor]) -> Tensor:
         """What `change` makes of projected patches (b, n, d), as one move of the latents of `shape` (b c t h w).
 
         It is given some whole frames at a time, so that all moves of patches never lie in memory at once.
@@ -131,15 +131,19 @@ class Shell:
         return max(1, NUMBERS // (b * h * w * max(self.mean.numel(), self.skeleton.width)))
 
 
-def stretch(residual: Tensor, ratio: Tensor, *, beyond: Tensor, texture: float) -> Tensor:
-    """Moves (b, n, d) that take the residuals of each clip `ratio` (b,) times as far from the skeleton.
+def stretch(
+    residual: Tensor, ratio: Tensor, *, beyond: Tensor, texture: float, least: float, most: float, gate: float
+) -> Tensor:
+    """Moves (b, n, d) that take the residuals of each clip about `ratio` (b,) times as far from the skeleton.
 
-    The step that the gradient of a clip's shell energy asks for, preconditioned by the squared scale, with two things
-    that real clips teach. Directions go `beyond` (d,) times as far as that, fine ones farther than coarse ones. And
-    what is pushed outward must be texture: patches whose residual is smaller than `texture`, its RMS on the shell,
-    hardly follow, so that flat places are not filled with noise.
+    With `beyond` 1 and no gate, each move lies along its own residual r. The gradient of a clip's shell energy lies
+    elsewhere, along r W W^T with W the whitening: the move is that gradient preconditioned by the squared scale,
+    (W W^T)^-1. Two things that real clips teach are added. Direction i goes `beyond[i]` (d,) times as far, fine ones
+    farther than coarse ones, and every factor is kept within `least` and `most`. And what is pushed outward must be
+    texture: where the RMS e of a patch's residual is smaller than `texture`, its RMS on the shell, the push fades by
+    e^gate / (e^gate + texture^gate), so that flat places are not filled with noise.
     """
-    factor = (ratio[:, None] * beyond).clamp(LEAST, MOST)[:, None] - 1
-    energy = residual.square().mean(-1, keepdim=True) ** 1.5
-    gate = energy / (energy + texture**3)
-    return torch.addcmul(factor.clamp_max(0), gate, factor.clamp_min(0)).mul_(residual)
+    factor = (ratio[:, None] * beyond).clamp(least, most)[:, None] - 1
+    energy = residual.square().mean(-1, keepdim=True) ** (gate / 2)
+    open_ = energy / (energy + texture**gate)
+    return torch.addcmul(factor.clamp_max(0), open_, factor.clamp_min(0)).mul_(residual)

@@ -10,7 +10,11 @@ import torch
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Within the block torch computes on one thread. Libraries that share its OpenMP may follow."""
+    """Within the block torch computes on one thread in this thread of Python; afterwards on as many as before.
+
+    It is a switch of the process, too: a thread of Python that first computes with torch within the block gets one
+    thread, and keeps it; those that computed before keep theirs. Libraries that share torch's OpenMP may follow.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,7 +1,9 @@
 """The guide's knobs and their defaults. Knows nothing of tensors; it is checked before anything heavy is loaded.
 
-The defaults are the operating point measured on the embedded tiny Wan (docs/research-log.md): one setting that sharpens
-an over-smoothed base (cfg 1) and calms one that cfg has driven outward.
+Every number that decides on how a clip looks is one of them, so that an ablation is a variant and no edit. The defaults
+are the operating point measured on the embedded tiny Wan: one setting that sharpens an over-smoothed base (cfg 1) and
+softens one that cfg has driven outward. `[8]` is section 8 of docs/research-log.md, where a number was sought; `not
+measured` says that nobody has tried another one.
 """
 
 from __future__ import annotations
@@ -14,13 +16,37 @@ from shelllcc.guidance.errors import UsageError
 
 @dataclass(frozen=True)
 class GuideConfig:
-    """Every knob of the guide.
+    """Every knob of the guide. Raises UsageError for a value out of its range.
 
-    strength  0 is off, 1 the calibrated default; 2 goes as far as guiding twice at 1 does, and so on
-    window    (low, high) sigmas between which the guide acts
-    radius    the radius aimed at, over that of real latents, where cfg adds nothing: above the default sharper
-    calm      how much the radius aimed at shrinks with what cfg adds to the distance (per unit of its logarithm)
-    trust     largest RMS of a step's move, relative to the RMS of x0
+    What people set:
+
+    strength  0 is off, 1 the default; 2 goes as far as guiding twice at 1 does, and so on
+    window    (low, high), the guidance interval: the sigmas between which the guide acts [3, 9]
+    radius    the radius aimed at in the finest directions, over that of real latents, where cfg adds nothing. It is far
+              above 1 because averaging patches and the remaining steps undo much of each move [8, 9]
+    calm      how much the radius aimed at shrinks with what cfg adds to the distance (the excess): by exp(-calm excess)
+              [8, 9]
+    trust     largest RMS of a step's move, relative to the RMS of x0 (not measured)
+
+    How far each step goes (guide.dose):
+
+    share     of the way to the radius aimed at that a step goes at strength 1, where the steps inside the window have
+              `dose` together [9]
+    dose      the sum, over the steps inside the window, of how much of a move enters the sample, at which a step goes
+              `share` of the way: that of 25 steps at shift 3 in the default window [8]
+    edge      a step so near to the window, in sigma, is inside it: UniPC puts a step of sigma 0.5 at 0.5015 [9]
+
+    Which way, and how far at most (geometry.shell):
+
+    contrast  how much the spread of brightness and colour shrinks with the excess: by exp(-contrast excess) [9]
+    colours   directions of the channels that hold brightness and colour, which moves of detail leave alone; two or four
+              are no better than three [9]
+    fine      share of the principal directions over which the aim rises from 1 to `radius`; those beyond are texture
+              and take all of it: 40 of 96 directions [8]; .3 and .6 are no better [9]
+    least     smallest factor that a residual is multiplied by; .3 is no better than .5 [9]
+    most      largest one (not measured)
+    gate      power by which a push outward fades for patches whose residual is smaller than the shell's own: 3 [8]; 2
+              and 5 are no better [9]
     """
 
     strength: float = 1.0
@@ -28,6 +54,15 @@ class GuideConfig:
     radius: float = 3.4
     calm: float = 3.8
     trust: float = 0.3
+    share: float = 0.34
+    dose: float = 1.24
+    edge: float = 5e-3
+    contrast: float = 1.5
+    colours: int = 3
+    fine: float = 5 / 12
+    least: float = 0.5
+    most: float = 6.0
+    gate: float = 3.0
 
     def __post_init__(self) -> None:
         low, high = self.window
@@ -35,8 +70,17 @@ class GuideConfig:
             raise UsageError(f"strength goes from 0 (off) over 1 (the default) to 10, got {self.strength:g}")
         if not 0 <= low < high <= 1:
             raise UsageError(f"the window is LOW:HIGH with 0 <= LOW < HIGH <= 1 (sigmas), got {low:g}:{high:g}")
-        for name in ("radius", "trust"):
+        for name in ("radius", "trust", "dose", "gate"):
             if not (getattr(self, name) > 0 and math.isfinite(getattr(self, name))):
                 raise UsageError(f"{name} must be positive, got {getattr(self, name):g}")
-        if not (self.calm >= 0 and math.isfinite(self.calm)):
-            raise UsageError(f"calm must be 0 or more, got {self.calm:g}")
+        for name in ("calm", "edge", "contrast"):
+            if not (getattr(self, name) >= 0 and math.isfinite(getattr(self, name))):
+                raise UsageError(f"{name} must be 0 or more, got {getattr(self, name):g}")
+        if not 0 < self.share < 1:
+            raise UsageError(f"share must lie between 0 and 1, got {self.share:g}")
+        if not 0 < self.fine <= 1:
+            raise UsageError(f"fine must be above 0 and at most 1, got {self.fine:g}")
+        if not (isinstance(self.colours, int) and self.colours >= 0):
+            raise UsageError(f"colours must be a whole number, 0 or more, got {self.colours}")
+        if not (0 <= self.least <= 1 <= self.most and math.isfinite(self.most)):
+            raise UsageError(f"least must lie in 0 .. 1 and most be 1 or more, got {self.least:g} and {self.most:g}")

@@ -1,16 +1,17 @@
 """The guide: how strongly, when and how far the predicted x0 is moved along its residuals. Knows nothing of pipelines.
 
-Autograd is not needed. With skeleton and scale held fixed, the gradient of a clip's shell distance lies along its
-residuals, and the step taken is its proximal form (shell.stretch): one factor for the whole clip, as in the reward of
-Shell-LCC (arXiv 2606.30248), since a model's drift is one factor for the whole clip. The radius aimed at follows the
+Autograd is not needed. With skeleton and scale held fixed, the gradient of a clip's shell energy is known in closed
+form: its residuals r times W W^T, with W the whitening. The step taken is that gradient preconditioned by the squared
+scale, so that it lies along r itself (shell.stretch). One factor serves the whole clip, as in the reward of Shell-LCC
+(arXiv 2606.30248), since a model's drift is one factor for the whole clip. The radius aimed at is a multiple of the
 calibrated curve of real latents over sigma, and shrinks with what classifier-free guidance adds to the distance.
-Channels that hold brightness and colour are left as they are, but that the contrast which cfg adds is taken back.
+Channels of brightness and colour take no part in this; of them only the contrast that cfg adds is taken back.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,16 +20,12 @@ from torch import Tensor
 from shelllcc.guidance.errors import BankError, UsageError
 from shelllcc.guidance.geometry.precision import full_precision
 from shelllcc.guidance.geometry.shell import Shell, stretch
+from shelllcc.guidance.guide import dose
 from shelllcc.guidance.guide.config import GuideConfig
 from shelllcc.guidance.guide.trace import Step, Trace
 
 if TYPE_CHECKING:
     from shelllcc.anchors.bank import Bank
-
-SHARE = 0.34  # of the way that a step goes at strength 1, where the window's steps weigh as much as DOSE
-DOSE = 1.24  # of 25 steps at shift 3, from sigma 0.5 on but for the last
-EDGE = 5e-3  # a step so near to the window is in it: UniPC puts a step of sigma 0.5 at 0.501
-CONTRAST = 1.5  # times the excess: how much smaller the spread of brightness and colour is aimed at, in the logarithm
 
 
 class ShellGuide:
@@ -53,32 +50,16 @@ class ShellGuide:
         self._gain = torch.zeros(0)
         self._shell = bank.shell.leading(bank.guided)
         self._texture = self._shell.texture
-        self._beyond = self.config.radius ** self._shell.fineness()
-        self._colours = self._shell.colours()
+        self._beyond = self.config.radius ** self._shell.fineness(fine=self.config.fine)
+        self._colours = self._shell.colours(directions=self.config.colours)
 
     def begin(self, sigmas: Sequence[float]) -> None:
         """Forget the sampling before, and plan one over these noise levels (the last is 0)."""
         self._trace = Trace()
         self._excess = None
         self._sigmas = list(sigmas)
-        self._shares = self.shares(sigmas)
-        self._weights = _weights(sigmas)
-
-    def shares(self, sigmas: Sequence[float]) -> list[float]:
-        """The share of the way to the shell that each step goes; 0 where the guide does not act.
-
-        A move of x0 enters the sample by 1 - next / sigma. Steps share out a fixed dose of it, so that few steps and
-        many come equally far. The last step, which nothing could mend, is left alone.
-        """
-        low, high = self.config.window
-        weights = _weights(sigmas)
-        within = [low - EDGE <= s <= high + EDGE and s > 0 for s in sigmas[:-1]]
-        inside = [*within[:-1], False]
-        dose = sum(weight for weight, acts in zip(weights, inside, strict=True) if acts)
-        if not dose:
-            return [0.0] * len(weights)
-        share = 1 - (1 - SHARE) ** (self.config.strength * DOSE / dose)
-        return [share if acts else 0.0 for acts in inside]
+        self._shares = dose.shares(sigmas, self.config)
+        self._weights = dose.weights(sigmas)
 
     def step_at(self, index: int) -> tuple[float, float]:
         """Noise level and share of the step of this index."""
@@ -115,9 +96,11 @@ class ShellGuide:
         aim = radius * (-config.calm * self._excess).exp()
         self._beyond, self._colours = self._beyond.to(x0.device), self._colours.to(x0.device)
         ratio, texture = aim / median.clamp_min(1e-6), self._texture * radius
-        detail = shell.lift(residual, x0.shape, lambda r: stretch(r, ratio, beyond=self._beyond, texture=texture))
+        change = partial(stretch, ratio=ratio, beyond=self._beyond, texture=texture)
+        limited = partial(change, least=config.least, most=config.most, gate=config.gate)
+        detail = shell.to_latents(residual, x0.shape, limited)
         clip = x0 - x0.mean((2, 3, 4), keepdim=True)
-        contrast = clip * ((-CONTRAST * self._excess).exp() - 1).view(-1, 1, 1, 1, 1)
+        contrast = clip * ((-config.contrast * self._excess).exp() - 1).view(-1, 1, 1, 1, 1)
         move = share * (detail + self._of_colours(contrast - detail))
 
         size, allowed = _rms(move), config.trust * _rms(x0)
@@ -133,11 +116,6 @@ class ShellGuide:
         """The part of (b c t h w) that lies in the channels of brightness and colour."""
         with full_precision():
             return torch.einsum("cd,bdthw->bcthw", self._colours, x)
-
-
-def _weights(sigmas: Sequence[float]) -> list[float]:
-    """How much of a move of x0 enters the sample in each step."""
-    return [1 - after / s if s > 0 else 0.0 for s, after in itertools.pairwise(sigmas)]
 
 
 def _median(distance: Tensor, frames: int) -> Tensor:

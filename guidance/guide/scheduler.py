@@ -1,4 +1,4 @@
-"""`guided(pipe, guide)`: a pipeline whose scheduler hears the guide. Knows nothing of banks or video.
+"""`guided(pipe, guide)`: a pipeline whose scheduler asks the guide in every step. Knows nothing of banks or video.
 
 The model output is rewritten before `scheduler.step`, the one place that every scheduler honours: UniPC keeps a
 history of predicted x0 and rebuilds the sample from it, so that latents edited after a step are mostly discarded.
@@ -33,8 +33,11 @@ def guided(pipe: HasScheduler, guide: ShellGuide) -> Iterator[ShellGuide]:
     """Within the block, every sampling of `pipe` is guided; afterwards `pipe` is as it was, also on an exception.
 
     The scheduler keeps its identity, its config and its type's name: only its class is exchanged, for a subclass with
-    another `step`. With strength 0, or outside the guide's window, `step` gets exactly what it was given. The
-    transformer's outputs are listened to, as the prediction from the prompt alone tells what cfg adds to it.
+    another `step`. With strength 0, or outside the guide's window, `step` gets exactly what it was given. Hooks on the
+    transformers read their outputs, since the prediction from the prompt alone tells what cfg adds to it.
+
+    The switch is the pipeline's, not the block's: whoever samples with the same scheduler meanwhile, in any thread, is
+    guided, too, and mixes into this guide's steps. Sample one at a time.
 
     Raises ModelError for a scheduler whose predicted x0 cannot be rewritten (Heun, epsilon predictions).
     """
@@ -52,7 +55,7 @@ def guided(pipe: HasScheduler, guide: ShellGuide) -> Iterator[ShellGuide]:
 
 
 class Outputs:
-    """What a transformer has said since the last step. Raises ModelError where the scheduler is not that guided."""
+    """What the transformers gave since the last step. Raises ModelError where the scheduler is not that guided."""
 
     def __init__(self, pipe: HasScheduler) -> None:
         self.pipe, self.scheduler = pipe, pipe.scheduler

@@ -13,9 +13,14 @@ if TYPE_CHECKING:
 class Step:
     """What the guide saw and did in one step, for every clip of the batch.
 
-    distance is the median distance of the later latent frames; target the calibrated radius; excess the logarithm of
-    what cfg added to the distance; aimed the radius after it; move the RMS of the applied move; gain the logarithm of
-    what the guide has made of the size of x0's detail up to here, as far as it has entered the sample.
+    distance  median distance of x0's patches, of the later latent frames where there are any
+    target    the calibrated radius: the distance of x0 predicted from real latents at this sigma
+    excess    logarithm of what cfg added to the distance, as measured in the first guided step
+    aimed     target * exp(-calm * excess): the radius aimed at in the coarsest direction; the finest ones aim at
+              GuideConfig.radius times as much
+    move      RMS of the applied move
+    gain      logarithm of what the moves up to here made of the size of x0's detail, each weighted by how much of it
+              enters the sample
     """
 
     index: int

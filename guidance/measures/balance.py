@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Literal
 
 from shelllcc.guidance.guide.trace import Step
 
-OUTWARD, EXPECTED = 0.5, 0.16  # of the balance (docs/research-log.md, section 10)
-NOISE, REGRESSION = 0.25, -0.1  # of the balance while sampling, and of the net gain, in the logarithm
 Alarm = Literal["noise", "mean regression"]
 ADVICE: dict[Alarm, str] = {
     "noise": "the guide made more detail than real clips have; try a lower --strength or --radius",
@@ -16,20 +15,41 @@ ADVICE: dict[Alarm, str] = {
 }
 
 
-def balance(*, gain: float, excess: float, distance: float) -> float:
+@dataclass(frozen=True)
+class BalanceConfig:
+    """The numbers behind balances and alarms, all in the natural logarithm. Fitted on the embedded tiny Wan alone.
+
+    outward     weight of a clip's distance in the balance; the fit gave .526 (docs/research-log.md, section 10)
+    expected    the balance's zero; the fit gave .159 (section 10)
+    noise       balance above which the guide warns of noise while it samples (section 10)
+    regression  net gain below which it warns of mean regression (section 9)
+    """
+
+    outward: float = 0.5
+    expected: float = 0.16
+    noise: float = 0.25
+    regression: float = -0.1
+
+
+USUAL = BalanceConfig()
+
+
+def balance(*, gain: float, excess: float, distance: float, config: BalanceConfig = USUAL) -> float:
     """Detail too much (above 0) or too little (below 0) for a clip at a distance, as a logarithm.
 
-    The farther out a clip lies, the less detail the guide and cfg may have made. `distance` is over that of real clips.
+    The farther out a clip lies, the less detail the guide and cfg may have made. `distance` is that of the sampled clip
+    (anchors.score.typical_distance). While sampling, `alarm` gives that of x0 over the calibrated radius, which is
+    larger: `BalanceConfig.noise` allows for it.
     """
-    return gain + excess + OUTWARD * math.log(max(distance, 1e-6)) - EXPECTED
+    return gain + excess + config.outward * math.log(max(distance, 1e-6)) - config.expected
 
 
-def alarm(step: Step, clip: int = 0) -> Alarm | None:
+def alarm(step: Step, clip: int = 0, *, config: BalanceConfig = USUAL) -> Alarm | None:
     """What the balance and the gain up to a step warn of: detail made larger, or smaller, than real clips have it.
 
     What cfg added to a clip is the guide's to take back, and no alarm.
     """
     gain, excess, distance = step.gain[clip], step.excess[clip], step.distance[clip] / step.target
-    if gain > 0 and balance(gain=gain, excess=excess, distance=distance) > NOISE:
+    if gain > 0 and balance(gain=gain, excess=excess, distance=distance, config=config) > config.noise:
         return "noise"
-    return "mean regression" if gain + max(excess, 0.0) < REGRESSION else None
+    return "mean regression" if gain + max(excess, 0.0) < config.regression else None

@@ -37,7 +37,7 @@ def judge(figures: Mapping[str, Any], reference: Mapping[str, Any]) -> Verdict:
     """The verdict on a clip beside a reference.
 
     `figures` are the clip's own, those `beside` the reference, and `change`; `reference` the reference's own. Their
-    `balance` (see guidance.trace) decides where both have it, and images alone otherwise.
+    `balance` (see measures.balance) decides where both have it, and images alone otherwise.
     """
     if figures["change"] < SAME:
         return Verdict("same", "no visible difference")

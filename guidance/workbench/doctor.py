@@ -47,7 +47,7 @@ def examine() -> dict[str, Any]:
 
 def _one_step() -> dict[str, Any]:
     """Two steps of the tiny model, five frames of 64x64, the first guided: seconds, distance, size of the move."""
-    from shelllcc.anchors.shelf import load_bank
+    from shelllcc.anchors.choose import load_bank
     from shelllcc.guidance.wan.clips.request import Request
     from shelllcc.guidance.wan.clips.sample import guide_for, sample
     from shelllcc.guidance.wan.model.presets import PRESETS

@@ -1,6 +1,6 @@
 """One prompt and seed, sampled in several ways that differ in the guide alone. Knows nothing of terminals or pages.
 
-What all ways share, the transformer's calls before the guide first acts, is computed once (guidance.wan.prefix).
+What all ways share, the transformer's calls before the guide first acts, is computed once (wan.clips.prefix).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from shelllcc.guidance.wan.clips.plan import Plan, Resolved
 from shelllcc.guidance.wan.clips.prefix import Prefix
 from shelllcc.guidance.wan.clips.replacing import video_in_the_way
 from shelllcc.guidance.wan.clips.request import Request
-from shelllcc.guidance.wan.clips.sample import Clip, first_move, guide_for
+from shelllcc.guidance.wan.clips.sample import Clip, first_move
 from shelllcc.guidance.wan.clips.sidecar import read_sidecar
 from shelllcc.guidance.wan.clips.studio import Studio
 from shelllcc.guidance.workbench.runs import Run, Shown
@@ -55,7 +55,7 @@ class Sweep:
     def prefix(self) -> Prefix:
         """What the variants share; made when the first of them is sampled."""
         requests = [self.plan(variant).request for variant in self.variants]
-        moves = [first_move(self.studio.pipe, r, guide_for(r, self.resolved.bank)) for r in requests if r.strength]
+        moves = [first_move(self.studio.pipe, r, r.guide_config()) for r in requests if r.strength]
         folder = self.studio.folder and Path(tempfile.mkdtemp(prefix="shelllcc-", dir=self.studio.folder))
         return Prefix(1 + max(moves, default=self.request.steps), folder=folder)
 

@@ -13,10 +13,11 @@ from shelllcc.anchors.bank import Bank, check_bank
 from shelllcc.anchors.bankfile import read_bank, save_bank
 from shelllcc.anchors.build import KINDS, Recipe, fit_shell
 from shelllcc.anchors.calibrate import calibrate_radius
+from shelllcc.anchors.choose import load_bank
 from shelllcc.anchors.draws import draw
 from shelllcc.anchors.fingerprints import fingerprint
 from shelllcc.anchors.score import score_latents
-from shelllcc.anchors.shelf import load_bank, shipped_banks
+from shelllcc.anchors.shelf import shipped_banks
 from shelllcc.guidance.errors import BankError, OutputError
 from shelllcc.guidance.geometry import coding
 from shelllcc.guidance.geometry.patches import average_tokens

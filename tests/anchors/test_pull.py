@@ -14,8 +14,8 @@ import pytest
 
 from shelllcc.anchors import pull as publisher
 from shelllcc.anchors.bankfile import read_bank
+from shelllcc.anchors.choose import choose_bank
 from shelllcc.anchors.fingerprints import WAN21_VAE, fingerprint
-from shelllcc.anchors.shelf import find_bank
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -76,7 +76,7 @@ def test_a_published_manifold_becomes_a_bank_that_is_found(served, shelllcc, sha
     assert bank.provenance["url"] == entry.url
     assert bank.provenance["sha256"] == digest(folder / "m.pth")
     assert float(bank.clean.radius[1, 0]) == pytest.approx(0.88)
-    assert find_bank(fingerprint(WAN21_VAE)).path == bank.path
+    assert choose_bank("auto", fingerprint(WAN21_VAE))[0].path == bank.path
     assert [p.name for p in (tmp_path / "banks").iterdir()] == ["shell-lcc.safetensors"]
     asked = len(server.seen)
     assert shelllcc("anchors", "pull", "shell-lcc")[0] == 0

@@ -10,6 +10,8 @@ from shelllcc.guidance.geometry import coding, shell, skeletons
 from shelllcc.guidance.geometry.flow import shift_velocity, x0_from_velocity
 from shelllcc.guidance.geometry.patches import average_tokens, to_tokens
 
+FREE = {"least": 0.5, "most": 6.0, "gate": 3.0}
+
 
 def randn(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
@@ -71,12 +73,14 @@ def test_whitened_norm_uses_each_tokens_own_anchor():
 
 def test_a_clip_on_the_shell_does_not_move_and_one_off_it_reaches_it():
     residual, whitening = randn(2, 40, 6), randn(1, 6, 6, seed=1)
-    still = shell.stretch(residual, torch.ones(2), beyond=torch.ones(6), texture=0.1)
+    still = shell.stretch(residual, torch.ones(2), beyond=torch.ones(6), texture=0.1, **FREE)
     assert_close(still, torch.zeros_like(still))
     index = torch.zeros(80, dtype=torch.long)
     distance = skeletons.whitened_norm(residual.flatten(0, 1), index, whitening).view(2, 40)
     radius = distance.median(1).values * torch.tensor([0.8, 1.7])
-    moved = residual + shell.stretch(residual, radius / distance.median(1).values, beyond=torch.ones(6), texture=0.0)
+    moved = residual + shell.stretch(
+        residual, radius / distance.median(1).values, beyond=torch.ones(6), texture=0.0, **FREE
+    )
     after = skeletons.whitened_norm(moved.flatten(0, 1), index, whitening).view(2, 40)
     assert_close(after.median(1).values, radius)
 
@@ -98,20 +102,20 @@ def test_the_move_is_the_preconditioned_gradient_of_the_clips_shell_energy():
     metric = whitening[0] @ whitening[0].T  # the inverse of the squared scale
     wanted = -7 * torch.linalg.solve(metric, gradient.T).T
     ratio = (radius / size(residual))[None]
-    assert shell.LEAST < ratio < shell.MOST
-    move = shell.stretch(residual[None], ratio, beyond=torch.ones(5), texture=0.0)
+    assert FREE["least"] < ratio < FREE["most"]
+    move = shell.stretch(residual[None], ratio, beyond=torch.ones(5), texture=0.0, **FREE)
     assert_close(move[0], wanted, rtol=1e-6, atol=1e-8)
 
 
 def test_flat_patches_are_not_filled_with_noise_and_fine_directions_go_farthest():
     residual = torch.cat([randn(20, 48), 0.1 * randn(20, 48, seed=1)])[None]
-    fineness = principal(48).fineness()
-    move = shell.stretch(residual, torch.ones(1), beyond=3**fineness, texture=1.0)[0] / residual[0]
+    fineness = principal(48).fineness(fine=5 / 12)
+    move = shell.stretch(residual, torch.ones(1), beyond=3**fineness, texture=1.0, **FREE)[0] / residual[0]
     assert_close(move[:, 0], torch.zeros(40))
     assert (move[:, :20].diff(dim=1) > 0).all()
     assert_close(move[:20, 20:], 2 * (1 / (1 + residual[0, :20].square().mean(-1) ** -1.5))[:, None].expand(-1, 28))
     assert move[20:].max() < 0.01
-    inward = shell.stretch(residual, torch.tensor([0.7]), beyond=torch.ones(48), texture=1.0)[0]
+    inward = shell.stretch(residual, torch.tensor([0.7]), beyond=torch.ones(48), texture=1.0, **FREE)[0]
     assert_close(inward, -0.3 * residual[0])  # noise goes as fast as texture
 
 
@@ -131,14 +135,24 @@ def principal(directions):
 
 
 def test_fine_directions_are_the_last_principal_ones_and_those_in_which_a_manifold_varies_least():
-    found = principal(49).fineness()
+    found = principal(49).fineness(fine=5 / 12)
     assert found[0] == 0
     assert_close(found[10], torch.tensor(0.5))
     assert (found[20:] == 1).all()
     spread = torch.tensor([0.1, 5.0, 1.0, 3.0])
     weights = {"basis": randn(200, 4) * spread, "global_scale": torch.ones(4), "global_bias": torch.zeros(4)}
     manifold = shell.Shell(1, torch.zeros(4), torch.eye(4), skeletons.Amortized(weights))
-    assert_close(manifold.fineness(), torch.tensor([1.0, 0.0, 1.0, 0.8]))
+    assert_close(manifold.fineness(fine=5 / 12), torch.tensor([1.0, 0.0, 1.0, 0.8]))
+
+
+def test_factors_keep_within_their_bounds_and_the_gate_has_its_power():
+    residual, ones = randn(1, 20, 6), torch.ones(6)
+    for ratio, factor in ((0.1, 0.8), (9.0, 2.0)):
+        move = shell.stretch(residual, torch.tensor([ratio]), beyond=ones, texture=0.0, least=0.8, most=2.0, gate=2.0)
+        assert_close(move, (factor - 1) * residual)
+    pushed = shell.stretch(residual, torch.tensor([2.0]), beyond=ones, texture=0.5, least=0.5, most=6.0, gate=2.0)
+    energy = residual.square().mean(-1, keepdim=True)
+    assert_close(pushed, energy / (energy + 0.25) * residual)
 
 
 @pytest.mark.parametrize("patch", [1, 3])
@@ -148,7 +162,7 @@ def test_colours_are_what_flat_patches_differ_in(patch):
     texture = randn(40, 16, patch**2, seed=3)
     tokens = means[..., None] + (texture - texture.mean(-1, keepdim=True))
     skeleton = skeletons.Anchors(tokens.flatten(1), torch.eye(16 * patch**2)[None])
-    found = shell.Shell(patch, torch.zeros(16 * patch**2), torch.eye(16 * patch**2), skeleton).colours()
+    found = shell.Shell(patch, torch.zeros(16 * patch**2), torch.eye(16 * patch**2), skeleton).colours(directions=3)
     assert_close(found @ found, found)
     assert_close(found.trace(), torch.tensor(3.0))
     assert torch.linalg.matrix_norm(found - axes[:, :3] @ axes[:, :3].T, 2) < 0.3  # the sine of the widest angle

@@ -8,9 +8,9 @@ from torch.testing import assert_close
 
 from shelllcc.guidance.errors import BankError, UsageError
 from shelllcc.guidance.guide.config import GuideConfig
-from shelllcc.guidance.guide.guide import CONTRAST, DOSE, SHARE, ShellGuide
+from shelllcc.guidance.guide.guide import ShellGuide
 from shelllcc.guidance.guide.trace import Step
-from shelllcc.guidance.measures.balance import alarm
+from shelllcc.guidance.measures.balance import BalanceConfig, alarm
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,19 @@ from shelllcc.guidance.measures.balance import alarm
         {"radius": float("inf")},
         {"trust": -1.0},
         {"calm": -1.0},
+        {"share": 0.0},
+        {"share": 1.0},
+        {"dose": 0.0},
+        {"edge": -1e-3},
+        {"contrast": float("nan")},
+        {"colours": -1},
+        {"colours": 2.5},
+        {"fine": 0.0},
+        {"fine": 1.1},
+        {"least": 1.1},
+        {"most": 0.9},
+        {"most": float("inf")},
+        {"gate": 0.0},
     ],
 )
 def test_knobs_are_checked(knobs):
@@ -63,7 +76,7 @@ def test_what_cfg_adds_calms_the_guide(bank, latents):
 
 def test_brightness_and_colour_keep_their_place_and_lose_what_cfg_added(bank, latents):
     x0 = latents(36)
-    colours = bank.shell.leading(bank.guided).colours()
+    colours = bank.shell.leading(bank.guided).colours(directions=3)
 
     def of_colours(move):
         return torch.einsum("cd,bdthw->bcthw", colours, move)
@@ -72,7 +85,7 @@ def test_brightness_and_colour_keep_their_place_and_lose_what_cfg_added(bank, la
     assert of_colours(move).abs().max() < 1e-5 < move.abs().max()
     guide = ShellGuide(bank, GuideConfig(trust=10.0))
     move = guide.move(x0, 0.4, share=0.3, conditional=x0 / 1.1)
-    kept = math.exp(-CONTRAST * guide.trace[0].excess[0])
+    kept = math.exp(-GuideConfig.contrast * guide.trace[0].excess[0])
     assert kept < 0.95
     assert_close(of_colours(move), 0.3 * (kept - 1) * of_colours(x0 - x0.mean((2, 3, 4), keepdim=True)))
 
@@ -86,7 +99,7 @@ def test_the_gain_is_what_the_guide_made_of_the_details_size(bank, latents):
             guide.move(x0, sigma, share=guide.step_at(index)[1], index=index)
     less, more = ([step.gain[0] for step in guide.trace] for guide in guides)
     assert less[1] < less[0] < 0 < more[0] < more[1]
-    colours = guides[1].bank.shell.leading(bank.guided).colours()
+    colours = guides[1].bank.shell.leading(bank.guided).colours(directions=3)
     clip = x0 - x0.mean((2, 3, 4), keepdim=True)
     detail = clip - torch.einsum("cd,bdthw->bcthw", colours, clip)
     fresh = ShellGuide(bank, GuideConfig(radius=8.0, trust=10.0))
@@ -100,6 +113,10 @@ def test_alarms_tell_too_much_detail_and_too_little():
         return Step(0, 0.3, [distance], 1.0, [excess], [1.0], [0.1], [gain])
 
     assert alarm(step(0.15)) is None
+    assert alarm(step(0.15), config=BalanceConfig(noise=-0.05)) == "noise"
+    assert alarm(step(0.15), config=BalanceConfig(regression=0.2)) == "mean regression"
+    assert alarm(step(0.2, distance=2.0), config=BalanceConfig(outward=0.1)) is None
+    assert alarm(step(0.15), config=BalanceConfig(expected=-0.2)) == "noise"
     assert alarm(step(0.45)) == "noise"
     assert alarm(step(0.45, distance=0.6)) is None  # a smooth clip may be given more
     assert alarm(step(0.2, distance=2.0)) == "noise"
@@ -124,32 +141,39 @@ def test_trust_bounds_the_move(bank, latents):
     assert move.square().mean().sqrt() <= 0.0101 * x0.square().mean().sqrt()
 
 
-def test_the_guide_acts_in_its_window_alone_and_leaves_the_last_step(bank):
-    guide = ShellGuide(bank, GuideConfig(window=(0.2, 0.8)))
-    shares = guide.shares([1.0, 0.9, 0.8, 0.5, 0.2, 0.1, 0.0])
-    assert [share > 0 for share in shares] == [False, False, True, True, True, False]
-    assert guide.shares([0.7, 0.0]) == [0.0]
-    assert guide.shares([0.801, 0.4, 0.0])[0] > 0  # a scheduler that starts a little off
-    assert set(ShellGuide(bank, strength=0.0).shares([0.5, 0.4, 0.0])) == {0.0}
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        {"calm": 1.0},
+        {"contrast": 0.0},
+        {"colours": 1},
+        {"colours": 0},
+        {"fine": 1.0},
+        {"least": 0.95},
+        {"most": 1.5},
+        {"gate": 1.0},
+        {"share": 0.5},
+        {"dose": 0.5},
+        {"trust": 0.001},
+    ],
+)
+def test_every_number_that_decides_on_a_clip_is_a_knob(bank, latents, knobs):
+    x0 = torch.cat([1.6 * latents(38), latents(39)])
+
+    def moved(**knobs):
+        guide = ShellGuide(bank, GuideConfig(**knobs))
+        guide.begin([0.5, 0.3, 0.1, 0.0])
+        return guide.move(x0, 0.5, share=guide.step_at(0)[1], conditional=0.9 * x0)
+
+    assert_close(moved(), moved(share=0.34, dose=1.24, contrast=1.5, colours=3, fine=5 / 12, least=0.5, most=6, gate=3))
+    assert (moved(**knobs) - moved()).abs().max() > 1e-4
 
 
-def test_few_steps_and_many_get_the_same_dose(bank):
-    def sigmas(steps, shift=3.0):
-        u = [1 - i / steps for i in range(steps + 1)]
-        return [shift * v / (1 + (shift - 1) * v) for v in u]
-
-    def left(steps, strength=1.0):
-        """What the dose leaves of the way: each step's share enters the sample by 1 - next / sigma."""
-        noise = sigmas(steps)
-        shares = ShellGuide(bank, strength=strength).shares(noise)
-        return sum(share * (1 - after / s) for share, s, after in zip(shares, noise[:-1], noise[1:], strict=True))
-
-    assert left(25) == pytest.approx(SHARE * DOSE, rel=0.05)
-    for steps in (10, 50, 100):
-        assert left(steps) == pytest.approx(left(25), rel=0.3)
-    grown = [left(25, strength) for strength in (0.0, 0.5, 1.0, 2.0, 4.0)]
-    assert grown == sorted(set(grown))
-    assert max(ShellGuide(bank, strength=10.0).shares(sigmas(10))) <= 1
+def test_without_channels_of_colour_all_channels_are_detail(bank, latents):
+    shell = bank.shell
+    assert shell.colours(directions=0).abs().max() == 0
+    assert_close(shell.colours(directions=shell.channels), torch.eye(shell.channels), atol=1e-5, rtol=0)
+    assert ShellGuide(bank, GuideConfig(colours=99)).move(latents(40), 0.4, share=0.3).abs().max() < 1e-5
 
 
 def test_latents_of_another_vae_are_refused(bank):

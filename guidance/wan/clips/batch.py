@@ -28,7 +28,7 @@ from shelllcc.guidance.wan.clips.parse import Variant, slug
 from shelllcc.guidance.wan.clips.plan import Plan, check_comparable, resolve
 from shelllcc.guidance.wan.clips.prefix import Prefix
 from shelllcc.guidance.wan.clips.request import Request
-from shelllcc.guidance.wan.clips.sample import first_move, guide_for
+from shelllcc.guidance.wan.clips.sample import first_move
 from shelllcc.guidance.wan.clips.studio import Studio, prompts_of
 
 if TYPE_CHECKING:
@@ -252,7 +252,7 @@ def samples(plans: Sequence[Plan], studio: Studio) -> Iterator[tuple[Plan, Calla
     Their first steps are computed once.
     """
     pipe = studio.pipe
-    moves = [first_move(pipe, plan.request, guide_for(plan.request, plan.bank)) for plan in plans]
+    moves = [first_move(pipe, plan.request, plan.request.guide_config()) for plan in plans]
     prefix = Prefix(1 + sorted(moves)[-2]) if len(plans) > 1 else None  # as far as two of them go together
 
     def sample(plan: Plan) -> dict[str, Any]:

@@ -42,14 +42,14 @@ def generate(plan: Plan, studio: Studio) -> dict[str, Any]:
 
 def _generate(plan: Plan, studio: Studio) -> dict[str, Any]:
     from shelllcc.guidance.wan.clips.prefix import Prefix
-    from shelllcc.guidance.wan.clips.sample import first_move, guide_for
+    from shelllcc.guidance.wan.clips.sample import first_move
 
     arms = {"unguided": plan.request.unguided()} if plan.compare else {}
     arms[plan.label] = plan.request
     studio.expect(arms.values())
     prefix = None
     if plan.compare:
-        prefix = Prefix(1 + first_move(studio.pipe, plan.request, guide_for(plan.request, plan.bank)))
+        prefix = Prefix(1 + first_move(studio.pipe, plan.request, plan.request.guide_config()))
     made = {label: make(request, plan.bank, studio, name=label, prefix=prefix) for label, request in arms.items()}
     clips = {label: clip for label, (clip, _) in made.items()}
     for clip in clips.values():

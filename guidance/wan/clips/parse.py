@@ -8,18 +8,18 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from shelllcc.guidance.errors import UsageError
 from shelllcc.guidance.guide.config import GuideConfig
 from shelllcc.guidance.paths import reason
+from shelllcc.guidance.wan.clips.request import KNOBS
 
 AUTO = "auto"
 SLUG_BYTES = 80  # of a file's name made from a prompt
 DIGITS = 100  # of a whole number, at most: Python makes none of thousands
-KNOBS = tuple(knob.name for knob in fields(GuideConfig))
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ def _variant(text: str) -> Variant:
             )
         if knob in settings:
             raise UsageError(f"{knob} comes twice in the variant {text}")
-        settings[knob] = window(value) if knob == "window" else _number(knob, value, float)
+        settings[knob] = window(value) if knob == "window" else _number(knob, value, type(getattr(GuideConfig, knob)))
     GuideConfig(**settings)
     label = slug(title, "variant") if colon else _label(settings)
     return Variant(label, title, settings)

@@ -318,32 +318,21 @@ def _bank_for(
     model: Model, bank: str | None, record: Mapping[str, Any], *, wanted: bool
 ) -> tuple[Bank | None, list[str]]:
     """The bank, with this model's calibration in force, and notes; None where no bank fits and none was asked for."""
-    from shelllcc.anchors.bank import check_bank
+    from shelllcc.anchors.choose import choose_bank, uncalibrated
     from shelllcc.anchors.fingerprints import fingerprint
-    from shelllcc.anchors.shelf import find_bank, open_bank
 
     vae = fingerprint(model.vae)
     known = (record.get("bank") or {}) if bank is None else {}
     if known:
-        chosen = open_bank(here(str(known.get("path"))) or str(known.get("name")))
-    elif bank in (None, "auto"):
-        try:
-            chosen = find_bank(vae)
-        except BankError as error:
-            if wanted:
-                raise
-            return None, [f"sampling without guidance: {error}"]
-    else:
-        chosen = open_bank(str(bank))
-    check_bank(chosen, vae)
-    chosen, then = chosen.for_model(model.fingerprint), list[str]()
-    if known:
-        chosen, then = recorded.recorded_bank(record, chosen, model)
-    notes = [*chosen.remarks, *then]
-    if chosen.chosen is None and not then:
-        hint = f"`shelllcc anchors calibrate {chosen.path} --model {model.name}`"
-        notes.append(f"bank {chosen.name} is not calibrated for this model and aims at clean latents; see {hint}")
-    return chosen, notes
+        now, remarks = choose_bank(here(str(known.get("path"))) or str(known.get("name")), vae)
+        chosen, held = recorded.recorded_bank(record, now.for_model(model.fingerprint), model)
+        return chosen, [*remarks, *(held or uncalibrated(chosen, model.name))]
+    try:
+        return choose_bank(bank, vae, model.fingerprint, model=model.name)
+    except BankError as error:
+        if wanted:
+            raise
+        return None, [f"sampling without guidance: {error}"]
 
 
 def _unknown_to_tiny(model: Model, request: Request) -> list[str]:

@@ -77,8 +77,7 @@ class Request:
     @classmethod
     def resolve(cls, preset: Preset, **given: Any) -> Request:
         """The request of a preset with the given values in place of its own; None means not given."""
-        guide = GuideConfig()
-        defaults: dict[str, Any] = asdict(guide)
+        defaults: dict[str, Any] = {name: getattr(GuideConfig, name) for name in KNOBS}
         defaults |= {"seed": 0, "preset": preset.name}
         for field in fields(cls):
             if hasattr(preset, field.name) and field.name != "name":
@@ -102,7 +101,7 @@ class Request:
 
     def guide_config(self) -> GuideConfig:
         """The guide's knobs. Raises UsageError."""
-        return GuideConfig(**{field.name: getattr(self, field.name) for field in fields(GuideConfig)})
+        return GuideConfig(**{name: getattr(self, name) for name in KNOBS})
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON holds it: the window is a list."""
@@ -124,3 +123,7 @@ def _encodes(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+KNOBS = tuple(knob.name for knob in fields(GuideConfig) if knob.name in {field.name for field in fields(Request)})
+"""The guide's knobs that a request sets; the others have their defaults."""

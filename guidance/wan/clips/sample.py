@@ -15,6 +15,8 @@ from torch import Tensor
 
 from shelllcc.guidance.errors import SamplingError
 from shelllcc.guidance.faults import gpu_lost, ours_of
+from shelllcc.guidance.guide import dose
+from shelllcc.guidance.guide.config import GuideConfig
 from shelllcc.guidance.guide.guide import ShellGuide
 from shelllcc.guidance.guide.scheduler import guided
 from shelllcc.guidance.guide.trace import Step
@@ -151,7 +153,8 @@ def _hooked(
         if cache != "none":
             stack.enter_context(cached(pipe, cache, steps=request.steps))
         if prefix is not None:
-            stack.enter_context(prefix.replayed(pipe, 1 + first_move(pipe, request, guide)))
+            move = first_move(pipe, request, guide.config if guide else None)
+            stack.enter_context(prefix.replayed(pipe, 1 + move))
         yield
 
 
@@ -188,18 +191,18 @@ def _call(pipe: WanPipeline, request: Request, texts: Texts | None, steps: _Step
     return frames
 
 
-def first_move(pipe: WanPipeline, request: Request, guide: ShellGuide | None) -> int:
-    """The index of the step in which the guide first moves; the number of steps where it never does.
+def first_move(pipe: WanPipeline, request: Request, config: GuideConfig | None) -> int:
+    """The index of the step in which a guide of these knobs first moves; the number of steps where it never does.
 
-    The transformer's calls up to that step's are those of the unguided sampling.
+    The transformer's calls up to that step's are those of the unguided sampling. No guide is built: the noise levels of
+    the pipeline's scheduler tell. None stands for no guide.
     """
-    if guide is None:
+    if config is None:
         return request.steps
     set_shift(pipe, request.shift)
     scheduler = copy.deepcopy(pipe.scheduler)
     scheduler.set_timesteps(request.steps)
-    shares = guide.shares(scheduler.sigmas.tolist())
-    return next((index for index, share in enumerate(shares) if share > 0), request.steps)
+    return dose.first_move(scheduler.sigmas.tolist(), config)
 
 
 def _texts(pipe: WanPipeline, request: Request, texts: Texts | None) -> dict[str, Any]:

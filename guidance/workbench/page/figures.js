@@ -20,7 +20,7 @@ const FIGURES = {
   noise: ["Noise", "Deviation of the noise that the reference has not, in grey levels of 255."],
   spectrum: ["Spectrum", "Mean difference of the logarithmic power spectra. 0 is equal."],
   change: ["Change", "Mean difference of pixels from the reference, of 1."],
-  distance: ["Distance", "Median distance of the latents from the bank's anchors. Real clips have 1."],
+  distance: ["Distance", "Median distance of the latents from the bank's anchors, in the directions that guide. Real clips differ by what they show."],
 };
 
 const lookOf = word => LOOKS[String(word ?? "").replaceAll("-", " ")] ?? "other";

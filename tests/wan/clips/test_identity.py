@@ -15,8 +15,9 @@ from safetensors.torch import load_file, save_file
 from shelllcc.anchors import shelf
 from shelllcc.anchors.bank import Calibration
 from shelllcc.anchors.bankfile import read_bank, save_bank
+from shelllcc.anchors.choose import load_bank
 from shelllcc.anchors.fingerprints import model_fingerprint
-from shelllcc.anchors.shelf import keep_calibration, load_bank, open_bank
+from shelllcc.anchors.shelf import keep_calibration, open_bank
 from shelllcc.guidance.errors import ModelError
 from shelllcc.guidance.geometry.shell import Curve
 from shelllcc.guidance.wan.clips import profiles

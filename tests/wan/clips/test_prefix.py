@@ -30,14 +30,14 @@ def arms(**values):
     return [replace(request(**values), strength=strength) for strength in STRENGTHS]
 
 
-def steps_of(pipe, bank, requests):
-    return 1 + max(first_move(pipe, r, guide_for(r, bank)) for r in requests if r.strength)
+def steps_of(pipe, requests):
+    return 1 + max(first_move(pipe, r, r.guide_config()) for r in requests if r.strength)
 
 
 @pytest.mark.parametrize("cfg", [1.0, 3.0])
 def test_a_sweep_is_one_prefix_and_five_tails_and_every_clip_equals_its_own_run(pipe, shipped, cfg):
     requests = arms(cfg=cfg, steps=12)
-    prefix = Prefix(steps_of(pipe, shipped, requests))
+    prefix = Prefix(steps_of(pipe, requests))
     swept = [sample(pipe, r, guide_for(r, shipped), prefix=prefix) for r in requests]
     alone = [sample(pipe, r, guide_for(r, shipped)) for r in requests]
     for ours, theirs in zip(swept, alone, strict=True):
@@ -61,15 +61,15 @@ def test_windows_may_differ_in_any_order(pipe, shipped, order):
 
 
 @pytest.mark.parametrize(("high", "share"), [(0.85, 0.73), (0.75, 0.60)])
-def test_five_strengths_take_no_more_than_their_share_of_calls(pipe, shipped, high, share):
+def test_five_strengths_take_no_more_than_their_share_of_calls(pipe, high, share):
     requests = arms(window=(0.0, high), steps=50)
-    steps = steps_of(pipe, shipped, requests)
+    steps = steps_of(pipe, requests)
     assert (steps + 5 * (50 - steps)) / (5 * 50) <= share
 
 
 def test_outputs_on_disk_give_the_same_frames_and_leave_nothing(pipe, shipped, tmp_path):
     requests = arms(steps=12)
-    prefix = Prefix(steps_of(pipe, shipped, requests), folder=tmp_path / "replay")
+    prefix = Prefix(steps_of(pipe, requests), folder=tmp_path / "replay")
     clips = [sample(pipe, r, guide_for(r, shipped), prefix=prefix) for r in requests[:3]]
     assert prefix.calls[-1].replayed == prefix.steps == len(list((tmp_path / "replay").iterdir()))
     assert clips[2].frames_sha256 == sample(pipe, requests[2], guide_for(requests[2], shipped)).frames_sha256
@@ -80,7 +80,7 @@ def test_outputs_on_disk_give_the_same_frames_and_leave_nothing(pipe, shipped, t
 def test_what_passes_the_limit_is_computed_again(pipe, shipped):
     requests = arms(steps=12)
     one = 16 * 2 * 8 * 8 * 4
-    prefix = Prefix(steps_of(pipe, shipped, requests), limit=2 * one)
+    prefix = Prefix(steps_of(pipe, requests), limit=2 * one)
     clips = [sample(pipe, r, guide_for(r, shipped), prefix=prefix) for r in requests[:2]]
     assert (prefix.bytes, prefix.calls[1].replayed) == (2 * one, 2)
     assert clips[1].frames_sha256 == sample(pipe, requests[1], guide_for(requests[1], shipped)).frames_sha256

@@ -1,0 +1,65 @@
+"""The dose: how far each step goes, from its noise levels alone."""
+
+import subprocess
+import sys
+
+import pytest
+
+from shelllcc.guidance.guide import dose
+from shelllcc.guidance.guide.config import GuideConfig
+from shelllcc.guidance.guide.guide import ShellGuide
+
+GUIDED = GuideConfig()
+
+
+def flow(steps, shift=3.0):
+    u = [1 - i / steps for i in range(steps + 1)]
+    return [shift * v / (1 + (shift - 1) * v) for v in u]
+
+
+def test_it_loads_no_torch():
+    code = "import sys, shelllcc.guidance.guide.dose; print([m for m in ('torch', 'numpy') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("config", [GUIDED, GuideConfig(strength=0.0), GuideConfig(strength=3.0, window=(0.1, 0.9))])
+@pytest.mark.parametrize("steps", [1, 4, 25])
+def test_shares_are_the_guides_own(bank, steps, config):
+    guide, sigmas = ShellGuide(bank, config), flow(steps)
+    guide.begin(sigmas)
+    steps_of_guide = [guide.step_at(index) for index in range(steps)]
+    assert steps_of_guide == list(zip(sigmas[:-1], dose.shares(sigmas, config), strict=True))
+    acts = [index for index, (_, share) in enumerate(steps_of_guide) if share > 0]
+    assert dose.first_move(sigmas, config) == (acts[0] if acts else steps)
+
+
+def test_the_guide_acts_in_its_window_alone_and_leaves_the_last_step():
+    config = GuideConfig(window=(0.2, 0.8))
+    sigmas = [1.0, 0.9, 0.8, 0.5, 0.2, 0.1, 0.0]
+    assert [share > 0 for share in dose.shares(sigmas, config)] == [False, False, True, True, True, False]
+    assert dose.first_move(sigmas, config) == 2
+    assert dose.shares([0.7, 0.0], config) == [0.0]
+    assert dose.first_move([0.7, 0.0], config) == 1
+    assert set(dose.shares([0.5, 0.4, 0.0], GuideConfig(strength=0.0))) == {0.0}
+
+
+def test_a_scheduler_that_starts_a_little_off_is_inside_as_far_as_the_edge():
+    levels, config = [0.804, 0.4, 0.0], GuideConfig(window=(0.2, 0.8))
+    assert dose.shares(levels, config)[0] > 0
+    assert dose.shares(levels, GuideConfig(window=(0.2, 0.8), edge=1e-3)) == [0.0, 0.0]
+
+
+def test_few_steps_and_many_get_the_same_dose():
+    def left(steps, strength=1.0):
+        """What the dose leaves of the way: each step's share enters the sample by 1 - next / sigma."""
+        sigmas = flow(steps)
+        shares = dose.shares(sigmas, GuideConfig(strength=strength))
+        return sum(share * weight for share, weight in zip(shares, dose.weights(sigmas), strict=True))
+
+    assert left(25) == pytest.approx(GUIDED.share * GUIDED.dose, rel=0.05)
+    for steps in (10, 50, 100):
+        assert left(steps) == pytest.approx(left(25), rel=0.3)
+    grown = [left(25, strength) for strength in (0.0, 0.5, 1.0, 2.0, 4.0)]
+    assert grown == sorted(set(grown))
+    assert max(dose.shares(flow(10), GuideConfig(strength=10.0))) <= 1
