@@ -4,7 +4,7 @@ PY := .venv/bin/python
 export HF_HUB_OFFLINE := 1
 export PYTHONPATH := .cache/typing:.
 
-.PHONY: demo test test-slow test-faults check lint install clean
+.PHONY: demo test test-slow test-faults check lint docs install clean
 .DEFAULT_GOAL := demo
 
 .venv/installed: pyproject.toml constraints.txt
@@ -33,6 +33,9 @@ lint: .venv/installed
 	.venv/bin/mypy
 
 check: lint test
+
+docs: .venv/installed  ## docs/commands.md, from the commands
+	$(PY) docs/commands.py
 
 clean:
 	rm -rf .venv .cache build dist *.egg-info outputs runs
