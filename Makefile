@@ -1,6 +1,7 @@
 # Everything runs in .venv, made on first use from Python 3.11 or newer.
 PYTHON ?= python3
 PY := .venv/bin/python
+TWO := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadgroup  # two workers, one thread each
 export HF_HUB_OFFLINE := 1
 export PYTHONPATH := .cache/typing:.
 
@@ -19,13 +20,13 @@ demo: .venv/installed  ## an unguided, a guided and a side-by-side video of one 
 	.venv/bin/shelllcc generate --prompt "a tabby cat, zoom in, daylight" --compare --output outputs/demo.mp4
 
 test: .venv/installed
-	$(PY) -m pytest -q
+	$(TWO) -q
 
 test-slow: .venv/installed
 	$(PY) -m pytest -q -m slow
 
 test-faults: .venv/installed  ## what kills, full disks, a failing ffmpeg and a second process leave
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q -m faults tests/faults
+	$(TWO) -q -m faults tests/faults
 
 lint: .venv/installed
 	.venv/bin/ruff check .
