@@ -64,31 +64,18 @@ def pipe():
 
 @pytest.fixture(scope="session")
 def prepared(pipe) -> Callable[[pytest.MonkeyPatch], None]:
-    """What every command would do alike is done once: parsers, the embedded model, its sha256 and its memory."""
+    """What every command would do alike is done once: parsers, the embedded model and its sha256."""
     import typer
 
     from shelllcc import cli
-    from shelllcc.guidance.wan.model import memory, pipeline
-    from shelllcc.guidance.wan.model.loading import Loading
+    from shelllcc.guidance.wan.model import pipeline
 
-    app, sha256, forecasts = (
-        typer.main.get_command(cli.app),
-        pipeline.weights_sha256(pipeline.TINY),
-        dict[str, object](),
-    )
-    load_pipeline, weights_sha256, forecast = pipeline.load_pipeline, pipeline.weights_sha256, memory.forecast
+    app, sha256 = typer.main.get_command(cli.app), pipeline.weights_sha256(pipeline.TINY)
+    load_pipeline, weights_sha256 = pipeline.load_pipeline, pipeline.weights_sha256
 
     def load(model, loading=None, **options):
         pipeline.pick_device(options.get("device"))
         return pipe if model.is_tiny else load_pipeline(model, loading, **options)
-
-    def forecast_once(model, request, loading, *, dtype):
-        if not model.is_tiny or loading != Loading():
-            return forecast(model, request, loading, dtype=dtype)
-        size = str((request.width, request.height, request.frames, request.cfg, dtype))
-        if size not in forecasts:
-            forecasts[size] = forecast(model, request, loading, dtype=dtype)
-        return forecasts[size]
 
     def prepare(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(cli, "app", app)
@@ -96,7 +83,6 @@ def prepared(pipe) -> Callable[[pytest.MonkeyPatch], None]:
         patch.setattr(
             pipeline, "weights_sha256", lambda path: sha256 if path == pipeline.TINY else weights_sha256(path)
         )
-        patch.setattr(memory, "forecast", forecast_once)
 
     return prepare
 
