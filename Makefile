@@ -1,7 +1,8 @@
 # Everything runs in .venv, made on first use from Python 3.11 or newer.
 PYTHON ?= python3
 PY := .venv/bin/python
-TWO := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal  # two workers, one thread each
+# Two workers, one thread each.
+TWO := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal
 export HF_HUB_OFFLINE := 1
 export PYTHONPATH := .cache/typing:.
 
