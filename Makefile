@@ -1,10 +1,12 @@
 # Everything runs in .venv, made on first use from Python 3.11 or newer.
 PYTHON ?= python3
 PY := .venv/bin/python
+# Two workers, one thread each.
+TWO := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal
 export HF_HUB_OFFLINE := 1
 export PYTHONPATH := .cache/typing:.
 
-.PHONY: demo test test-slow test-faults check lint install clean
+.PHONY: demo test test-slow test-faults check lint docs install clean
 .DEFAULT_GOAL := demo
 
 .venv/installed: pyproject.toml constraints.txt
@@ -19,13 +21,13 @@ demo: .venv/installed  ## an unguided, a guided and a side-by-side video of one 
 	.venv/bin/shelllcc generate --prompt "a tabby cat, zoom in, daylight" --compare --output outputs/demo.mp4
 
 test: .venv/installed
-	$(PY) -m pytest -q
+	$(TWO) -q
 
 test-slow: .venv/installed
 	$(PY) -m pytest -q -m slow
 
 test-faults: .venv/installed  ## what kills, full disks, a failing ffmpeg and a second process leave
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q -m faults tests/faults
+	$(TWO) -q -m faults tests/faults
 
 lint: .venv/installed
 	.venv/bin/ruff check .
@@ -33,6 +35,9 @@ lint: .venv/installed
 	.venv/bin/mypy
 
 check: lint test
+
+docs: .venv/installed  ## docs/commands.md, from the commands
+	$(PY) docs/commands.py
 
 clean:
 	rm -rf .venv .cache build dist *.egg-info outputs runs

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import importlib
 import os
+import signal
 import sys
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+torch.set_num_threads(1)  # several are slow beside other processes, and a fork of them hangs
 ROOT = Path(__file__).parent.parent
 
 
@@ -55,19 +62,37 @@ def pipe():
     return load_pipeline(find_model(None), device="cpu")
 
 
-@pytest.fixture
-def shelllcc(monkeypatch, capsys, tmp_path, tmp_path_factory, pipe):
-    """Run the command line in this process, with the loaded embedded model; returns (exit code, stdout, stderr)."""
+@pytest.fixture(scope="session")
+def prepared(pipe) -> Callable[[pytest.MonkeyPatch], None]:
+    """What every command would do alike is done once: parsers, the embedded model and its sha256."""
+    import typer
+
     from shelllcc import cli
     from shelllcc.guidance.wan.model import pipeline
 
-    real = pipeline.load_pipeline
+    app, sha256 = typer.main.get_command(cli.app), pipeline.weights_sha256(pipeline.TINY)
+    load_pipeline, weights_sha256 = pipeline.load_pipeline, pipeline.weights_sha256
 
     def load(model, loading=None, **options):
         pipeline.pick_device(options.get("device"))
-        return pipe if model.is_tiny else real(model, loading, **options)
+        return pipe if model.is_tiny else load_pipeline(model, loading, **options)
 
-    monkeypatch.setattr(pipeline, "load_pipeline", load)
+    def prepare(patch: pytest.MonkeyPatch) -> None:
+        patch.setattr(cli, "app", app)
+        patch.setattr(pipeline, "load_pipeline", load)
+        patch.setattr(
+            pipeline, "weights_sha256", lambda path: sha256 if path == pipeline.TINY else weights_sha256(path)
+        )
+
+    return prepare
+
+
+@pytest.fixture
+def shelllcc(monkeypatch, capsys, tmp_path, tmp_path_factory, prepared):
+    """Run the command line in this process, with the loaded embedded model; returns (exit code, stdout, stderr)."""
+    from shelllcc import cli
+
+    prepared(monkeypatch)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SHELLLCC_CACHE", str(tmp_path.parent / "cache"))
     monkeypatch.setenv("SHELLLCC_BANKS", str(tmp_path / "banks"))
@@ -81,6 +106,91 @@ def shelllcc(monkeypatch, capsys, tmp_path, tmp_path_factory, pipe):
         return stop.value.code, out, err
 
     return run
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended: its exit code, or -n by signal n, and what it said."""
+
+    code: int
+    out: str
+    err: str
+    seconds: float
+
+
+class Shell:
+    """Runs commands in `folder`, each in a fork that has the model loaded; what they say lies in `folder.said`."""
+
+    def __init__(self, folder: Path, prepare: Callable[[pytest.MonkeyPatch], None], cache: Path) -> None:
+        self.prepare, self.cache = prepare, cache
+        self.folder, self.said = folder, folder.with_name(f"{folder.name}.said")
+        self.said.mkdir(exist_ok=True)
+        self.count = 0
+
+    def start(self, words: list[str], before: Callable[[], None] = lambda: None) -> tuple[int, Path]:
+        self.count += 1
+        out = self.said / f"{self.count}"
+        pid = os.fork()
+        if pid == 0:
+            _child(self, out, words, before)
+        return pid, out
+
+    def end(self, pid: int, out: Path, *, kill_after: float | None = None) -> Ended:
+        began = time.monotonic()
+        deadline = began + (60 if kill_after is None else kill_after)
+        while not (done := os.waitpid(pid, os.WNOHANG))[0]:
+            if time.monotonic() >= deadline:
+                os.kill(pid, signal.SIGKILL)
+                done = os.waitpid(pid, 0)
+                break
+            time.sleep(0.002)
+        texts = (out.with_suffix(suffix).read_text(errors="replace") for suffix in (".out", ".err"))
+        return Ended(os.waitstatus_to_exitcode(done[1]), *texts, time.monotonic() - began)
+
+    def run(
+        self, words: list[str], *, kill_after: float | None = None, before: Callable[[], None] = lambda: None
+    ) -> Ended:
+        return self.end(*self.start(words, before), kill_after=kill_after)
+
+
+def _child(shell: Shell, out: Path, words: list[str], before: Callable[[], None]) -> None:
+    """The command line in this forked process, which it ends."""
+    code = 99
+    try:
+        os.chdir(shell.folder)
+        for number, path in ((1, out.with_suffix(".out")), (2, out.with_suffix(".err"))):
+            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
+        sys.argv = ["shelllcc", *map(str, words)]
+        from shelllcc import cli
+        from shelllcc.guidance import files
+
+        gc.freeze()  # what is here already is not looked through, and its pages stay shared
+        shell.prepare(pytest.MonkeyPatch())
+        files._swept.clear()
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background may ignore it
+        for name in ("banks", "profiles"):
+            os.environ[f"SHELLLCC_{name.upper()}"] = str(shell.said / name)
+        os.environ["SHELLLCC_CACHE"] = str(shell.cache)
+        before()
+        cli.main()
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else 1
+    finally:
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+@pytest.fixture(scope="session")
+def forked(prepared, tmp_path_factory) -> Callable[[Path], Shell]:
+    """Makes a `Shell` of a folder. What commands import late is here already."""
+    for name in ("faiss", "matplotlib.pyplot", "rich.live", "rich.progress", "typer._adapters"):
+        importlib.import_module(name)
+    cache = tmp_path_factory.mktemp("cache")
+    return lambda folder: Shell(folder, prepared, cache)
 
 
 @pytest.fixture(scope="session")

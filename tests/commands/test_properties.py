@@ -4,7 +4,6 @@ Commands are only planned (--dry-run) or fail, but for a few clips of one step. 
 """
 
 import copy
-import functools
 import json
 import math
 import re
@@ -12,7 +11,6 @@ import unicodedata
 from pathlib import Path
 
 import pytest
-import typer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -45,12 +43,7 @@ tried = settings(
 @pytest.fixture
 def run(shelllcc, monkeypatch, tmp_path):
     """Run a command that is to say what it should and write nothing; returns (exit code, stdout, stderr)."""
-    from shelllcc import cli
-    from shelllcc.guidance.wan.model import pipeline
-
-    monkeypatch.setattr(cli, "app", typer.main.get_command(cli.app))  # made once, not for every example
-    monkeypatch.setattr(cli, "_memory", lambda plans, device: [])
-    monkeypatch.setattr(pipeline, "weights_sha256", functools.cache(pipeline.weights_sha256))
+    monkeypatch.setattr("shelllcc.commands.generate._memory", lambda plans, device: [])
     (tmp_path / "taken").write_text("a file where a folder should be")
     (tmp_path / "folder.mp4").mkdir()
     (tmp_path / "folder").mkdir()

@@ -121,38 +121,40 @@ def test_a_folder_of_videos_becomes_a_bank_that_guides_the_model(shelllcc, films
     assert json.loads(out)["clips"][0]["trace"]
 
 
-def test_order_threads_and_workers_do_not_change_a_byte(films, tmp_path):
+def test_order_threads_and_workers_do_not_change_a_byte(films, forked, tmp_path):
     names = sorted(str(path) for path in films.glob("*.mp4"))[:6]
     blobs = set()
     for order, threads, workers in ((names, 1, 1), (names[::-1], 2, 2), ([str(films / "clip 0[0-5].mp4")], 2, 1)):
         folder = tmp_path / f"{threads}{workers}"
         folder.mkdir()
         options = [*TINY[:-1], workers, *SMALL, "--kind", "local", "--neighbours", 4]
-        done = run(
-            "anchors", "build", *order, "-o", "bank.safetensors", *options, cwd=folder, OMP_NUM_THREADS=str(threads)
-        )
-        assert done.returncode == 0, done.stderr
+        words = ["anchors", "build", *order, "-o", "bank.safetensors", *options]
+        if threads == 1:
+            done = forked(folder).run(words)
+            assert done.code == 0, done.err
+        else:
+            done = run(*words, cwd=folder, OMP_NUM_THREADS=str(threads))
+            assert done.returncode == 0, done.stderr
         blobs.add((folder / "bank.safetensors").read_bytes())
     assert len(blobs) == 1
 
 
-def test_a_build_killed_in_the_middle_goes_on_to_the_same_bytes(films, tmp_path):
+def test_a_build_killed_in_the_middle_goes_on_to_the_same_bytes(films, forked, tmp_path):
     for name in ("killed", "whole"):
         (tmp_path / name).mkdir()
     command = ["anchors", "build", films, "-o", "bank.safetensors", *TINY, *SMALL]
-    assert run(*command, cwd=tmp_path / "whole").returncode == 0
-    process = subprocess.Popen(
-        [sys.executable, "-m", "shelllcc", *map(str, command)], cwd=tmp_path / "killed", stderr=subprocess.DEVNULL
-    )
+    assert forked(tmp_path / "whole").run(command).code == 0
+    shell = forked(tmp_path / "killed")
+    pid, out = shell.start(command)
     latents, deadline = tmp_path / "killed/bank.latents", time.monotonic() + 120
     while len(list(latents.glob("[!.]*"))) < 5 and time.monotonic() < deadline:
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    os.kill(pid, signal.SIGKILL)
+    assert shell.end(pid, out).code == -signal.SIGKILL
     kept = {path: path.stat().st_mtime_ns for path in latents.glob("[!.]*")}
     assert 5 <= len(kept) < 20
     assert not (tmp_path / "killed/bank.safetensors").exists()
-    assert run(*command, cwd=tmp_path / "killed").returncode == 0
+    assert shell.run(command).code == 0
     assert {path: path.stat().st_mtime_ns for path in kept} == kept  # finished videos were not encoded again
     banks = [(tmp_path / name / "bank.safetensors").read_bytes() for name in ("killed", "whole")]
     assert banks[0] == banks[1]
@@ -178,24 +180,22 @@ def test_other_framings_and_captions_are_not_mistaken_for_these(shelllcc, films,
     assert len(list((tmp_path / "clean.latents").iterdir())) == count + 1
 
 
-def test_an_interrupt_ends_every_worker_at_once(films, tmp_path):
+def test_an_interrupt_ends_every_worker_at_once(films, forked, tmp_path):
     command = ["anchors", "build", films, "-o", "b.safetensors", *TINY[:-1], "2", *SMALL]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "shelllcc", *map(str, command)],
-        cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
+    shell = forked(tmp_path)
+    pid, out = shell.start(command, before=os.setsid)
     latents, deadline = tmp_path / "b.latents", time.monotonic() + 120
     while len(list(latents.glob("[!.]*"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "Traceback" not in err
-    assert err.splitlines()[-1] == "shelllcc: interrupted"
+    os.killpg(pid, signal.SIGINT)
+    done = shell.end(pid, out)
+    assert done.code == 130
+    assert "Traceback" not in done.err
+    assert done.err.splitlines()[-1] == "shelllcc: interrupted"
     deadline = time.monotonic() + 20
-    while lives(process.pid) and time.monotonic() < deadline:  # the last process of multiprocessing sees the end late
+    while lives(pid) and time.monotonic() < deadline:  # the last process of multiprocessing sees the end late
         time.sleep(0.1)
-    assert not lives(process.pid)
+    assert not lives(pid)
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -207,7 +207,7 @@ def test_where_the_disk_is_full_every_worker_stops_at_the_first(workers, shelllc
 
 @pytest.mark.parametrize("where", ["latents", "decoding"])
 def test_the_first_video_that_finds_no_room_is_the_last(where, shelllcc, films, tmp_path, monkeypatch):
-    from shelllcc.guidance.wan.banks.make import encode
+    from shelllcc.guidance.wan.banks import encode
 
     real, calls = Path.write_bytes, []
 

@@ -1,0 +1,147 @@
+"""README.md and docs/ name every command and flag there is, and none that is not; the README's examples run."""
+
+import ast
+import re
+import runpy
+import shlex
+
+import pytest
+import torch
+import typer
+
+from shelllcc import cli
+from shelllcc.commands import config
+
+FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
+FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*")
+OF_OTHERS = re.compile(r"^(?:pip|ray) .*|^.*-m (?=shelllcc)")  # calls of other programs, and what they call us with
+
+
+@pytest.fixture(scope="module")
+def app():
+    return typer.main.get_command(cli.app)
+
+
+@pytest.fixture(scope="module")
+def pages(root):
+    log = root / "docs/research-log.md"  # tells of the past
+    return {path: path.read_text() for path in [root / "README.md", *root.glob("docs/*.md")] if path != log}
+
+
+def code_of(text):
+    """The lines of the shell in a page and its inline code, comments away."""
+    for kind, block in FENCED.findall(text):
+        if kind in ("", "bash"):
+            yield from re.sub(r"\s+#.*", "", block.replace("\\\n", " "), flags=re.MULTILINE).splitlines()
+    yield from INLINE.findall(FENCED.sub("", text))
+
+
+def leaf(app, words):
+    """The command that words name, and the words that are left for it."""
+    command, name = app, "shelllcc"
+    while words and words[0] in getattr(command, "commands", {}):
+        command, name, words = command.commands[words[0]], words[0], words[1:]
+    return command, name, words
+
+
+def calls(text):
+    """Every call of shelllcc that a page shows, as words."""
+    for line in code_of(text):
+        if called := re.search(r"(?:^|-m |bin/)shelllcc +(.*)", line):
+            yield shlex.split(called[1])
+
+
+def flags_of(command):
+    return {flag for parameter in command.params for flag in (*parameter.opts, *parameter.secondary_opts)}
+
+
+def flags_of_module(path):
+    """What `python -m` of a module takes: its `main` is given to typer."""
+    [main] = [node for node in ast.parse(path.read_text()).body if getattr(node, "name", "") == "main"]
+    named = {node.value for node in ast.walk(main.args) if isinstance(node, ast.Constant)}  # "--name" of an option
+    return named | {f"--{argument.arg.replace('_', '-')}" for argument in (*main.args.args, *main.args.kwonlyargs)}
+
+
+def every(command, *words):
+    yield words, command
+    for word, below in getattr(command, "commands", {}).items():
+        yield from every(below, *words, word)
+
+
+def test_every_call_that_a_page_shows_parses(app, pages):
+    seen = 0
+    for path, text in pages.items():
+        for words in calls(text):
+            if words[0].isupper():  # COMMAND
+                continue
+            command, name, left = leaf(app, words)
+            assert not hasattr(command, "commands") or not left or left[0].startswith("-"), (path.name, words)
+            partly = not left or any(word.endswith("...") for word in left)  # names it, and does not call it
+            command.make_context(name, [word for word in left if word != "..."], resilient_parsing=partly)
+            assert {w.split("=")[0] for w in left if w.startswith("-")} <= flags_of(command), (path.name, words)
+            seen += 1
+    assert seen > 40
+
+
+def test_every_flag_that_a_page_names_exists(app, pages, root):
+    known = {"--help"} | {flag for _, command in every(app) for flag in flags_of(command)}
+    for path, text in pages.items():
+        for code in code_of(text):
+            if module := re.search(r"python -m (benchmarks\.\w+|training\.\w+)", code):
+                source = root / f"{module[1].replace('.', '/')}.py"
+                assert set(FLAG.findall(code)) <= flags_of_module(source), (path.name, code)
+            else:
+                assert set(FLAG.findall(OF_OTHERS.sub("", code))) <= known, (path.name, code)
+
+
+def test_every_make_target_that_a_page_names_exists(pages, root):
+    targets = set(re.findall(r"^([\w-]+):", (root / "Makefile").read_text(), re.MULTILINE))
+    named = {m[1] for text in pages.values() for code in code_of(text) if (m := re.match(r"make ([\w-]+)", code))}
+    assert {"demo", "test", "check"} <= named <= targets
+
+
+def test_every_variable_that_a_page_names_is_read(app, pages, root):
+    named = {name for text in pages.values() for name in re.findall(r"SHELLLCC_[A-Z]+", text)}
+    read = {p.envvar for _, command in every(app) for p in command.params if p.envvar}
+    assert read <= named
+    sources = [p for part in ("guidance", "anchors", "commands") for p in (root / part).rglob("*.py")]
+    read |= set(re.findall(r"SHELLLCC_[A-Z]+", "".join(path.read_text() for path in sources)))
+    assert named <= read
+
+
+def test_every_command_and_flag_is_documented(app, root):
+    page = (root / "docs/commands.md").read_text()
+    assert page == runpy.run_path(str(root / "docs/commands.py"))["page"](), "`make docs` writes it"
+    shared = page.split("## Shared\n")[1]
+    for words, command in every(app):
+        [section] = re.findall(
+            rf"^## {' '.join(['shelllcc', *words])}(?: [^a-z\n]*)?\n(.*?)(?=^## )", page, re.M | re.S
+        )
+        for parameter in command.params:
+            flags = [f"`{flag}`" for flag in (*parameter.opts, *parameter.secondary_opts) if flag.startswith("-")]
+            assert all(flag in section or (flags[0] in section and flag in shared) for flag in flags), (words, flags)
+    assert all(command.help for _, command in every(app))
+
+
+def test_the_defaults_of_the_readme_are_taken(app, pages, root, tmp_path):
+    [text] = [block for kind, block in FENCED.findall(pages[root / "README.md"]) if kind == "toml"]
+    (tmp_path / "shelllcc.toml").write_text(text)
+    assert config.defaults(tmp_path / "shelllcc.toml", app.commands) == {"generate": {"strength": "0.8", "steps": 30}}
+
+
+def test_the_python_example_of_the_readme_runs(pages, root, monkeypatch):
+    """As it is, but on a smaller picture and in fewer steps; what it gives is guided."""
+    [text] = [block for kind, block in FENCED.findall(pages[root / "README.md"]) if kind == "python"]
+    full, less = "height=192, width=192, num_frames=17", "height=64, width=64, num_frames=5, num_inference_steps=12"
+    small = text.replace(full, less)
+    assert small != text
+    monkeypatch.chdir(root)
+    clips = {}
+    for strength in ("1.5", "0.0"):
+        names = {}
+        torch.manual_seed(0)
+        exec(small.replace("strength=1.5", f"strength={strength}"), names)
+        clips[strength] = names["frames"]
+        assert names["frames"].shape == (5, 64, 64, 3)
+    assert not (clips["1.5"] == clips["0.0"]).all()
