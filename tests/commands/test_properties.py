@@ -46,10 +46,10 @@ tried = settings(
 def run(shelllcc, monkeypatch, tmp_path):
     """Run a command that is to say what it should and write nothing; returns (exit code, stdout, stderr)."""
     from shelllcc import cli
-    from shelllcc.guidance.wan.model import pipeline
+    from shelllcc.guidance.wan.model import memory, pipeline
 
     monkeypatch.setattr(cli, "app", typer.main.get_command(cli.app))  # made once, not for every example
-    monkeypatch.setattr(cli, "_memory", lambda plans, device: [])
+    monkeypatch.setattr(memory, "forecasts", lambda *_: [])
     monkeypatch.setattr(pipeline, "weights_sha256", functools.cache(pipeline.weights_sha256))
     (tmp_path / "taken").write_text("a file where a folder should be")
     (tmp_path / "folder.mp4").mkdir()
