@@ -261,10 +261,10 @@ def sweep(bench: Bench) -> dict[str, Any]:
     """Seconds of five strengths that share their first steps, and of the first, which shares with none."""
     pipe = make_pipeline(toy=bench.toy, device=bench.device, text_encoder=False)
     request = bench.request(next(iter(bench.sizes)), steps=8 if bench.toy else 50)
-    prefix = Prefix(1 + first_move(pipe, request, request.guide_config()))
+    prefix = Prefix(1 + first_move(pipe, request, request.guide))
     seconds = []
     for strength in STRENGTHS:
-        wanted = replace(request, strength=strength)
+        wanted = request.changed(strength=strength)
         started = time.perf_counter()
         sample(pipe, wanted, guide_for(wanted, BANK), prefix=prefix, texts=bench.texts)  # type: ignore[arg-type]
         bench.wait()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean
 from typing import Annotated, Any
@@ -56,8 +56,8 @@ class Caption:
 
     def __init__(self, request: Request, pipe: Any, bank: Bank, real: Tensor) -> None:
         self.request, self.pipe, self.bank, self.real = request, pipe, bank, metrics.grey(real)
-        guided = replace(request, strength=1.0)
-        self.prefix = Prefix(1 + first_move(pipe, guided, guided.guide_config()))
+        guided = request.changed(strength=1.0)
+        self.prefix = Prefix(1 + first_move(pipe, guided, guided.guide))
         self.unguided = self._sample(0.0)
         self.excess = self._sample(1.0).trace[0].excess[0]
         self.known: dict[float, Tried] = {}
@@ -68,7 +68,7 @@ class Caption:
         return self.known[strength]
 
     def _sample(self, strength: float) -> Clip:
-        request = replace(self.request, strength=strength)
+        request = self.request.changed(strength=strength)
         return sample(self.pipe, request, guide_for(request, self.bank), prefix=self.prefix)
 
     def _try(self, strength: float) -> Tried:

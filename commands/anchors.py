@@ -261,7 +261,7 @@ def pull(
     name: Annotated[str, typer.Argument(help="A published name (see `anchors list`) or an http(s) URL.")],
     sha256: Annotated[str | None, typer.Option(help="Refuse a file of any other hash.")] = None,
     folder: Annotated[
-        Path | None, typer.Option(**options.TO, help="Where to. (default: the user's folder of banks)")
+        Path | None, typer.Option(**options.INTO, help="Where to. (default: the user's folder of banks)")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -284,7 +284,7 @@ def analyze(
     generated: Annotated[
         list[str] | None, typer.Option(help="Generated videos or latents to tell from them; may be repeated.")
     ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", **options.TO, help="A folder.")] = Path("analysis"),
+    output: Annotated[Path, typer.Option("--output", "-o", **options.INTO, help="A folder.")] = Path("analysis"),
     model: ModelOption = None,
     most: Annotated[int, typer.Option(min=1, help="Clips of each kind at most.")] = 64,
     size: Size = None,

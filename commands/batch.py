@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,8 +29,9 @@ def batch(
         typer.Argument(**options.FROM, help="Prompts, one a line, flags of its own at its end; # starts a comment."),
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", **options.TO, help="A folder; storage that all workers share.")
+        Path, typer.Option("--output", "-o", **options.INTO, help="A folder; storage that all workers share.")
     ],
+    *,
     engine: EngineName = "local",
     workers: Annotated[
         int | None, typer.Option(min=1, help="Clips in work at one time. (default: 1; with ray what the cluster holds)")
@@ -43,15 +45,10 @@ def batch(
         int | None, typer.Option(help="Of the first prompt; further ones take the next ones. (default: 0)")
     ] = None,
     seeds: Annotated[str | None, typer.Option(help="Each prompt with every one, e.g. 0,1,2.")] = None,
-    model: options.Model = None,
-    preset: options.Preset = None,
     strength: options.Strength = None,
-    bank: options.Bank = None,
-    device: options.Device = None,
     overwrite: options.Overwrite = False,
+    common: options.Common,
     dry_run: options.DryRun = False,
-    as_json: options.Json = False,
-    *,
     sampling: options.Sampling,
     loading: options.Loading,
 ) -> None:
@@ -63,28 +60,30 @@ def batch(
     from shelllcc.guidance.wan.model.placing import check_device
 
     alone("batch")
-    check_device(device, here=not dry_run and engine == "local")  # a cluster has devices of its own
+    check_device(common.device, here=not dry_run and engine == "local")  # a cluster has devices of its own
     strength, strengths = options.one_of(ctx, "strength", "strengths")
     seed, seeds = options.one_of(ctx, "seed", "seeds")
-    numbers = None if seeds is None else parse.seeds(seeds)
-    values = sampling.values() | {"seed": seed, "strength": parse.strength(strength)}
-    planned = plan_batch(
-        prompts_file, output, variants=parse.strengths(strengths) if strengths is not None else (), seeds=numbers,
-        shard=parse_shard(shard), overwrite=overwrite, model=model, bank=bank, preset=preset,
-        loading=loading.values(), values=values,
-    )  # fmt: skip
+    asked = replace(
+        common.asked(sampling, loading, seed=seed, strength=strength),
+        prompts_file=prompts_file,
+        output=output,
+        seeds=None if seeds is None else tuple(parse.seeds(seeds)),
+        overwrite=overwrite,
+    )
+    variants = () if strengths is None else parse.strengths(strengths)
+    planned = plan_batch(asked, variants=variants, shard=parse_shard(shard))
     for note in planned.notes:
         streams.say(f"note: {note}")
     if dry_run:
-        _dry_run(planned, as_json=as_json)
+        _dry_run(planned, as_json=common.as_json)
         return
-    done = _run(planned, engine_of(engine, workers, device=device), device, retries)
+    done = _run(planned, engine_of(engine, workers, device=common.device), common.device, retries)
     made = [row for part in done for row in part.made]
     failed = {video: reason for part in done for video, reason in part.failed.items()}
     skipped = sum(part.skipped for part in done)
     for video, reason in failed.items():
         streams.say(f"failed: {video}: {' '.join(reason.split())}")
-    if as_json:
+    if common.as_json:
         streams.print_json(
             {"clips": made, "skipped": skipped, "failed": [{"video": v, "reason": r} for v, r in failed.items()]}
         )
@@ -123,7 +122,7 @@ def _run(planned: Batch, engine: Engine, device: str | None, retries: int) -> li
 def _dry_run(planned: Batch, *, as_json: bool) -> None:
     clips = [
         {"video": str(plan.output), "prompt": plan.request.prompt, "seed": plan.request.seed}
-        | {"strength": plan.request.strength, "finished": plan.finished()}
+        | {"strength": plan.request.guide.strength, "finished": plan.finished()}
         for plan in planned.all_plans()
     ]
     streams.print_json({"dry_run": True, "clips": clips}, indent=None if as_json else 2)

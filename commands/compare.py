@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shelllcc.commands import options, streams
-from shelllcc.commands.runs import dry_run_of, report, resolve, studio_of
+from shelllcc.commands import options, runs, streams
 from shelllcc.commands.tables import short
 from shelllcc.guidance.errors import UsageError
 
+if TYPE_CHECKING:
+    from shelllcc.guidance.wan.clips.parse import Variant
+    from shelllcc.guidance.workbench.planned import Planned
+    from shelllcc.guidance.workbench.runs import Layout
+
 STRENGTHS = "0,1"
+PROMPTS = ("prompt", "prompts_file", "strengths", "variant", "seeds", "preset", "replay_folder")  # of what is sampled
 
 
 @options.expanded
@@ -22,6 +27,7 @@ def compare(
     videos: Annotated[
         list[Path] | None, typer.Argument(help="Videos that exist, the reference first; nothing is sampled then.")
     ] = None,
+    *,
     prompt: options.Prompts = None,
     prompts_file: options.PromptsFile = None,
     strengths: Annotated[
@@ -32,18 +38,13 @@ def compare(
         typer.Option("--variants", help="Ways to guide, e.g. 'soft: radius=2.5; strength=2,window=0:0.8'."),
     ] = None,
     seeds: options.Seeds = None,
-    model: options.Model = None,
-    preset: options.Preset = None,
-    bank: options.Bank = None,
     output: options.Folder = None,
     layout: Annotated[str, typer.Option(help="authors, or vbench for VBench's folders besides.")] = "authors",
     embed: options.Embed = False,
     overwrite: options.Overwrite = False,
     replay_folder: options.Replay = None,
-    device: options.Device = None,
+    common: options.Common,
     dry_run: options.DryRun = False,
-    as_json: options.Json = False,
-    *,
     sampling: options.Sampling,
     loading: options.Loading,
 ) -> None:
@@ -51,52 +52,77 @@ def compare(
     from shelllcc.guidance.wan.clips import parse
     from shelllcc.guidance.wan.clips.parallel import alone
     from shelllcc.guidance.wan.model.placing import check_device
-    from shelllcc.guidance.workbench import compare as workbench
     from shelllcc.guidance.workbench.runs import check_layout
 
     alone("compare")
-    check_device(device, here=not (dry_run or videos))
-    checked = check_layout(layout)
+    check_device(common.device, here=not (dry_run or videos))
+    checked, as_json = check_layout(layout), common.as_json
     if videos:
-        told = ("prompt", "prompts_file", "strengths", "variant", "seeds", "preset", "replay_folder")
-        parts = [part.name for group in (sampling, loading) for part in fields(group) if part.name != "offload"]
-        if any(options.is_flag(ctx, name) for name in (*told, *parts)):
-            raise UsageError("give videos that exist, or prompts and how to sample them, not both")
-        folder = output or Path("outputs") / f"compare-{parse.slug(videos[0].stem)}"
-        if dry_run:
-            streams.print_json({"dry_run": True, "output": str(folder), "videos": [str(path) for path in videos]})
-            return
-        item, page = workbench.compare_videos(
-            videos,
-            folder,
-            layout=checked,
-            embed=embed,
-            anew=overwrite,
-            on_note=lambda line: streams.say(f"note: {line}"),
-        )
-        report([item], page, as_json=as_json)
+        _check_no_prompts(ctx)
+        _of_videos(videos, output, checked, embed=embed, overwrite=overwrite, dry_run=dry_run, as_json=as_json)
         return
     strengths, variant = options.one_of(ctx, "strengths", "variant")
     ways = parse.variants(variant) if variant else parse.strengths(STRENGTHS if strengths is None else strengths)
-    resolved, folder, numbers = resolve(
-        "compare", sampling, loading, prompt, prompts_file, seeds, output, model, bank, preset
-    )
-    from shelllcc.guidance.workbench.sweep import with_seeds
-
-    requests = [request for group in with_seeds(resolved, numbers) for request in group]
-    workbench.check_variants(ways, requests, resolved)
+    asked = common.asked(sampling, loading)
+    planned = runs.plan("compare", asked, prompt=prompt, prompts_file=prompts_file, seeds=seeds, output=output)
+    planned.check_variants(ways)
     if dry_run:
-        dry_run_of(folder, resolved, requests, ways, as_json=as_json)
+        streams.print_json({"dry_run": True} | planned.describe(ways), indent=None if as_json else 2)
         return
-    asked = {"variants": [{"label": way.label, "settings": dict(way.settings)} for way in ways]}
-    run = workbench.run_of(folder, "compare", resolved, requests, asked)
-    items = []
-    with studio_of(resolved, device, replay_folder) as (studio, reporter), run.held(anew=overwrite):
+    _of_prompts(planned, ways, checked, common, replay_folder, embed=embed, overwrite=overwrite)
+
+
+def _check_no_prompts(ctx: typer.Context) -> None:
+    """Raise UsageError where videos are compared and a flag says how to sample some."""
+    groups = (options.Sampling, options.Loading)
+    parts = [part.name for group in groups for part in fields(group) if part.name != "offload"]
+    if any(options.is_flag(ctx, name) for name in (*PROMPTS, *parts)):
+        raise UsageError("give videos that exist, or prompts and how to sample them, not both")
+
+
+def _of_videos(
+    videos: list[Path],
+    output: Path | None,
+    layout: Layout,
+    *,
+    embed: bool,
+    overwrite: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    from shelllcc.guidance.workbench.compare import compare_videos, folder_of
+
+    folder = output or folder_of(videos)
+    if dry_run:
+        streams.print_json({"dry_run": True, "output": str(folder), "videos": [str(path) for path in videos]})
+        return
+
+    def note(line: str) -> None:
+        streams.say(f"note: {line}")
+
+    item, page = compare_videos(videos, folder, layout=layout, embed=embed, anew=overwrite, on_note=note)
+    runs.report([item], page, as_json=as_json)
+
+
+def _of_prompts(
+    planned: Planned,
+    ways: list[Variant],
+    layout: Layout,
+    common: options.Common,
+    replay_folder: Path | None,
+    *,
+    embed: bool,
+    overwrite: bool,
+) -> None:
+    from shelllcc.guidance.workbench.compare import compare_prompts
+
+    run, items = planned.run(ways), []
+    with runs.studio_of(planned, common.device, replay_folder) as (studio, reporter), run.held(anew=overwrite):
         if run.record.doubt:
             reporter.note(run.record.doubt)
-        for item in workbench.compare_prompts(run, resolved, requests, ways, studio, layout=checked, embed=embed):
+        for item in compare_prompts(run, planned, ways, studio, layout=layout, embed=embed):
             items.append(item)
-            if not as_json and len(requests) > 1:
+            if not common.as_json and len(planned.requests) > 1:
                 words = ", ".join(f"{clip['title']} {clip['verdict']['word']}" for clip in item["clips"][1:])
                 reporter.line(f"{item['idx']:02d} {short(item['prompt'])}: {words}")
-    report(items, folder / "report.html", as_json=as_json)
+    runs.report(items, planned.folder / "report.html", as_json=common.as_json)

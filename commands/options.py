@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
@@ -18,10 +18,21 @@ from shelllcc.commands import streams
 from shelllcc.guidance.errors import UsageError
 from shelllcc.guidance.files import at_home
 
+if TYPE_CHECKING:
+    from shelllcc.guidance.wan.clips.asked import Asked, How
+    from shelllcc.guidance.wan.clips.request import Value
+
 
 def place(text: str | Path) -> Path:
-    """A path to write to, its `~` replaced. Raises UsageError for what names nothing, or a folder that nobody means."""
-    if Path(text) in (Path(), Path(".."), Path("~")):  # an empty text is Path(), too
+    """A file to write to, its `~` replaced. Raises UsageError for what names nothing, or a folder that nobody means."""
+    if Path(text) == Path():
+        raise UsageError(f"{str(text) or 'an empty path'} is no place for results; give a file or folder of their own")
+    return folder(text)
+
+
+def folder(text: str | Path) -> Path:
+    """A folder to write to, its `~` replaced. Raises UsageError as `place`, but that `.` may be meant."""
+    if not str(text) or Path(text) in (Path(".."), Path("~")):
         raise UsageError(f"{str(text) or 'an empty path'} is no place for results; give a file or folder of their own")
     try:
         str(text).encode()
@@ -36,6 +47,7 @@ def source(text: str | Path) -> Path:
 
 
 TO: dict[str, Any] = {"parser": place, "metavar": "PATH"}
+INTO: dict[str, Any] = {"parser": folder, "metavar": "PATH"}
 FROM: dict[str, Any] = {"parser": source, "metavar": "PATH"}
 
 Prompts = Annotated[list[str] | None, typer.Option("--prompt", "-p", help="What to show; may be repeated.")]
@@ -76,13 +88,14 @@ def _json(value: bool) -> bool:
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.", callback=_json)]
 Folder = Annotated[
-    Path | None, typer.Option("--output", "-o", **TO, help="The run's folder; a run goes on where it was.")
+    Path | None, typer.Option("--output", "-o", **INTO, help="The run's folder; a run goes on where it was.")
 ]
 Seeds = Annotated[str | None, typer.Option("--seeds", "--seed", help="Of the noise, e.g. 0,1,2. (default: 0)")]
 Embed = Annotated[bool, typer.Option("--embed", help="Put the videos into the page: one file to send.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace other clips, or the run that the folder holds.")]
 Replay = Annotated[
-    Path | None, typer.Option("--replay-folder", **TO, help="Keep the steps that strengths share there, not in memory.")
+    Path | None,
+    typer.Option("--replay-folder", **INTO, help="Keep the steps that strengths share there, not in memory."),
 ]
 
 
@@ -105,13 +118,13 @@ class Sampling:
     ] = None
     window: Annotated[str | None, typer.Option("--window", help="Guidance interval LOW:HIGH, in sigmas.")] = None
 
-    def values(self) -> dict[str, Any]:
-        """As fields of a Request. Raises UsageError."""
+    def values(self) -> dict[str, Value]:
+        """As fields of a Request, those that were given. Raises UsageError."""
         from shelllcc.guidance.wan.clips import parse
 
         found = asdict(self)
         width, height = parse.size(found.pop("size"))
-        return found | {"width": width, "height": height, "window": parse.window(self.window)}
+        return _given(found | {"width": width, "height": height, "window": parse.window(self.window)})
 
 
 @dataclass(frozen=True)
@@ -147,14 +160,53 @@ class Loading:
         str | None, typer.Option("--cache", help="Reuse features of earlier steps: none, first-block, taylorseer, pab.")
     ] = None
 
-    def values(self) -> dict[str, Any]:
-        """As fields of what loads a model. Raises UsageError."""
+    def values(self) -> dict[str, How]:
+        """As fields of what loads a model, those that were given. Raises UsageError."""
         from shelllcc.guidance.wan.model.loading import Lora, local
 
         found = asdict(self)
         lora = found.pop("lora")
         found |= {key: local(found[key]) for key in ("transformer", "transformer_2") if found[key]}
-        return found | {"loras": tuple(map(Lora.parse, lora)) if lora else None}
+        return _given(found | {"loras": tuple(map(Lora.parse, lora)) if lora else None})
+
+
+@dataclass(frozen=True)
+class Common:
+    """What every command that samples takes."""
+
+    model: Model = None
+    preset: Preset = None
+    bank: Bank = None
+    device: Device = None
+    as_json: Json = False
+
+    def asked(
+        self, sampling: Sampling, loading: Loading, *, seed: int | None = None, strength: str | None = None
+    ) -> Asked:
+        """What is asked for, but the prompts and where the clips go. Raises UsageError."""
+        from shelllcc.guidance.wan.clips import parse
+        from shelllcc.guidance.wan.clips.asked import Asked
+
+        values = sampling.values() | _given({"seed": seed, "strength": parse.strength(strength)})
+        return Asked(model=self.model, preset=self.preset, bank=self.bank, values=values, loading=loading.values())
+
+
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that were given."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def flags_alone(ctx: typer.Context, asked: Asked) -> Asked:
+    """What was asked for by flags, as if nothing else had been set: so a replay hears it, but for --offload, which says
+    where a clip is made, not what it is."""
+    parameters = {"prompts": "prompt", "width": "size", "height": "size", "loras": "lora"}
+
+    def kept(given: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in given.items() if is_flag(ctx, parameters.get(name, name))}
+
+    own = kept({field.name: getattr(asked, field.name) for field in fields(asked)})
+    offload = {key: how for key, how in asked.loading.items() if key == "offload"}
+    return type(asked)(**own, values=kept(asked.values), loading=kept(asked.loading) | offload)
 
 
 def expanded(command: Callable[..., None]) -> Callable[..., None]:
@@ -165,7 +217,7 @@ def expanded(command: Callable[..., None]) -> Callable[..., None]:
         if is_dataclass(hints[name]):
             groups[name] = hints[name]
             inside = get_type_hints(hints[name], include_extras=True)
-            for hint in inside.values():
+            for hint in inside.values() if hints[name] is not Common else ():
                 hint.__metadata__[0].rich_help_panel = hints[name].__name__
             own |= {field.name: (inside[field.name], field.default) for field in fields(hints[name])}
         else:

@@ -1,79 +1,59 @@
-"""What `compare` and `tune` share: what to sample, the studio, the report."""
+"""What `compare` and `tune` share: the run, the studio, the report."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from shelllcc.commands import options
+from shelllcc.commands import streams
 from shelllcc.commands.tables import short, table
 
 if TYPE_CHECKING:
     from shelllcc.commands.progress import TerminalReporter
-    from shelllcc.guidance.wan.clips.parse import Variant
-    from shelllcc.guidance.wan.clips.plan import Resolved
-    from shelllcc.guidance.wan.clips.request import Request
+    from shelllcc.guidance.files import JsonObject
+    from shelllcc.guidance.wan.clips.asked import Asked
     from shelllcc.guidance.wan.clips.studio import Studio
-from shelllcc.commands import streams
+    from shelllcc.guidance.workbench.planned import Planned
 
 
-def resolve(
+def plan(
     command: str,
-    sampling: options.Sampling,
-    loading: options.Loading,
+    asked: Asked,
+    *,
     prompt: Sequence[str] | None,
     prompts_file: Path | None,
     seeds: str | None,
     output: Path | None,
-    model: str | None,
-    bank: str | None,
-    preset: str | None,
-) -> tuple[Resolved, Path, list[int]]:
-    """What to sample, the run's folder, and the seeds."""
+) -> Planned:
+    """The run of a command; says what the user should hear of it."""
     from shelllcc.guidance.wan.clips import parse
-    from shelllcc.guidance.wan.clips.plan import check_comparable, resolve
+    from shelllcc.guidance.workbench.planned import plan_run
 
-    numbers = parse.seeds("0" if seeds is None else seeds)
-    resolved = resolve(
-        prompts=list(prompt or []), prompts_file=prompts_file, model=model, bank=bank, preset=preset, wanted=True,
-        loading=loading.values(), values=sampling.values() | {"seed": numbers[0]},
-    )  # fmt: skip
-    check_comparable(resolved.loading)
-    for note in resolved.notes:
+    numbers = None if seeds is None else tuple(parse.seeds(seeds))
+    asked = replace(asked, prompts=tuple(prompt or ()), prompts_file=prompts_file, seeds=numbers, output=output)
+    planned = plan_run(command, asked)
+    for note in planned.resolved.notes:
         streams.say(f"note: {note}")
-    name = parse.slug(prompts_file.stem if prompts_file else resolved.requests[0].prompt)
-    return resolved, output or Path("outputs") / f"{command}-{name}", numbers
+    return planned
 
 
 @contextlib.contextmanager
 def studio_of(
-    resolved: Resolved, device: str | None, replay_folder: Path | None
+    planned: Planned, device: str | None, replay_folder: Path | None
 ) -> Iterator[tuple[Studio, TerminalReporter]]:
     """The studio, and its progress on stderr."""
     from shelllcc.commands.progress import TerminalReporter
     from shelllcc.guidance.wan.clips.studio import Studio
 
+    resolved = planned.resolved
     with TerminalReporter() as reporter:
         yield Studio(resolved.model, resolved.loading, reporter, device=device, folder=replay_folder), reporter
 
 
-def dry_run_of(
-    folder: Path, resolved: Resolved, requests: Sequence[Request], ways: Sequence[Variant], *, as_json: bool
-) -> None:
-    clips = [
-        {"file": str(folder / f"{index:02d}_{way.label}.mp4"), "prompt": request.prompt, "seed": request.seed}
-        | {"settings": dict(way.settings)}
-        for index, request in enumerate(requests)
-        for way in ways
-    ]
-    bank = resolved.bank and resolved.bank.name
-    report = {"dry_run": True, "output": str(folder), "model": resolved.model.name, "bank": bank, "clips": clips}
-    streams.print_json(report, indent=None if as_json else 2)
-
-
-def report(items: Sequence[Mapping[str, Any]], page: Path, *, as_json: bool) -> None:
+def report(items: Sequence[JsonObject], page: Path, *, as_json: bool) -> None:
     """The facts of the page, for a terminal or a program."""
     from shelllcc.guidance.workbench.traceplot import sparkline
 

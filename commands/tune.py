@@ -2,38 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shelllcc.commands import options, streams
-from shelllcc.commands.runs import resolve, studio_of
+from shelllcc.commands import options, runs, streams
 from shelllcc.commands.tables import short, table
 
 if TYPE_CHECKING:
+    from shelllcc.guidance.files import JsonObject
     from shelllcc.guidance.wan.clips.request import Request
     from shelllcc.guidance.workbench.search import Probe
 
 
 @options.expanded
 def tune(
+    *,
     prompt: options.Prompts = None,
     prompts_file: options.PromptsFile = None,
     budget: Annotated[
         int | None, typer.Option(min=1, help="Most clips of a prompt, all seeds together. (default: 5 a seed)")
     ] = None,
     seeds: options.Seeds = None,
-    model: options.Model = None,
-    preset: options.Preset = None,
-    bank: options.Bank = None,
     output: options.Folder = None,
     again: Annotated[bool, typer.Option("--again", help="Also prompts that have a profile.")] = False,
     embed: options.Embed = False,
     overwrite: options.Overwrite = False,
     replay_folder: options.Replay = None,
-    device: options.Device = None,
-    as_json: options.Json = False,
-    *,
+    common: options.Common,
     sampling: options.Sampling,
     loading: options.Loading,
 ) -> None:
@@ -42,36 +40,30 @@ def tune(
     from shelllcc.guidance.wan.clips.parallel import alone
     from shelllcc.guidance.wan.model.placing import check_device
     from shelllcc.guidance.workbench import tune as tuning
-    from shelllcc.guidance.workbench.compare import run_of
-    from shelllcc.guidance.workbench.search import TOLERANCE
-    from shelllcc.guidance.workbench.sweep import with_seeds
 
     alone("tune")
-    check_device(device)
-    resolved, folder, numbers = resolve(
-        "tune", sampling, loading, prompt, prompts_file, seeds, output, model, bank, preset
-    )
-    groups = with_seeds(resolved, numbers)
-    tuning.check_budget(budget, groups)
+    check_device(common.device)
+    asked = common.asked(sampling, loading)
+    planned = runs.plan("tune", asked, prompt=prompt, prompts_file=prompts_file, seeds=seeds, output=output)
+    tuning.check_budget(budget, planned)
     store.check_writable()
-    run = run_of(folder, "tune", resolved, [request for group in groups for request in group], {})
-    found = []
-    with studio_of(resolved, device, replay_folder) as (studio, reporter), run.held(anew=overwrite):
+    run, found = planned.run(), []
+    with runs.studio_of(planned, common.device, replay_folder) as (studio, reporter), run.held(anew=overwrite):
         if run.record.doubt:
             reporter.note(run.record.doubt)
 
         def on_probe(request: Request, probe: Probe) -> None:
-            state = "right" if probe.cost < TOLERANCE else "too much" if probe.balance > 0 else "too little"
-            line = f"strength {probe.strength:<5g} balance {probe.balance:+.3f}  {'alarm' if probe.alarm else state}"
-            reporter.line(line if len(groups) == 1 else f"{short(request.prompt, 40)}: {line}")
+            prompt = "" if len(planned.groups) == 1 else f"{short(request.prompt, 40)}: "
+            reporter.line(f"{prompt}strength {probe.strength:<5g} balance {probe.balance:+.3f}  {probe.word}")
 
-        for profile in tuning.tune(
-            run, resolved, groups, studio, budget=budget, embed=embed, again=again, on_probe=on_probe
-        ):
+        for profile in tuning.tune(run, planned, studio, budget=budget, embed=embed, again=again, on_probe=on_probe):
             found.append(profile)
             took = "as tuned before" if profile["known"] else f"{profile['sampled']} clips sampled"
             reporter.line(f"{short(profile['settings']['prompt'])}: strength {profile['strength']:g} ({took})")
-    page = folder / "report.html"
+    _report(found, planned.folder / "report.html", as_json=common.as_json)
+
+
+def _report(found: Sequence[JsonObject], page: Path, *, as_json: bool) -> None:
     if as_json:
         streams.print_json({"profiles": found, "report": str(page) if page.exists() else None})
         return

@@ -25,6 +25,8 @@ SAMPLED, BLOCK = 64, 4096  # blocks of a larger file that do, and their bytes
 PART = ".part-shelllcc-"  # begins the names of files that are being written, and of no others
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
+JsonObject = dict[str, Any]  # what JSON holds, or is to hold
+
 _swept = set[Path]()  # folders that this process has freed of what killed ones left
 
 

@@ -225,15 +225,10 @@ def test_what_is_no_place_for_results_is_refused_everywhere(place, shelllcc, tmp
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "prompts.txt").write_text("a tabby cat\n")
     place = place if isinstance(place, str) else os.fsdecode(place)
-    for words in (
-        ["generate", *CAT, "-o", place],
-        ["compare", *CAT, "-o", place],
-        ["tune", *CAT, "-o", place],
-        ["batch", "prompts.txt", *SMALL, "-o", place],
-        ["anchors", "build", "films", "-o", place],
-        ["anchors", "analyze", "tiny-wan", "films", "-o", place],
-        ["profiles", "export", place],
-    ):
+    files = ["generate", *CAT, "-o"], ["anchors", "build", "films", "-o"], ["profiles", "export"]
+    folders = ["compare", *CAT, "-o"], ["tune", *CAT, "-o"], ["batch", "prompts.txt", *SMALL, "-o"]
+    folders += (["anchors", "analyze", "tiny-wan", "films", "-o"],)
+    for words in ([*command, place] for command in (files if place == "." else (*files, *folders))):
         code, out, err = shelllcc(*words)
         assert (code, out, err.count("\n")) == (2, "", 1), err
     assert [path.name for path in tmp_path.iterdir()] == ["prompts.txt"]

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from shelllcc.guidance.errors import UsageError
-from shelllcc.guidance.files import sha256_of, whole_file
+from shelllcc.guidance.files import JsonObject, sha256_of, whole_file
 from shelllcc.guidance.measures.figures import change, figures
 from shelllcc.guidance.measures.verdict import Verdict
 from shelllcc.guidance.media.footage import Footage, read_video
 from shelllcc.guidance.media.video import frames_in, write_video
 from shelllcc.guidance.wan.clips.parse import Variant, slug
-from shelllcc.guidance.wan.clips.plan import Resolved
-from shelllcc.guidance.wan.clips.recorded import bank_record, model_record
-from shelllcc.guidance.wan.clips.request import Request
 from shelllcc.guidance.wan.clips.studio import Studio
+from shelllcc.guidance.workbench.planned import TAKEN, Planned
 from shelllcc.guidance.workbench.runs import Layout, Run, Shown
 from shelllcc.guidance.workbench.sweep import Sweep
 
@@ -27,54 +25,24 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-TAKEN = ("compare", "montage", "trace")  # an item's pictures are called so
-
-
-def run_of(folder: Path, title: str, resolved: Resolved, requests: Sequence[Request], asked: Mapping[str, Any]) -> Run:
-    """The run of these requests in a folder; `asked` is what else decides on its clips."""
-    first, bank = requests[0], resolved.bank
-    common = {"title": title, "model": model_record(resolved.model), "bank": bank_record(bank)}
-    common |= {"dtype": resolved.loading.dtype, "loading": resolved.loading.recipe()}
-    varying = ("prompt", "seed", "strength")
-    settings = {
-        "model": resolved.model.name,
-        "bank": bank and bank.name,
-        **{k: v for k, v in first.as_dict().items() if k not in varying and v is not None},
-    }
-    everything = common | {"requests": [request.as_dict() for request in requests]} | dict(asked)
-    return Run(folder, title=title, asked=everything, settings=settings, fps=first.fps)
-
-
-def check_variants(variants: Sequence[Variant], requests: Sequence[Request], resolved: Resolved) -> None:
-    """Raise UsageError for variants that cannot be compared."""
-    if len(variants) < 2:
-        raise UsageError("there is nothing to compare; give two --strengths or --variants or more, e.g. 0,1")
-    if taken := next((v.label for v in variants if v.label in TAKEN), None):
-        raise UsageError(f"a variant cannot be named {taken}: a file of the run is; give it another name")
-    for variant in variants:
-        guides = any(replace(request, **variant.settings).strength for request in requests)
-        if guides and resolved.bank is None:
-            raise UsageError("to guide there must be a bank; " + " ".join(resolved.notes))
-
 
 def compare_prompts(
     run: Run,
-    resolved: Resolved,
-    requests: Sequence[Request],
+    planned: Planned,
     variants: Sequence[Variant],
     studio: Studio,
     *,
     layout: Layout = "authors",
     embed: bool = False,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[JsonObject]:
     """Sample what is not there yet; yields the record of each request, its clips judged beside the first variant's.
 
     Manifest, results and page are those of the finished requests, also when it is interrupted.
     """
-    studio.expect(requests)
+    studio.expect(planned.requests)
     try:
-        for index, request in enumerate(requests):
-            with contextlib.closing(Sweep(run, index, request, resolved, variants, studio)) as sweep:
+        for index, request in enumerate(planned.requests):
+            with contextlib.closing(Sweep(run, index, request, planned.resolved, variants, studio)) as sweep:
                 for variant in variants:
                     sweep.clip(variant)
             studio.reporter.stage(f"{index:02d} pictures")
@@ -92,51 +60,61 @@ def compare_videos(
     embed: bool = False,
     anew: bool = False,
     on_note: Callable[[str], None] = lambda line: None,
-) -> tuple[dict[str, Any], Path]:
+) -> tuple[JsonObject, Path]:
     """The record of existing videos of one size, judged beside the first, and the page.
 
     mp4 files are copied, others encoded. Where they differ in length, all are measured over the frames of the shortest.
     A damaged one is not measured. Raises UsageError for other sizes, VideoError for one of which nothing can be read.
     """
+    read = _read_alike(videos)
+    for line in _remarks(videos, read):
+        on_note(line)
+    named = dict(zip(_labels(videos), videos, strict=True))
+    run = _run_of(named, folder, fps=round(read[0].rate, 3))
+    with run.held(anew=anew):
+        run.record.add(*(run.path(0, f"{label}.mp4").name for label in named))
+        shown = list(_shown(run, named, read))
+        item = run.show(0, prompt=" | ".join(path.name for path in videos), seed=None, clips=shown)
+        return item, run.publish(layout=layout, embed=embed)
+
+
+def folder_of(videos: Sequence[Path]) -> Path:
+    """Where videos are compared if no folder is given."""
+    return Path("outputs") / f"compare-{slug(videos[0].stem)}"
+
+
+def _read_alike(videos: Sequence[Path]) -> list[Footage]:
+    """The videos, read. Raises UsageError unless they are two or more, of one size."""
     if len(videos) < 2:
         raise UsageError("give two videos or more, the reference first: shelllcc compare BASE.mp4 OTHER.mp4")
     read = [read_video(path) for path in videos]
-    shapes = {video.frames.shape[1:3] for video in read}
-    if len(shapes) > 1:
+    if len({video.frames.shape[1:3] for video in read}) > 1:
         pairs = zip(videos, (video.frames for video in read), strict=True)
         sizes = ", ".join(f"{path.name} {frames.shape[2]}x{frames.shape[1]}" for path, frames in pairs)
         raise UsageError(f"videos of one size can be compared, these are {sizes}")
-    for line in _remarks(videos, read):
-        on_note(line)
+    return read
+
+
+def _run_of(named: Mapping[str, Path], folder: Path, *, fps: float) -> Run:
+    """The run of existing videos, by label."""
+    asked = {"title": "compare", "videos": [{"label": n, "sha256": sha256_of(p)} for n, p in named.items()]}
+    settings = {label: str(path) for label, path in named.items()}
+    return Run(folder, title="compare", asked=asked, settings=settings, fps=fps, inputs=named.values())
+
+
+def _shown(run: Run, named: Mapping[str, Path], read: Sequence[Footage]) -> Iterator[Shown]:
+    """The videos, taken into the run's folder and measured as far as all of them go."""
     shortest = min((len(video.frames) for video in read if not video.damaged), default=0)
-    labels = _labels(videos)
-    asked = {
-        "title": "compare",
-        "videos": [{"label": n, "sha256": sha256_of(p)} for n, p in zip(labels, videos, strict=True)],
-    }
-    settings = {label: str(path) for label, path in zip(labels, videos, strict=True)}
-    run = Run(folder, title="compare", asked=asked, settings=settings, fps=round(read[0].rate, 3), inputs=videos)
-    with run.held(anew=anew):
-        run.record.add(*(run.path(0, f"{label}.mp4").name for label in labels))
-        shown = []
-        for label, path, video in zip(labels, videos, read, strict=True):
-            file = run.path(0, f"{label}.mp4")
-            if (
-                path.suffix.lower() == ".mp4"
-                and file.is_file()
-                and sha256_of(file) != sha256_of(path)
-                and frames_in(file)
-            ):
-                raise UsageError(f"{file} is not the copy that this run made; move it away, or give another --output")
-            _copy(path, file, video.frames, run.fps)
-            withheld = _withheld(video, read[0])
-            part = video.frames[:shortest]
-            own = {} if video.damaged else figures(part)
-            apart = 0.0 if withheld else change(part, read[0].frames[:shortest])
-            size, length = (video.frames.shape[2], video.frames.shape[1]), len(video.frames)
-            shown.append(Shown(label, label, file.name, size, length, {}, own, apart, withheld=withheld))
-        item = run.show(0, prompt=" | ".join(path.name for path in videos), seed=None, clips=shown)
-        return item, run.publish(layout=layout, embed=embed)
+    for (label, path), video in zip(named.items(), read, strict=True):
+        file = run.path(0, f"{label}.mp4")
+        _check_copy(path, file)
+        _copy(path, file, video.frames, run.fps)
+        withheld = _withheld(video, read[0])
+        part = video.frames[:shortest]
+        own = {} if video.damaged else figures(part)
+        apart = 0.0 if withheld else change(part, read[0].frames[:shortest])
+        size, length = (video.frames.shape[2], video.frames.shape[1]), len(video.frames)
+        yield Shown(label, label, file.name, size, length, {}, own, apart, withheld=withheld)
 
 
 def _remarks(videos: Sequence[Path], read: Sequence[Footage]) -> Iterator[str]:
@@ -170,6 +148,12 @@ def _loss(video: Footage) -> str:
     return f"{video.damaged} of {video.total} frames could not be decoded"
 
 
+def _check_copy(path: Path, file: Path) -> None:
+    """Raise UsageError where somebody's video lies in the place of an mp4's copy. A torn one is made again."""
+    if path.suffix.lower() == ".mp4" and file.is_file() and sha256_of(file) != sha256_of(path) and frames_in(file):
+        raise UsageError(f"{file} is not the copy that this run made; move it away, or give another --output")
+
+
 def _copy(path: Path, file: Path, frames: NDArray[np.uint8], fps: float) -> None:
     """An mp4 as it is; another video as H.264, without an odd row or column, which that cannot hold."""
     if path.suffix.lower() == ".mp4":
@@ -185,5 +169,6 @@ def _labels(videos: Sequence[Path]) -> list[str]:
     names: list[str] = []
     for number, path in enumerate(videos):
         name = slug(path.stem, "video")
-        names.append(f"{name}-{number}" if name in (*names, *TAKEN) else name)
+        others = (f"{name}-{behind}" for behind in itertools.count(number))
+        names.append(next(n for n in itertools.chain([name], others) if n not in (*names, *TAKEN)))
     return names

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from shelllcc.guidance.errors import ShellLCCError
+from shelllcc.guidance.files import JsonObject
 from shelllcc.guidance.wan.clips.generate import versions
 from shelllcc.guidance.wan.model.pipeline import TINY, find_model, load_pipeline, weights_sha256
 
 
-def examine() -> dict[str, Any]:
+def examine() -> JsonObject:
     """The report; `ok` is False where something that `generate` needs is missing, and `problems` says what."""
     import torch
 
@@ -19,7 +19,7 @@ def examine() -> dict[str, Any]:
     from shelllcc.anchors.shelf import shipped_banks
 
     problems: list[str] = []
-    report: dict[str, Any] = {"ok": True, "versions": versions(), "devices": _devices(), "ffmpeg": _ffmpeg(problems)}
+    report: JsonObject = {"ok": True, "versions": versions(), "devices": _devices(), "ffmpeg": _ffmpeg(problems)}
     report["threads"] = torch.get_num_threads()
     report["tiny_model"] = str(TINY)
     try:
@@ -45,15 +45,15 @@ def examine() -> dict[str, Any]:
     return report
 
 
-def _one_step() -> dict[str, Any]:
+def _one_step() -> JsonObject:
     """Two steps of the tiny model, five frames of 64x64, the first guided: seconds, distance, size of the move."""
     from shelllcc.anchors.choose import load_bank
-    from shelllcc.guidance.wan.clips.request import Request
+    from shelllcc.guidance.wan.clips.request import Request, Value
     from shelllcc.guidance.wan.clips.sample import guide_for, sample
     from shelllcc.guidance.wan.model.presets import PRESETS
 
     pipe = load_pipeline(find_model(None), device="cpu")
-    small = {"width": 64, "height": 64, "frames": 5, "steps": 2, "window": (0.0, 1.0)}
+    small: dict[str, Value] = {"width": 64, "height": 64, "frames": 5, "steps": 2, "window": (0.0, 1.0)}
     request = Request.resolve(PRESETS["tiny"], prompt="a tabby cat", **small)
     started = time.perf_counter()
     clip = sample(pipe, request, guide_for(request, load_bank("auto", pipe)))

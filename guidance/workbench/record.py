@@ -10,12 +10,12 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from shelllcc.guidance.errors import OutputError, UsageError
-from shelllcc.guidance.files import sha256_of, write_json
+from shelllcc.guidance.files import JsonObject, sha256_of, write_json
 from shelllcc.guidance.wan.clips.recorded import doubt_of_run, is_run
 from shelllcc.guidance.wan.clips.sidecar import read_sidecar
 
@@ -31,7 +31,7 @@ LINK = re.compile(r"vbench/(?!\.\.?/)[^/\\]+/[^/\\]+\.mp4")
 class Known(NamedTuple):
     """What a folder's record says; `wrote` is None where it is of the time before files were recorded."""
 
-    asked: dict[str, Any]
+    asked: JsonObject
     wrote: set[str] | None
 
 
@@ -41,9 +41,9 @@ class Record:
     `inputs` are files that the run reads: they are neither removed nor replaced, wherever they lie.
     """
 
-    def __init__(self, folder: Path, asked: Mapping[str, Any], inputs: Iterable[Path] = ()) -> None:
+    def __init__(self, folder: Path, asked: JsonObject, inputs: Iterable[Path] = ()) -> None:
         self.folder = folder
-        self.asked: dict[str, Any] = json.loads(json.dumps(asked))
+        self.asked: JsonObject = json.loads(json.dumps(asked))
         self.names: set[str] = set()
         self.doubt: str | None = None  # what the user should hear of a run that goes on
         self._inputs = {path.resolve() for path in inputs}
@@ -98,7 +98,7 @@ class Record:
 
     def _in_the_way(self) -> Iterator[str]:
         """What lies in the folder under names that this run may write."""
-        ways = self.asked.get("variants", self.asked.get("videos", ()))
+        ways = self.asked.get("variants") or self.asked.get("videos") or []
         labels = "|".join(re.escape(way["label"]) for way in ways) or r"unguided|strength-[0-9.e+-]+"
         mine = re.compile(rf"([0-9]{{2,}})_(?:(?:{labels})\.(?:mp4|json)|{DRAWN})|{FIXED}")
         count = len(self.asked.get("requests", [None]))
@@ -135,7 +135,7 @@ class Record:
                     path.parent.parent.rmdir()
 
 
-def proven(folder: Path, asked: Mapping[str, Any]) -> set[str]:
+def proven(folder: Path, asked: JsonObject) -> set[str]:
     """The files of a run without a record that prove to be its own.
 
     A clip is proven by the sha256 in its sidecar, or in what was asked for; a proper manifest proves itself, the
@@ -162,7 +162,7 @@ def proven(folder: Path, asked: Mapping[str, Any]) -> set[str]:
     return names | _links(folder, names)
 
 
-def manifest_of(folder: Path) -> list[dict[str, Any]]:
+def manifest_of(folder: Path) -> list[JsonObject]:
     """The items of the manifest that lies in a folder, if it is one: each with `idx` and its `videos` by label."""
     try:
         items = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["items"]

@@ -15,15 +15,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from shelllcc.guidance.errors import OutputError, UsageError
-from shelllcc.guidance.files import fingerprint_of, refusal, whole_file, write_json
+from shelllcc.guidance.files import JsonObject, fingerprint_of, refusal, whole_file, write_json
 from shelllcc.guidance.measures.balance import balance
 from shelllcc.guidance.measures.figures import beside
 from shelllcc.guidance.measures.verdict import Verdict, judge
 from shelllcc.guidance.media.video import write_video
 from shelllcc.guidance.versions import version
+from shelllcc.guidance.wan.clips.parse import Knob
 from shelllcc.guidance.workbench.record import LOCK, PICTURES, PUBLISHED, Record, manifest_of
 
 if TYPE_CHECKING:
@@ -57,10 +58,10 @@ class Shown:
     video: str
     size: tuple[int, int]
     frames: int
-    settings: Mapping[str, Any]
-    figures: Mapping[str, Any]
+    settings: Mapping[str, Knob]
+    figures: JsonObject
     change: float
-    trace: Sequence[Mapping[str, Any]] = ()
+    trace: Sequence[JsonObject] = ()
     withheld: Verdict | None = None  # in place of one on its quality, where its frames cannot be judged
 
     @property
@@ -88,14 +89,14 @@ class Run:
         folder: Path,
         *,
         title: str,
-        asked: Mapping[str, Any],
-        settings: Mapping[str, Any],
+        asked: JsonObject,
+        settings: JsonObject,
         fps: float,
         inputs: Iterable[Path] = (),
     ) -> None:
         self.folder, self.title, self.settings, self.fps = folder, title, settings, fps
         self.record = Record(folder, asked, inputs)
-        self.items: dict[int, dict[str, Any]] = {}
+        self.items: dict[int, JsonObject] = {}
         self._pictured: dict[int, list[str]] = {}  # the clips that an item's pictures were made of, in a run before
 
     @contextlib.contextmanager
@@ -128,7 +129,7 @@ class Run:
         """The file of an item, e.g. `00_unguided.mp4`."""
         return self.folder / f"{index:02d}_{name}"
 
-    def show(self, index: int, *, prompt: str, seed: int | None, clips: Sequence[Shown]) -> dict[str, Any]:
+    def show(self, index: int, *, prompt: str, seed: int | None, clips: Sequence[Shown]) -> JsonObject:
         """Judge an item's clips beside the first one, and make its pictures; returns its record."""
         item = record_of(index, prompt=prompt, seed=seed, fps=self.fps, clips=clips)
         item |= self._pictures(index, clips)
@@ -160,7 +161,7 @@ class Run:
             self._vbench(items)
         return page
 
-    def as_dict(self, items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def as_dict(self, items: Sequence[JsonObject]) -> JsonObject:
         """What the page shows. Its `id` and those of its clips, by which votes are kept, outlive the page."""
         return {
             "id": hashlib.sha256(json.dumps(self.record.asked, sort_keys=True).encode()).hexdigest()[:16],
@@ -195,7 +196,7 @@ class Run:
                     part.write_text(trace_svg(traces, title="the guide's trace"), encoding="utf-8")
         return {kind: path.name for kind, path in files.items()} | ({} if traces else {"trace_plot": None})
 
-    def _vbench(self, items: Sequence[Mapping[str, Any]]) -> None:
+    def _vbench(self, items: Sequence[JsonObject]) -> None:
         """`vbench/LABEL/{prompt}-{i}.mp4`, i counting the seeds of a prompt; links where the file system has them."""
         counts: dict[str, int] = {}
         links: dict[str, Path] = {}
@@ -209,12 +210,12 @@ class Run:
             _link(self.folder / name, clip)
 
 
-def record_of(index: int, *, prompt: str, seed: int | None, fps: float, clips: Sequence[Shown]) -> dict[str, Any]:
+def record_of(index: int, *, prompt: str, seed: int | None, fps: float, clips: Sequence[Shown]) -> JsonObject:
     """An item as its record: every clip with its figures beside the first one's, and a verdict."""
     return {"idx": index, "prompt": prompt, "seed": seed, "fps": fps, "clips": [_clip_record(c, clips) for c in clips]}
 
 
-def verdict_of(clip: Shown, reference: Shown) -> tuple[Verdict, dict[str, Any]]:
+def verdict_of(clip: Shown, reference: Shown) -> tuple[Verdict, JsonObject]:
     """The verdict on a clip beside a reference, and the figures that it rests on.
 
     What cfg added is asked of the clip itself, so that no other variant has a say.
@@ -226,7 +227,7 @@ def verdict_of(clip: Shown, reference: Shown) -> tuple[Verdict, dict[str, Any]]:
     return judge(figures, dict(reference.figures) | reference.balance(clip.excess)), figures
 
 
-def _clip_record(clip: Shown, clips: Sequence[Shown]) -> dict[str, Any]:
+def _clip_record(clip: Shown, clips: Sequence[Shown]) -> JsonObject:
     verdict, figures = verdict_of(clip, clips[0])
     if clip is clips[0] and clip.withheld is None:
         verdict = Verdict("reference", "the others are judged beside it")

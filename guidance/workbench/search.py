@@ -24,6 +24,13 @@ class Probe:
         """How far from right; the best strength has the lowest."""
         return abs(self.balance) + ALARMED * self.alarm
 
+    @property
+    def word(self) -> str:
+        """What became of it, for people."""
+        if self.alarm:
+            return "alarm"
+        return "right" if self.cost < TOLERANCE else "too much" if self.balance > 0 else "too little"
+
 
 def best(probes: Sequence[Probe]) -> Probe:
     """The probe of the lowest cost; of equals the gentlest."""

@@ -7,32 +7,24 @@ from __future__ import annotations
 
 import functools
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from shelllcc.guidance.errors import UsageError
+from shelllcc.guidance.files import JsonObject
 from shelllcc.guidance.measures.figures import change
 from shelllcc.guidance.media.video import frames_in
 from shelllcc.guidance.wan.clips.generate import make, write
 from shelllcc.guidance.wan.clips.parse import Variant
-from shelllcc.guidance.wan.clips.plan import Plan, Resolved
+from shelllcc.guidance.wan.clips.plan import Plan
 from shelllcc.guidance.wan.clips.prefix import Prefix
 from shelllcc.guidance.wan.clips.replacing import video_in_the_way
 from shelllcc.guidance.wan.clips.request import Request
+from shelllcc.guidance.wan.clips.resolve import Resolved
 from shelllcc.guidance.wan.clips.sample import Clip, first_move
 from shelllcc.guidance.wan.clips.sidecar import read_sidecar
 from shelllcc.guidance.wan.clips.studio import Studio
 from shelllcc.guidance.workbench.runs import Run, Shown
-
-
-def with_seeds(resolved: Resolved, seeds: Sequence[int]) -> list[list[Request]]:
-    """Each prompt with every seed; one whose line has a seed of its own is taken with that one alone."""
-    return [
-        [replace(request, seed=seed) for seed in (seeds if own is None else [own])]
-        for request, own in zip(resolved.requests, resolved.seeds, strict=True)
-    ]
 
 
 class Sweep:
@@ -47,7 +39,7 @@ class Sweep:
         self.run, self.index, self.request, self.resolved, self.studio = run, index, request, resolved, studio
         self.variants = variants
         self.reference = variants[0]
-        self.records: dict[str, tuple[Variant, dict[str, Any]]] = {}
+        self.records: dict[str, tuple[Variant, JsonObject]] = {}
         self.sampled = 0
         self._seen: Clip | None = None  # the reference's clip, once this process has sampled it
 
@@ -55,17 +47,17 @@ class Sweep:
     def prefix(self) -> Prefix:
         """What the variants share; made when the first of them is sampled."""
         requests = [self.plan(variant).request for variant in self.variants]
-        moves = [first_move(self.studio.pipe, r, r.guide_config()) for r in requests if r.strength]
+        moves = [first_move(self.studio.pipe, r, r.guide) for r in requests if r.guide.strength]
         folder = self.studio.folder and Path(tempfile.mkdtemp(prefix="shelllcc-", dir=self.studio.folder))
         return Prefix(1 + max(moves, default=self.request.steps), folder=folder)
 
     def plan(self, variant: Variant) -> Plan:
-        request = replace(self.request, **variant.settings)
+        request = self.request.changed(**variant.settings)
         resolved = self.resolved
         path = self.run.path(self.index, f"{variant.label}.mp4")
         return Plan(resolved.model, request, resolved.bank, path, False, resolved.loading)
 
-    def finished(self, variant: Variant) -> dict[str, Any] | None:
+    def finished(self, variant: Variant) -> JsonObject | None:
         """The sidecar's record of a variant's clip, if it is there, whole, and measured beside a reference."""
         plan = self.plan(variant)
         if not plan.finished():
@@ -73,7 +65,7 @@ class Sweep:
         record = read_sidecar(plan.sidecar)
         return record if isinstance(record["metrics"].get("change"), float) else None
 
-    def clip(self, variant: Variant) -> dict[str, Any]:
+    def clip(self, variant: Variant) -> JsonObject:
         """The sidecar's record of a variant's clip, which is sampled unless it is there, whole."""
         plan = self.plan(variant)
         known = self.finished(variant)
@@ -119,7 +111,7 @@ class Sweep:
         self.sampled += 1
         return make(self.plan(variant).request, self.resolved.bank, self.studio, name=name, prefix=self.prefix)
 
-    def _shown(self, variant: Variant, record: Mapping[str, Any]) -> Shown:
+    def _shown(self, variant: Variant, record: JsonObject) -> Shown:
         plan, metrics = self.plan(variant), record["metrics"]
         request = plan.request
         return Shown(

@@ -6,17 +6,17 @@ Knows nothing of terminals; `search` knows where to look.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any
 
 from shelllcc.guidance.errors import UsageError
+from shelllcc.guidance.files import JsonObject
 from shelllcc.guidance.wan.clips import profiles
 from shelllcc.guidance.wan.clips.parse import of_strength
-from shelllcc.guidance.wan.clips.plan import Resolved
 from shelllcc.guidance.wan.clips.request import Request
 from shelllcc.guidance.wan.clips.studio import Studio
+from shelllcc.guidance.workbench.planned import Planned
 from shelllcc.guidance.workbench.runs import Run, verdict_of
 from shelllcc.guidance.workbench.search import Probe, best, search
 from shelllcc.guidance.workbench.sweep import Sweep
@@ -28,27 +28,26 @@ BOTH = (of_strength(0.0), of_strength(1.0))
 
 def tune(
     run: Run,
-    resolved: Resolved,
-    groups: Sequence[Sequence[Request]],
+    planned: Planned,
     studio: Studio,
     *,
     budget: int | None = None,
     embed: bool = False,
     again: bool = False,
     on_probe: Callable[[Request, Probe], None] = lambda request, probe: None,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[JsonObject]:
     """Find and store the profile of each prompt; yields it, with `known`, whether it was there, and clips `sampled`.
 
-    `groups` are the prompts, each with its seeds; `budget` is the most clips of a prompt, BUDGET for each seed if None.
-    A prompt that has a profile is not tuned but `again`.
+    `budget` is the most clips of a prompt, BUDGET for each seed if None. A prompt that has a profile is not tuned but
+    `again`.
     """
-    bank = resolved.bank
+    resolved, bank = planned.resolved, planned.resolved.bank
     if bank is None:
         raise UsageError("to tune there must be a bank; " + " ".join(resolved.notes))
-    studio.expect(request for group in groups for request in group)
+    studio.expect(planned.requests)
     first = 0
     try:
-        for group in groups:
+        for group in planned.groups:
             with contextlib.ExitStack() as stack:
                 sweeps = [
                     stack.enter_context(contextlib.closing(Sweep(run, first + i, request, resolved, BOTH, studio)))
@@ -68,16 +67,16 @@ def tune(
             run.publish(embed=embed)
 
 
-def check_budget(budget: int | None, groups: Sequence[Sequence[Request]]) -> None:
+def check_budget(budget: int | None, planned: Planned) -> None:
     """Raise UsageError for a budget that does not reach for two strengths of every seed."""
-    seeds = max(len(group) for group in groups)
+    seeds = max(len(group) for group in planned.groups)
     if budget is not None and budget < 2 * seeds:
         raise UsageError(f"a budget of {budget} clips is too small: two strengths with {seeds} seeds are {2 * seeds}")
 
 
 def _found(
     run: Run, sweeps: Sequence[Sweep], budget: int | None, on_probe: Callable[[Request, Probe], None]
-) -> dict[str, Any]:
+) -> JsonObject:
     """What the search finds for one prompt; `sweeps` are its seeds."""
     probes, most = [], BUDGET if budget is None else budget // len(sweeps)
     for probe in search(lambda strength: _probe(sweeps, strength), most=most, high=HIGH):
@@ -93,7 +92,7 @@ def _found(
     }
 
 
-def _find_clips(run: Run, sweeps: Sequence[Sweep], profile: Mapping[str, Any]) -> None:
+def _find_clips(run: Run, sweeps: Sequence[Sweep], profile: JsonObject) -> None:
     """Show the clips that a profile was found with, if they all lie in the run's folder."""
     variants = [of_strength(probe["strength"]) for probe in profile.get("probes", [])]
     if variants and all(sweep.finished(variant) for sweep in sweeps for variant in (*variants, BOTH[0])):
@@ -120,7 +119,7 @@ def _probe(sweeps: Sequence[Sweep], strength: float) -> Probe:
         # the unguided clip itself has no excess: it is asked of one that was guided
         excess = next((other.excess for other in others if other.excess is not None), None)
         if not (known := clip.balance(excess)):
-            low, high = sweep.request.window
+            low, high = sweep.request.guide.window
             raise UsageError(
                 f"the guide never acts: no step but the last lies in the sigmas {low:g}:{high:g}; widen --window"
             )

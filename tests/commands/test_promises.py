@@ -59,7 +59,7 @@ def test_a_sweep_of_five_strengths_takes_its_share_of_five_runs(pipe):
         Request.resolve(PRESETS["tiny"], prompt="a tabby cat, zoom in, daylight", strength=strength, window=(0.0, 0.75))
         for strength in (0.0, 0.5, 1.0, 2.0, 3.0)
     ]
-    steps = 1 + first_move(pipe, requests[1], requests[1].guide_config())
+    steps = 1 + first_move(pipe, requests[1], requests[1].guide)
 
     def stop(moment):
         if moment.is_last:

@@ -43,7 +43,7 @@ tried = settings(
 @pytest.fixture
 def run(shelllcc, monkeypatch, tmp_path):
     """Run a command that is to say what it should and write nothing; returns (exit code, stdout, stderr)."""
-    monkeypatch.setattr("shelllcc.commands.generate._memory", lambda plans, device: [])
+    monkeypatch.setattr("shelllcc.guidance.wan.model.memory.forecasts", lambda *_: [])
     (tmp_path / "taken").write_text("a file where a folder should be")
     (tmp_path / "folder.mp4").mkdir()
     (tmp_path / "folder").mkdir()

@@ -21,7 +21,7 @@ WILD = "a\x1b]0;cat\x07 \x9b31m\u202ecat\r\nend\x7f\u2066"
 @pytest.fixture(autouse=True)
 def _memory_is_not_counted(monkeypatch):
     """It takes the better part of a second, and tests of its own look at it."""
-    monkeypatch.setattr("shelllcc.commands.generate._memory", lambda plans, device: [])
+    monkeypatch.setattr("shelllcc.guidance.wan.model.memory.forecasts", lambda *_: [])
 
 
 def one_line(err):

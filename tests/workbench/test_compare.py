@@ -23,7 +23,7 @@ def counted(monkeypatch):
     made, real = [], module.sample
 
     def sample(pipe, request, *args, **kwargs):
-        made.append(request.strength)
+        made.append(request.guide.strength)
         return real(pipe, request, *args, **kwargs)
 
     monkeypatch.setattr(module, "sample", sample)

@@ -48,6 +48,17 @@ def films(tmp_path):
     return ["compare", "base.mp4", "other.mp4", "--output"]
 
 
+def test_every_video_has_a_label_of_its_own(tmp_path, films, shelllcc):
+    (tmp_path / "a").mkdir()
+    film(tmp_path / "base-2.mp4", 90)
+    film(tmp_path / "a/base.mp4", 120)
+    code, out, err = shelllcc("compare", "base.mp4", "base-2.mp4", "a/base.mp4", "-o", "run", "--json")
+    assert code == 0, err
+    clips = json.loads(out)["items"][0]["clips"]
+    assert [clip["label"] for clip in clips] == ["base", "base-2", "base-3"]
+    assert len({(tmp_path / "run" / clip["video"]).read_bytes() for clip in clips}) == 3
+
+
 @pytest.fixture
 def sampled(monkeypatch):
     """The strengths that were sampled."""
@@ -56,7 +67,7 @@ def sampled(monkeypatch):
     made, real = [], module.sample
 
     def sample(pipe, request, *args, **kwargs):
-        made.append(request.strength)
+        made.append(request.guide.strength)
         return real(pipe, request, *args, **kwargs)
 
     monkeypatch.setattr(module, "sample", sample)

@@ -14,20 +14,22 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from shelllcc.guidance.errors import DiskFullError, LostGpuError, OutputError, ShellLCCError, UsageError
 from shelllcc.guidance.faults import answers
-from shelllcc.guidance.files import at_home
+from shelllcc.guidance.files import JsonObject, at_home
 from shelllcc.guidance.geometry.threads import one_thread
 from shelllcc.guidance.guide.config import GuideConfig
 from shelllcc.guidance.jobs.work import Engine, SpentError, work_off
 from shelllcc.guidance.media.video import check_output
+from shelllcc.guidance.wan.clips.asked import Asked
 from shelllcc.guidance.wan.clips.generate import make, write
 from shelllcc.guidance.wan.clips.parse import Variant, slug
-from shelllcc.guidance.wan.clips.plan import Plan, check_comparable, resolve
+from shelllcc.guidance.wan.clips.plan import Plan
 from shelllcc.guidance.wan.clips.prefix import Prefix
 from shelllcc.guidance.wan.clips.request import Request
+from shelllcc.guidance.wan.clips.resolve import Resolved, check_comparable, resolve
 from shelllcc.guidance.wan.clips.sample import first_move
 from shelllcc.guidance.wan.clips.studio import Studio, prompts_of
 
@@ -69,7 +71,7 @@ class Batch:
         if not self.variants:
             return [self._plan(job.request, job.stem.with_name(f"{job.stem.name}.mp4"))]
         return [
-            self._plan(replace(job.request, **way.settings), job.stem.with_name(f"{job.stem.name}.{way.label}.mp4"))
+            self._plan(job.request.changed(**way.settings), job.stem.with_name(f"{job.stem.name}.{way.label}.mp4"))
             for way in self.variants
         ]
 
@@ -85,56 +87,55 @@ class Batch:
 class Done:
     """What one attempt at a job came to: the clips made, how many were there already, and why others failed."""
 
-    made: tuple[Mapping[str, Any], ...] = ()
+    made: tuple[JsonObject, ...] = ()
     skipped: int = 0
     failed: Mapping[str, str] = field(default_factory=dict)
 
 
-def plan_batch(
-    prompts_file: Path,
-    output: Path,
-    *,
-    variants: Sequence[Variant] = (),
-    seeds: Sequence[int] | None = None,
-    shard: tuple[int, int] = (0, 1),
-    overwrite: bool = False,
-    values: Mapping[str, Any],
-    **options: Any,
-) -> Batch:
-    """The jobs of a prompts file; `options` and `values` as for `resolve`.
+def plan_batch(asked: Asked, *, variants: Sequence[Variant] = (), shard: tuple[int, int] = (0, 1)) -> Batch:
+    """The jobs of a prompts file, whose clips lie in the output, a folder.
 
-    Without `seeds`, prompts without a seed of their own take consecutive ones; with them, each is taken with every one.
+    Without seeds, prompts without a seed of their own take consecutive ones; with them, each is taken with every one.
     `shard` (i, n) takes every n-th job from the i-th. Raises UsageError and OutputError.
     """
-    wanted = any(way.settings["strength"] for way in variants)
-    if variants:
-        values = {**values, "strength": None if wanted else 0.0}
-    resolved = resolve(prompts_file=prompts_file, values=values, wanted=wanted, **options)
-    if variants and len({request.strength for request in resolved.requests}) > 1:
-        usual = GuideConfig.strength if wanted else 0.0
-        place = resolved.place(lambda request: request.strength != usual)
-        raise UsageError(f"{place}the line has a --strength of its own: leave it out, or --strengths")
-    folder = at_home(output).absolute()  # workers may run elsewhere
-    jobs = []
-    for index, (request, own) in enumerate(zip(resolved.requests, resolved.seeds, strict=True)):
-        stem = folder / f"{index // IN_FOLDER:04d}" / f"{index:06d}-{slug(request.prompt)}"
-        if seeds is None:
-            jobs.append(Job(request if own is not None else replace(request, seed=request.seed + index), stem))
-            continue
-        for seed in seeds if own is None else [own]:
-            jobs.append(Job(replace(request, seed=seed), stem.with_name(f"{stem.name}-seed{seed}")))
-    if output.suffix.lower() == ".mp4":
-        raise UsageError(f"a batch needs a folder as --output, got {output}")
+    folder = at_home(asked.output or Path("outputs")).absolute()  # workers may run elsewhere
+    resolved = _resolved(asked, variants)
+    jobs = list(_jobs(asked, resolved, folder))
+    if folder.suffix.lower() == ".mp4":
+        raise UsageError(f"a batch needs a folder as --output, got {asked.output}")
     check_output(jobs[0].stem.with_name("x.mp4"))
     if len(variants) > 1:
         check_comparable(resolved.loading)
     like = Plan(resolved.model, resolved.requests[0], resolved.bank, folder, False, resolved.loading)
-    like = replace(like, overwrite=overwrite)
+    like = replace(like, overwrite=asked.overwrite)
     batch = Batch(like, tuple(variants), tuple(_in_company(jobs[shard[0] :: shard[1]])), resolved.notes)
     for plan in batch.all_plans():
         plan.check_free(quick=True)  # once more, in earnest, when the clip is made
     doubts = (plan.doubt() for plan in batch.all_plans()) if resolved.model.is_local else ()
     return replace(batch, notes=(*batch.notes, *dict.fromkeys(filter(None, doubts))))
+
+
+def _resolved(asked: Asked, variants: Sequence[Variant]) -> Resolved:
+    """What is asked for; with variants, at their strengths. Raises UsageError for a line with one of its own."""
+    if not variants:
+        return resolve(asked)
+    wanted = any(way.settings["strength"] for way in variants)
+    usual = GuideConfig.strength if wanted else 0.0
+    resolved = resolve(asked.with_values(strength=usual) if not wanted else asked.without("strength"), wanted=wanted)
+    if len({request.guide.strength for request in resolved.requests}) > 1:
+        place = resolved.place(lambda request: request.guide.strength != usual)
+        raise UsageError(f"{place}the line has a --strength of its own: leave it out, or --strengths")
+    return resolved
+
+
+def _jobs(asked: Asked, resolved: Resolved, folder: Path) -> Iterator[Job]:
+    for index, (request, own) in enumerate(zip(resolved.requests, resolved.seeds, strict=True)):
+        stem = folder / f"{index // IN_FOLDER:04d}" / f"{index:06d}-{slug(request.prompt)}"
+        if asked.seeds is None:
+            yield Job(request if own is not None else request.changed(seed=request.seed + index), stem)
+            continue
+        for seed in asked.seeds if own is None else [own]:
+            yield Job(request.changed(seed=seed), stem.with_name(f"{stem.name}-seed{seed}"))
 
 
 def _in_company(jobs: Sequence[Job]) -> Iterator[Job]:
@@ -151,7 +152,7 @@ def make_clips(batch: Batch, engine: Engine, *, device: str | None = None, retri
     cannot be loaded or job after job fails, OutputError where clips of another machine cannot be seen here.
     """
     start = functools.partial(_Worker, replace(batch, jobs=(), notes=()), device or engine.device)
-    before: dict[Job, tuple[Mapping[str, Any], ...]] = {}  # made by attempts that did not finish their job
+    before: dict[Job, tuple[JsonObject, ...]] = {}  # made by attempts that did not finish their job
     with contextlib.closing(work_off(batch.jobs, start, engine, retries=retries, failure=_failure)) as outcomes:
         for outcome in outcomes:
             done = outcome.result or _buried(batch.plans(outcome.job), outcome.died)
@@ -219,7 +220,7 @@ class _Worker:
         if not waiting:
             return Done(skipped=len(plans))
         before, self.sound = self.sound, True
-        made, failed, spent = list[Mapping[str, Any]](), dict[str, str](), False
+        made, failed, spent = list[JsonObject](), dict[str, str](), False
         with one_thread():
             self._prepare(job)
             for plan, sample in samples(waiting, self.studio):
@@ -246,16 +247,16 @@ class _Worker:
         self.studio.pipe  # noqa: B018 - what cannot be loaded is no clip's failure
 
 
-def samples(plans: Sequence[Plan], studio: Studio) -> Iterator[tuple[Plan, Callable[[], dict[str, Any]]]]:
+def samples(plans: Sequence[Plan], studio: Studio) -> Iterator[tuple[Plan, Callable[[], JsonObject]]]:
     """Plans that differ in the guide alone, with what makes the clip of each and returns its sidecar's record.
 
     Their first steps are computed once.
     """
     pipe = studio.pipe
-    moves = [first_move(pipe, plan.request, plan.request.guide_config()) for plan in plans]
+    moves = [first_move(pipe, plan.request, plan.request.guide) for plan in plans]
     prefix = Prefix(1 + sorted(moves)[-2]) if len(plans) > 1 else None  # as far as two of them go together
 
-    def sample(plan: Plan) -> dict[str, Any]:
+    def sample(plan: Plan) -> JsonObject:
         with plan.claimed():
             clip, seconds = make(plan.request, plan.bank, studio, name=plan.label, prefix=prefix)
             return write(plan, pipe, {plan.label: clip}, seconds)
@@ -273,14 +274,14 @@ class Silent:
         pass
 
 
-def _row(plan: Plan, record: Mapping[str, Any]) -> dict[str, Any]:
+def _row(plan: Plan, record: JsonObject) -> JsonObject:
     """What the driver hears of a clip; the sidecar has the rest."""
     return {
         "video": str(plan.output),
         "sidecar": str(plan.sidecar),
         "prompt": plan.request.prompt,
         "seed": plan.request.seed,
-        "strength": plan.request.strength,
+        "strength": plan.request.guide.strength,
         "frames_sha256": record["frames_sha256"][plan.label],
         "sha256": record["sha256"][plan.label],
         "alarm": record["alarm"],

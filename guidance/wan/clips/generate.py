@@ -8,13 +8,13 @@ from __future__ import annotations
 import contextlib
 import platform
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from shelllcc.guidance.errors import OutOfMemoryError
-from shelllcc.guidance.files import as_json, sha256_of, whole_file
-from shelllcc.guidance.measures.balance import alarm
+from shelllcc.guidance.files import JsonObject, as_json, sha256_of, whole_file
+from shelllcc.guidance.measures.balance import ADVICE, alarm
 from shelllcc.guidance.media.video import encode
 from shelllcc.guidance.versions import version
 from shelllcc.guidance.wan.clips.parallel import agree_on_clip
@@ -34,13 +34,13 @@ if TYPE_CHECKING:
 LIBRARIES = ("torch", "diffusers", "transformers", "faiss-cpu", "imageio", "imageio-ffmpeg", "safetensors", "numpy")
 
 
-def generate(plan: Plan, studio: Studio) -> dict[str, Any]:
+def generate(plan: Plan, studio: Studio) -> JsonObject:
     """Sample and write the clips of a plan; returns the sidecar's record. Ranks but the main one write nothing."""
     with plan.claimed() if studio.ranks.is_main else contextlib.nullcontext():
         return _generate(plan, studio)
 
 
-def _generate(plan: Plan, studio: Studio) -> dict[str, Any]:
+def _generate(plan: Plan, studio: Studio) -> JsonObject:
     from shelllcc.guidance.wan.clips.prefix import Prefix
     from shelllcc.guidance.wan.clips.sample import first_move
 
@@ -49,7 +49,7 @@ def _generate(plan: Plan, studio: Studio) -> dict[str, Any]:
     studio.expect(arms.values())
     prefix = None
     if plan.compare:
-        prefix = Prefix(1 + first_move(studio.pipe, plan.request, plan.request.guide_config()))
+        prefix = Prefix(1 + first_move(studio.pipe, plan.request, plan.request.guide))
     made = {label: make(request, plan.bank, studio, name=label, prefix=prefix) for label, request in arms.items()}
     clips = {label: clip for label, (clip, _) in made.items()}
     for clip in clips.values():
@@ -87,7 +87,7 @@ def make(
             reporter.stage(f"{name} decoding")
 
     guide = guide_for(request, bank)
-    how: dict[str, Any] = {"prefix": prefix, "texts": studio.texts, "cache": loading.cache}
+    how: JsonObject = {"prefix": prefix, "texts": studio.texts, "cache": loading.cache}
     try:
         clip = sample(pipe, request, guide, **how, on_moment=on_moment)
     except OutOfMemoryError as error:
@@ -107,12 +107,12 @@ def write(
     clips: Mapping[str, Clip],
     seconds: Mapping[str, float],
     *,
-    metrics: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
+    metrics: JsonObject | None = None,
+) -> JsonObject:
     """Write the clips of a plan, by label, then the sidecar; returns its record, with `metrics` among its own."""
     from shelllcc.guidance.media.pictures import labelled
 
-    recipe: dict[str, Any] = plan.describe() | {
+    recipe: JsonObject = plan.describe() | {
         "device": str(device_of(pipe)),
         "dtype": str(pipe.transformer.dtype).removeprefix("torch."),
         "scheduler": type(pipe.scheduler).__name__,
@@ -143,24 +143,33 @@ def write(
     return record
 
 
-def _anywhere(recipe: Mapping[str, Any]) -> dict[str, Any]:
+def remarks(record: JsonObject) -> Iterator[str]:
+    """What the user should hear of a clip, by its sidecar."""
+    if record["bank"] and not record["trace"]:
+        low, high = record["request"]["window"]
+        yield f"the guide never acted: no step but the last lies in the sigmas {low:g}:{high:g}; widen --window"
+    if found := record["alarm"]:
+        yield f"{found} alarm: {ADVICE[found]}"
+
+
+def _anywhere(recipe: JsonObject) -> JsonObject:
     """The recipe without what only this machine knows: the same clip has the same tag in any folder, on any GPU."""
     bank = recipe["bank"] and {key: value for key, value in recipe["bank"].items() if key != "path"}
     kept = {key: value for key, value in recipe.items() if key not in ("videos", "sidecar")}
     return kept | {"bank": bank, "device": str(recipe["device"]).partition(":")[0]}
 
 
-def _trace(clip: Clip) -> list[dict[str, Any]]:
+def _trace(clip: Clip) -> list[JsonObject]:
     """Every step of the guide, with the alarm that stood after it."""
     return [asdict(step) | {"alarm": alarm(step)} for step in clip.trace]
 
 
-def _metrics(clips: Mapping[str, Clip], bank: Bank | None) -> dict[str, Any]:
+def _metrics(clips: Mapping[str, Clip], bank: Bank | None) -> JsonObject:
     """Figures of every clip; with two of them, those of the guided one beside the unguided one."""
     from shelllcc.anchors.score import typical_distance
     from shelllcc.guidance.measures.figures import beside, change, figures
 
-    table: dict[str, Any] = {label: figures(clip.frames) for label, clip in clips.items()}
+    table: JsonObject = {label: figures(clip.frames) for label, clip in clips.items()}
     if bank is not None:
         for label, clip in clips.items():
             table[label]["distance"] = typical_distance(bank, clip.latents[0])

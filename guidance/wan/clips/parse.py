@@ -8,18 +8,22 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from shelllcc.guidance.errors import UsageError
 from shelllcc.guidance.guide.config import GuideConfig
 from shelllcc.guidance.paths import reason
-from shelllcc.guidance.wan.clips.request import KNOBS
+from shelllcc.guidance.wan.clips.request import Value
 
 AUTO = "auto"
 SLUG_BYTES = 80  # of a file's name made from a prompt
 DIGITS = 100  # of a whole number, at most: Python makes none of thousands
+KNOBS = tuple(knob.name for knob in fields(GuideConfig))
+
+Number = TypeVar("Number", int, float)
+Knob = float | tuple[float, float]  # the value of one
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class Variant:
 
     label: str
     title: str
-    settings: Mapping[str, Any]
+    settings: Mapping[str, Knob]
 
 
 @dataclass(frozen=True)
@@ -36,8 +40,14 @@ class Line:
     """A prompt, and the fields of Request that its line of a prompts file sets; `place` is that line, as FILE:LINE."""
 
     prompt: str
-    values: Mapping[str, Any] = field(default_factory=dict)
+    values: Mapping[str, Value] = field(default_factory=dict)
     place: str = ""
+
+    @property
+    def seed(self) -> int | None:
+        """The seed that the line sets."""
+        seed = self.values.get("seed")
+        return seed if isinstance(seed, int) else None
 
 
 def size(text: str | None) -> tuple[int | None, int | None]:
@@ -70,12 +80,12 @@ def strength(text: str | None) -> float | str | None:
 
 def numbers(name: str, text: str) -> list[float]:
     """Comma-separated numbers, e.g. 0,0.5,1."""
-    return [float(_number(name, part, float)) for part in text.split(",")]
+    return [_number(name, part, float) for part in text.split(",")]
 
 
 def seeds(text: str) -> list[int]:
     """Comma-separated seeds, each once, e.g. 0,1,2."""
-    found = [int(_number("seeds", part, int)) for part in text.split(",")]
+    found = [_number("seeds", part, int) for part in text.split(",")]
     if len(set(found)) < len(found):
         raise UsageError(f"a seed comes twice in {text}")
     return found
@@ -155,7 +165,7 @@ def _line(place: str, text: str) -> Line:
         words = iter(shlex.split(rest.replace("\\", "\\\\")))
     except ValueError as error:
         raise UsageError(f"{place}: a quote is not closed in {rest.strip()}") from error
-    values: dict[str, Any] = {}
+    values: dict[str, Value] = {}
     for word in words:
         name, equals, value = word.removeprefix("--").partition("=")
         if not word.startswith("--") or name not in FLAGS:
@@ -193,12 +203,12 @@ def _variant(text: str) -> Variant:
     return Variant(label, title, settings)
 
 
-def _label(settings: Mapping[str, Any]) -> str:
+def _label(settings: Mapping[str, Knob]) -> str:
     values = {k: "-".join(f"{x:.6g}" for x in v) if isinstance(v, tuple) else f"{v:.6g}" for k, v in settings.items()}
     return "-".join(f"{knob}-{value}" for knob, value in values.items())
 
 
-def _number(name: str, text: str, kind: Callable[[str], Any]) -> Any:
+def _number(name: str, text: str, kind: Callable[[str], Number]) -> Number:
     try:
         return kind(text.strip())
     except ValueError:

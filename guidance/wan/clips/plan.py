@@ -1,33 +1,31 @@
-"""From words to plans: everything about a clip resolved and checked before anything heavy is loaded.
+"""Plans: one clip to make, with its files and all that makes it, checked before anything heavy is loaded.
 
-Knows nothing of sampling. Precedence: values given now, the sidecar that is replayed, the preset.
+Knows nothing of sampling.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from shelllcc.guidance.errors import BankError, UsageError
-from shelllcc.guidance.files import at_home, claimed, sha256_of
+from shelllcc.guidance.errors import UsageError
+from shelllcc.guidance.files import JsonObject, at_home, claimed, sha256_of
 from shelllcc.guidance.media.video import check_output
-from shelllcc.guidance.paths import here, reason
+from shelllcc.guidance.paths import reason
 from shelllcc.guidance.versions import version
 from shelllcc.guidance.wan.clips import recorded
-from shelllcc.guidance.wan.clips.parse import AUTO, Line, read_prompts, slug
-from shelllcc.guidance.wan.clips.profiles import tuned_request
+from shelllcc.guidance.wan.clips.asked import Asked
+from shelllcc.guidance.wan.clips.parse import slug
 from shelllcc.guidance.wan.clips.replacing import in_the_way
 from shelllcc.guidance.wan.clips.request import Request
+from shelllcc.guidance.wan.clips.resolve import Resolved, check_comparable, resolve
 from shelllcc.guidance.wan.clips.sidecar import read_sidecar
 from shelllcc.guidance.wan.model.loading import Loading
-from shelllcc.guidance.wan.model.pipeline import Model, find_model
-from shelllcc.guidance.wan.model.presets import PRESETS, preset_for
+from shelllcc.guidance.wan.model.pipeline import Model
 from shelllcc.guidance.wan.model.trust import check_names
-from shelllcc.guidance.wan.tiny.vocabulary import LIGHTS, MOVES, SUBJECTS, understand
 
 if TYPE_CHECKING:
     from shelllcc.anchors.bank import Bank
@@ -48,7 +46,7 @@ class Plan:
 
     @property
     def label(self) -> str:
-        return "guided" if self.bank and self.request.strength else "unguided"
+        return "guided" if self.bank and self.request.guide.strength else "unguided"
 
     @property
     def sidecar(self) -> Path:
@@ -63,7 +61,7 @@ class Plan:
             videos |= {label: stem.with_name(f"{stem.name}.{label}.mp4") for label in ("unguided", "compare")}
         return videos
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> JsonObject:
         """What would be done, for --dry-run and the sidecar."""
         bank = recorded.bank_record(self.bank)
         if self.bank is not None and bank is not None:
@@ -99,10 +97,11 @@ class Plan:
             return None
         return recorded.check_model(record, self.model) if self.made(record) else None
 
-    def made(self, record: Mapping[str, Any]) -> bool:
+    def made(self, record: JsonObject) -> bool:
         """Whether a record, a sidecar's or that in a video's tag, is of a clip of this very recipe."""
         mine = self.describe()
-        same = record.get("request") == mine["request"] and recorded.is_model(record.get("model"), mine["model"])
+        same = recorded.is_request(record.get("request"), self.request)
+        same &= recorded.is_model(record.get("model"), mine["model"])
         same &= recorded.is_bank(record.get("bank"), self.bank, self.model)
         same &= recorded.is_loading(record.get("loading", Loading().recipe()), mine["loading"])
         return same and record.get("dtype") == self.loading.dtype_on(str(record.get("device")))
@@ -124,223 +123,83 @@ class Plan:
             yield
 
 
-@dataclass(frozen=True)
-class Resolved:
-    """What to sample, and with what: one request a prompt, the bank that they share, and what the user should hear.
-
-    `seeds` are those that prompts have of their own, from their line of a prompts file, `places` these lines.
-    """
-
-    model: Model
-    requests: tuple[Request, ...]
-    seeds: tuple[int | None, ...]
-    bank: Bank | None
-    loading: Loading
-    notes: tuple[str, ...]
-    places: tuple[str, ...] = ("",)
-
-    def place(self, when: Callable[[Request], bool]) -> str:
-        """How to begin a complaint about the first such request: with its line of a prompts file, if it has one."""
-        found = (place for request, place in zip(self.requests, self.places, strict=True) if when(request))
-        return f"{place}: " if (place := next(found, "")) else ""
-
-
-def resolve(
-    *,
-    prompts: Sequence[str] = (),
-    prompts_file: Path | None = None,
-    model: str | None = None,
-    bank: str | None = None,
-    preset: str | None = None,
-    loading: Mapping[str, Any] | None = None,
-    record: Mapping[str, Any] | None = None,
-    wanted: bool = False,
-    check: Callable[[str | None, Loading], None] = lambda model, loading: None,
-    values: Mapping[str, Any],
-) -> Resolved:
-    """The requests asked for; `values` holds fields of Request, `loading` of Loading, None where they were not set.
-
-    A strength may be `auto`; `record` is the sidecar of a clip to replay, `wanted` says that guidance was asked for.
-    `check` is told the model's name and the loading before anything is looked up on the hub, and may raise.
-    Nothing is loaded but configs and the bank.
-    """
-    given = {key: value for key, value in values.items() if value is not None}
-    lines = [*map(Line, prompts), *(read_prompts(prompts_file) if prompts_file else [])]
-    source = model or ((record or {}).get("model") or {}).get("source")
-    how = _loading(record or {}, loading or {})
-    check(source, how)
-    found = find_model(source)
-    remark = None if model or not record else recorded.check_model(record, found)
-    if not lines and not record:
-        raise UsageError('give --prompt, e.g. --prompt "a tabby cat, zoom in, daylight"')
-    told: list[dict[str, Any]] = [{**given, **line.values, "prompt": line.prompt} for line in lines] or [given]
-    tuned = [words.get("strength") == AUTO for words in told]
-    then = Request.from_dict(record["request"]) if record else None
-    like = partial(replace, then) if then else partial(Request.resolve, _preset(preset, found))
-
-    def request_of(words: Mapping[str, Any]) -> Request:
-        request = like(**{key: value for key, value in words.items() if (key, value) != ("strength", AUTO)})
-        _check_sizes(request, found)
-        return request
-
-    places = tuple(line.place for line in lines) or ("",)
-    requests = [_placed(request_of, words, given, place) for words, place in zip(told, places, strict=True)]
-    off = not wanted and all(request.strength == 0 for request in requests)
-    wanted = wanted or bool(record) or bank is not None or "strength" in given
-    chosen, notes = (None, []) if off else _bank_for(found, bank, record or {}, wanted=wanted)
-    notes += [remark] if remark else []
-    if chosen is None:
-        requests = [request.unguided() for request in requests]
-    for index, request in enumerate(requests):
-        if tuned[index] and chosen is not None:
-            requests[index], note = tuned_request(request, found, how, chosen)
-            notes.append(note)
-        notes += _unknown_to_tiny(found, request)
-    seeds = tuple(line.values.get("seed") for line in lines) or (None,)
-    return Resolved(found, tuple(requests), seeds, chosen, how, tuple(dict.fromkeys(notes)), places)
-
-
 def plan_clips(
-    *,
-    output: Path | None = None,
-    compare: bool = False,
-    sidecar: Path | None = None,
-    overwrite: bool = False,
-    vouched: Collection[str] = (),
-    may_fetch: Callable[[str], bool] = lambda name: False,
-    values: Mapping[str, Any],
-    **options: Any,
+    asked: Asked, *, vouched: Collection[str] = (), may_fetch: Callable[[str], bool] = lambda name: False
 ) -> list[Plan]:
-    """The clips asked for: `options` and `values` as for `resolve`, `sidecar` of a clip to replay.
+    """The clips asked for.
 
-    What the sidecar names on the hub is not fetched unless it is among the `vouched` names, or `may_fetch` it.
-
-    With several prompts, or a prompts file, `output` is a folder, and prompts without a seed of their own take
-    consecutive ones. Raises UsageError and OutputError for a place that cannot be written to.
+    What the sidecar of a replay names on the hub is not fetched unless it was asked for, is among the `vouched` names,
+    or `may_fetch` it. With several prompts, or a prompts file, the output is a folder, and prompts without a seed of
+    their own take consecutive ones. Raises UsageError, and OutputError for a place that cannot be written to.
     """
-    record: dict[str, Any] = {}
-    _check_place(output)
-    output = output and at_home(output)
-    if sidecar is not None:
-        if options.get("preset") is not None:
-            raise UsageError("--preset and --from exclude each other: the sidecar holds every value")
-        record = read_sidecar(sidecar)
-        compare = compare or record.get("compare") is True
-        known = {*vouched, options.get("model"), *(x.source for x in (options.get("loading") or {}).get("loras") or ())}
-        options["check"] = lambda model, how: check_names(sidecar, model, how, known, may_fetch)
-    resolved = resolve(**options, record=record, wanted=compare, values=values)
+    _check_place(asked.output)
+    record = _replayed(asked)
+    asked = replace(asked, compare=asked.compare or record.get("compare") is True)
+    resolved = resolve(asked, record=record, wanted=asked.compare, check=_trusted(asked, vouched, may_fetch))
     if record:
-        same_model = options.get("model") is None
-        resolved = replace(resolved, notes=(*_other_than(record, resolved.model, same_model), *resolved.notes))
-    if compare:
-        check_comparable(resolved.loading)
-        if any(request.strength == 0 for request in resolved.requests):
-            place = resolved.place(lambda request: request.strength == 0)
-            raise UsageError(f"{place}--compare needs a strength above 0: without guidance there is nothing to compare")
-
-    many = options.get("prompts_file") is not None or len(resolved.requests) > 1
-    _check_kind(output, many=many)
-    plans = []
-    for index, (request, seed) in enumerate(zip(resolved.requests, resolved.seeds, strict=True)):
-        request = request if seed is not None else replace(request, seed=request.seed + index)
-        path = _output_path(output, request, index if many else None)
-        plan = Plan(resolved.model, request, resolved.bank, path, compare, resolved.loading, resolved.notes, overwrite)
+        notes = _other_than(record, resolved.model, same_model=asked.model is None)
+        resolved = replace(resolved, notes=(*notes, *resolved.notes))
+    if asked.compare:
+        _check_compared(resolved)
+    plans = _placed(asked, resolved)
+    for plan in plans:
         for file in (*plan.videos.values(), plan.sidecar):
             check_output(file)
         plan.check_free()
-        plans.append(plan)
     return plans
 
 
-def _placed(
-    request_of: Callable[[Mapping[str, Any]], Request], words: Mapping[str, Any], given: Mapping[str, Any], place: str
-) -> Request:
-    """The request; an error that the line at `place` brings, and what was given for all prompts does not, names it."""
-    try:
-        return request_of(words)
-    except UsageError as error:
-        if place:
-            request_of({**given, "prompt": "any"})
-            raise UsageError(f"{place}: {error}") from error
-        raise
+def _replayed(asked: Asked) -> JsonObject:
+    """The sidecar to replay, empty where there is none. Raises UsageError."""
+    if asked.sidecar is None:
+        return {}
+    if asked.preset is not None:
+        raise UsageError("--preset and --from exclude each other: the sidecar holds every value")
+    return read_sidecar(asked.sidecar)
 
 
-def _preset(name: str | None, model: Model) -> Any:
-    if name is None:
-        return preset_for(model.transformer, two_stage=model.two_stage, vae=model.vae)
-    if name not in PRESETS:
-        raise UsageError(f"no preset {name}; there are {', '.join(PRESETS)}")
-    return PRESETS[name]
+def _trusted(
+    asked: Asked, vouched: Collection[str], may_fetch: Callable[[str], bool]
+) -> Callable[[str | None, Loading], None]:
+    """What raises UsageError where a replay names something on the hub that nobody has asked for."""
+
+    def check(model: str | None, loading: Loading) -> None:
+        if asked.sidecar is not None:
+            check_names(asked.sidecar, model, loading, {*vouched, *asked.sources}, may_fetch)
+
+    return check
 
 
-def check_comparable(loading: Loading) -> None:
-    """Raise UsageError for a loading with which clips differ by more than their guides."""
-    if loading.cache != "none":
-        raise UsageError("--cache is off when comparing: it reuses other steps in every clip")
+def _check_compared(resolved: Resolved) -> None:
+    """Raise UsageError where a guided clip beside an unguided one would show something else, or nothing."""
+    check_comparable(resolved.loading)
+    if any(request.guide.strength == 0 for request in resolved.requests):
+        place = resolved.place(lambda request: request.guide.strength == 0)
+        raise UsageError(f"{place}--compare needs a strength above 0: without guidance there is nothing to compare")
 
 
-def _loading(record: Mapping[str, Any], given: Mapping[str, Any]) -> Loading:
-    """How the model is loaded: as the sidecar has it, with what was given in its place."""
-    recipe = Loading.from_recipe(record.get("loading") or {})
-    known: dict[str, Any] = {"dtype": record.get("dtype")}
-    known |= {key: value for key, value in given.items() if value is not None}
-    how = replace(recipe, **known)
-    if not {"transformer", "transformer_2", "loras"} & set(known):
-        recorded = (record.get("loading") or {}).get("fingerprints", {})
-        for path, print_ in how.recipe()["fingerprints"].items():
-            if recorded.get(path, print_) != print_:
-                raise UsageError(f"{path} is not the file that the sidecar names; give --lora or --transformer anew")
-    return how
+def _placed(asked: Asked, resolved: Resolved) -> list[Plan]:
+    """A plan for each request, with its seed and its file."""
+    output = asked.output and at_home(asked.output)
+    many = asked.prompts_file is not None or len(resolved.requests) > 1
+    _check_kind(output, many=many)
+    plans = []
+    for index, (request, own) in enumerate(zip(resolved.requests, resolved.seeds, strict=True)):
+        request = request if own is not None else request.changed(seed=request.seed + index)
+        path = _output_path(output, request, index if many else None)
+        plan = Plan(resolved.model, request, resolved.bank, path, asked.compare, resolved.loading, resolved.notes)
+        plans.append(replace(plan, overwrite=asked.overwrite))
+    return plans
 
 
-def _other_than(record: Mapping[str, Any], model: Model, same_model: bool) -> Iterator[str]:
+def _other_than(record: JsonObject, model: Model, *, same_model: bool) -> Iterator[str]:
     """What a replay should know: another shelllcc, or another revision of the model, made the clip."""
-    recorded, own = (record.get("versions") or {}).get("shelllcc"), version()
-    if recorded is not None and own is not None and recorded != own:
-        yield f"made by shelllcc {recorded}, this is {own}: the clip may differ"
+    then, now = (record.get("versions") or {}).get("shelllcc"), version()
+    if then is not None and now is not None and then != now:
+        yield f"made by shelllcc {then}, this is {now}: the clip may differ"
     revision = (record.get("model") or {}).get("revision")
     if same_model and revision is not None and revision != model.revision and not model.is_local:
         yield f"made with revision {revision} of {model.name}, this is {model.revision}: the clip may differ"
-
-
-def _check_sizes(request: Request, model: Model) -> None:
-    """The model may need a coarser grid than 16 pixels, or have no second transformer."""
-    for name, grid in (("width", model.grid[1]), ("height", model.grid[0])):
-        side = getattr(request, name)
-        if side % grid:
-            near = max(grid, round(side / grid) * grid)
-            raise UsageError(f"this model needs a {name} that is a multiple of {grid}, got {side}; nearest is {near}")
-    if request.cfg_2 is not None and not model.two_stage:
-        raise UsageError("--cfg-2 is for models with a second transformer (Wan2.2-A14B)")
-
-
-def _bank_for(
-    model: Model, bank: str | None, record: Mapping[str, Any], *, wanted: bool
-) -> tuple[Bank | None, list[str]]:
-    """The bank, with this model's calibration in force, and notes; None where no bank fits and none was asked for."""
-    from shelllcc.anchors.choose import choose_bank, uncalibrated
-    from shelllcc.anchors.fingerprints import fingerprint
-
-    vae = fingerprint(model.vae)
-    known = (record.get("bank") or {}) if bank is None else {}
-    if known:
-        now, remarks = choose_bank(here(str(known.get("path"))) or str(known.get("name")), vae)
-        chosen, held = recorded.recorded_bank(record, now.for_model(model.fingerprint), model)
-        return chosen, [*remarks, *(held or uncalibrated(chosen, model.name))]
-    try:
-        return choose_bank(bank, vae, model.fingerprint, model=model.name)
-    except BankError as error:
-        if wanted:
-            raise
-        return None, [f"sampling without guidance: {error}"]
-
-
-def _unknown_to_tiny(model: Model, request: Request) -> list[str]:
-    """For the tiny model: what it knows, where the prompt names no subject of it."""
-    if not model.is_tiny or understand(request.prompt).subject is not None:
-        return []
-    subjects, moves, lights = (", ".join(names[0] for names in t.values()) for t in (SUBJECTS, MOVES, LIGHTS))
-    return [f"the tiny model knows no subject of this prompt. Subjects: {subjects}. Camera: {moves}. Light: {lights}."]
 
 
 def _check_place(output: Path | None) -> None:

@@ -13,13 +13,12 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from shelllcc.guidance.errors import OutputError, UsageError
-from shelllcc.guidance.files import write_json
+from shelllcc.guidance.files import JsonObject, write_json
 from shelllcc.guidance.paths import reason
 from shelllcc.guidance.wan.clips import recorded
 from shelllcc.guidance.wan.clips.request import Request
@@ -53,9 +52,9 @@ def check_writable() -> None:
         raise OutputError(f"{where}; SHELLLCC_PROFILES names another folder") from error
 
 
-def identity(request: Request, model: Model, loading: Loading, bank: Bank) -> dict[str, Any]:
+def identity(request: Request, model: Model, loading: Loading, bank: Bank) -> JsonObject:
     """What a profile belongs to."""
-    settings = {key: value for key, value in request.as_dict().items() if key not in FREE}
+    settings = {key: value for key, value in request.lasting().items() if key not in FREE}
     return {
         "settings": settings,
         "model": recorded.model_record(model) | loading.changes(),
@@ -63,7 +62,7 @@ def identity(request: Request, model: Model, loading: Loading, bank: Bank) -> di
     }
 
 
-def _older(belongs: Mapping[str, Any], bank: Bank, *, local: bool) -> Iterator[dict[str, Any]]:
+def _older(belongs: JsonObject, bank: Bank, *, local: bool) -> Iterator[JsonObject]:
     """What older profiles of the same belong to: to a bank's file, to a folder whatever its weights."""
     revisions = [belongs["model"]["revision"], recorded.UNKNOWN][: 1 + local]
     banks = [belongs["bank"], {"name": bank.name, "sha256": bank.sha256}]
@@ -71,12 +70,12 @@ def _older(belongs: Mapping[str, Any], bank: Bank, *, local: bool) -> Iterator[d
         yield {**belongs, "model": belongs["model"] | {"revision": revision}, "bank": about}
 
 
-def name_of(belongs: Mapping[str, Any]) -> str:
+def name_of(belongs: JsonObject) -> str:
     """A profile's name: 12 hex digits."""
     return hashlib.sha256(json.dumps(belongs, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def find(request: Request, model: Model, loading: Loading, bank: Bank) -> dict[str, Any] | None:
+def find(request: Request, model: Model, loading: Loading, bank: Bank) -> JsonObject | None:
     """The profile of a request, if it was tuned."""
     for belongs in _older(identity(request, model, loading, bank), bank, local=model.is_local):
         path = folder() / f"{name_of(belongs)}.json"
@@ -85,7 +84,7 @@ def find(request: Request, model: Model, loading: Loading, bank: Bank) -> dict[s
     return None
 
 
-def store(request: Request, model: Model, loading: Loading, bank: Bank, found: Mapping[str, Any]) -> dict[str, Any]:
+def store(request: Request, model: Model, loading: Loading, bank: Bank, found: JsonObject) -> JsonObject:
     """Write the profile of a request; `found` has `strength`, and figures to show. Returns it."""
     belongs = identity(request, model, loading, bank)
     profile = {"name": name_of(belongs), "strength": found["strength"]} | belongs | dict(found)
@@ -94,7 +93,7 @@ def store(request: Request, model: Model, loading: Loading, bank: Bank, found: M
     return profile
 
 
-def every(*, on_broken: Callable[[str], None] = lambda line: None) -> Iterator[dict[str, Any]]:
+def every(*, on_broken: Callable[[str], None] = lambda line: None) -> Iterator[JsonObject]:
     """All profiles, by prompt; a broken one is passed over, and `on_broken` hears of it."""
     found = []
     for path in _files():
@@ -105,7 +104,7 @@ def every(*, on_broken: Callable[[str], None] = lambda line: None) -> Iterator[d
     yield from sorted(found, key=lambda profile: profile["settings"]["prompt"])
 
 
-def named(name: str) -> list[dict[str, Any]]:
+def named(name: str) -> list[JsonObject]:
     """The profiles whose name begins so, or whose prompt it is. Raises UsageError where there is none."""
     found = [p for p in every() if p["name"].startswith(name) or p["settings"]["prompt"] == name]
     if not found or not name:
@@ -126,7 +125,7 @@ def forget_all() -> int:
     return len(paths)
 
 
-def export(path: Path, profiles: Iterable[Mapping[str, Any]], *, overwrite: bool = False) -> int:
+def export(path: Path, profiles: Iterable[JsonObject], *, overwrite: bool = False) -> int:
     """Write profiles to one file, and count them.
 
     Raises UsageError where the file holds anything but some of these profiles, unless `overwrite`.
@@ -163,16 +162,16 @@ def tuned_request(request: Request, model: Model, loading: Loading, bank: Bank) 
     profile = find(request, model, loading, bank)
     if profile is None:
         hint = "`shelllcc tune` finds one"
-        return request, f"no profile for this prompt and these settings, strength {request.strength:g}; {hint}"
+        return request, f"no profile for this prompt and these settings, strength {request.guide.strength:g}; {hint}"
     note = f"strength {profile['strength']:g}, as tuned for this prompt"
     if profile["model"].get("revision") == recorded.UNKNOWN and model.is_local:
         note += "; the profile does not say which weights the folder held then, `shelllcc tune --again` makes sure"
     if profile.get("calibration", digest := bank.chosen and bank.chosen.digest) != digest:
         note += "; the bank has been calibrated since, `shelllcc tune --again` tunes with it"
-    return replace(request, strength=profile["strength"]), note
+    return request.changed(strength=profile["strength"]), note
 
 
-def read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> JsonObject:
     """A profile's file. Raises UsageError."""
     try:
         profile = json.loads(path.read_text(encoding="utf-8"))
@@ -186,7 +185,7 @@ def _files() -> list[Path]:
     return sorted(path for path in folder().glob("*.json") if re.fullmatch(r"[0-9a-f]{12}", path.stem))
 
 
-def _exported(path: Path) -> list[dict[str, Any]]:
+def _exported(path: Path) -> list[JsonObject]:
     """The profiles in a file that `profiles export` wrote. Raises UsageError."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -197,7 +196,7 @@ def _exported(path: Path) -> list[dict[str, Any]]:
         raise UsageError(f"cannot read profiles from {path}: {reason(error)}") from error
 
 
-def _checked(profile: Any, path: Path) -> dict[str, Any]:
+def _checked(profile: object, path: Path) -> JsonObject:
     """A profile, if it is one. Raises UsageError."""
     parts = profile if isinstance(profile, dict) else {}
     sound = all(isinstance(parts.get(key), dict) for key in BELONGS)

@@ -5,12 +5,14 @@ Older records are read, too: they name a bank by its file's sha256 and no calibr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from shelllcc.anchors.fingerprints import model_fingerprint
 from shelllcc.guidance.errors import BankError, UsageError
+from shelllcc.guidance.files import JsonObject
+from shelllcc.guidance.wan.clips.request import Request
 
 if TYPE_CHECKING:
     from shelllcc.anchors.bank import Bank
@@ -19,12 +21,12 @@ if TYPE_CHECKING:
 UNKNOWN = "local"  # the revision of every folder, in older records
 
 
-def model_record(model: Model) -> dict[str, Any]:
+def model_record(model: Model) -> JsonObject:
     """A model as records have it."""
     return {"source": model.name, "revision": model.revision}
 
 
-def bank_record(bank: Bank | None) -> dict[str, Any] | None:
+def bank_record(bank: Bank | None) -> JsonObject | None:
     """What of a bank decides on a clip, as records have it; `sha256` is its file's."""
     if bank is None:
         return None
@@ -32,7 +34,17 @@ def bank_record(bank: Bank | None) -> dict[str, Any] | None:
     return {"sha256": bank.sha256, "identity": bank.identity, "calibration": calibration}
 
 
-def is_model(record: Any, model: Mapping[str, Any]) -> bool:
+def is_request(record: object, request: Request) -> bool:
+    """Whether a record's request is this one; knobs of the guide that it does not have are at their default."""
+    if not isinstance(record, dict) or not record.keys() <= request.as_dict().keys():
+        return False
+    try:
+        return Request.from_dict(record) == request
+    except UsageError:
+        return False
+
+
+def is_model(record: object, model: JsonObject) -> bool:
     """Whether a record's model may be the one of `model_record`."""
     if record == model or not isinstance(record, dict):
         return bool(record == model)
@@ -40,14 +52,14 @@ def is_model(record: Any, model: Mapping[str, Any]) -> bool:
     return same and Path(model["source"]).is_dir()
 
 
-def is_bank(record: Any, bank: Bank | None, model: Model) -> bool:
+def is_bank(record: object, bank: Bank | None, model: Model) -> bool:
     """Whether a record's bank, and the calibration that was in force, are these."""
     if bank is None or not isinstance(record, dict):
         return bank is None and not record
     return _is_file(record, bank) and _digest(record, bank, model) == (bank.chosen and bank.chosen.digest)
 
 
-def is_loading(record: Any, recipe: Mapping[str, Any]) -> bool:
+def is_loading(record: object, recipe: JsonObject) -> bool:
     """Whether a record's loading is that of `Loading.recipe`; older ones do not name an adapter folder's files."""
     if not isinstance(record, dict) or not isinstance(said := record.get("fingerprints", {}), dict):
         return False
@@ -55,7 +67,7 @@ def is_loading(record: Any, recipe: Mapping[str, Any]) -> bool:
     return record | {"fingerprints": prints} == recipe and all(prints.get(path) == told for path, told in said.items())
 
 
-def is_run(known: Any, wanted: Mapping[str, Any]) -> bool:
+def is_run(known: object, wanted: JsonObject) -> bool:
     """Whether a run that asked for `known` may go on as one that asks for `wanted`; each clip is checked later."""
     if not isinstance(known, dict) or "model" not in wanted or "model" not in known:
         return bool(known == wanted)
@@ -68,10 +80,19 @@ def is_run(known: Any, wanted: Mapping[str, Any]) -> bool:
         known = known | {"model": wanted["model"]}
     if is_loading(known.get("loading"), wanted["loading"]):
         known = known | {"loading": wanted["loading"]}
+    if _are_requests(known.get("requests"), wanted["requests"]):
+        known = known | {"requests": wanted["requests"]}
     return known == wanted
 
 
-def check_model(record: Mapping[str, Any], model: Model) -> str | None:
+def _are_requests(record: object, requests: Sequence[JsonObject]) -> bool:
+    """Whether a run's record has these requests, themselves as a record has them."""
+    if not isinstance(record, list) or len(record) != len(requests):
+        return False
+    return all(is_request(then, Request.from_dict(now)) for then, now in zip(record, requests, strict=True))
+
+
+def check_model(record: JsonObject, model: Model) -> str | None:
     """A remark where a record does not say what its model's folder held. Raises UsageError where it held something
     else."""
     revision = (record.get("model") or {}).get("revision")
@@ -85,18 +106,18 @@ def check_model(record: Mapping[str, Any], model: Model) -> str | None:
     return _doubt("sidecar", model.source)
 
 
-def doubt_of_run(known: Any) -> str | None:
+def doubt_of_run(known: object) -> str | None:
     """A remark on a run that goes on, where its older record does not say what the model's folder held."""
     model = known.get("model") if isinstance(known, dict) else None
     unknown = isinstance(model, dict) and model.get("revision") == UNKNOWN
     return _doubt("run", model["source"]) if unknown and model else None
 
 
-def _doubt(what: str, folder: Any) -> str:
+def _doubt(what: str, folder: object) -> str:
     return f"the {what} does not say which weights {folder} held: its clips are the same if they are"
 
 
-def recorded_bank(record: Mapping[str, Any], bank: Bank, model: Model) -> tuple[Bank, list[str]]:
+def recorded_bank(record: JsonObject, bank: Bank, model: Model) -> tuple[Bank, list[str]]:
     """The bank of a sidecar with the calibration in force that was so then, and a remark where that is another one now.
 
     With another model than the sidecar's, it is the model's own. Raises BankError where bank or calibration is gone.
@@ -116,13 +137,13 @@ def recorded_bank(record: Mapping[str, Any], bank: Bank, model: Model) -> tuple[
     return then, [f"bank {bank.name} is used {held}; --bank {bank.path} takes its calibration of now"]
 
 
-def _is_file(record: Mapping[str, Any], bank: Bank) -> bool:
+def _is_file(record: JsonObject, bank: Bank) -> bool:
     if "identity" in record:
         return bool(record["identity"] == bank.identity)
     return record.get("sha256") in (bank.sha256, bank.identity)
 
 
-def _digest(record: Mapping[str, Any], bank: Bank, model: Model) -> Any:
+def _digest(record: JsonObject, bank: Bank, model: Model) -> str | None:
     """The digest of the calibration that was in force: in older records the file's own, by the transformer's shape."""
     if "calibration" in record:
         return record["calibration"]

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from shelllcc.guidance.errors import UsageError
-from shelllcc.guidance.files import sha256_of
+from shelllcc.guidance.files import JsonObject, sha256_of
 from shelllcc.guidance.media.video import frames_in, read_tag
 from shelllcc.guidance.wan.clips.sidecar import read_sidecar
 
-Made = Callable[[Mapping[str, Any]], bool]
+Made = Callable[[JsonObject], bool]
 """Whether a record, a sidecar's or a tag's, is of a clip of this very recipe."""
 
 
@@ -23,7 +22,7 @@ def in_the_way(videos: Mapping[str, Path], sidecar: Path, made: Made, *, quick: 
     so, as a kill between the two leaves it. One that such a sidecar names but that cannot be decoded is torn, and made
     again. `quick` takes the sidecar's word.
     """
-    known: Mapping[str, Any] = {}
+    known: JsonObject = {}
     if os.path.lexists(sidecar) and not sidecar.is_dir():
         try:
             known = read_sidecar(sidecar)
@@ -34,9 +33,7 @@ def in_the_way(videos: Mapping[str, Path], sidecar: Path, made: Made, *, quick: 
     return video_in_the_way(videos, known, made, quick=quick)
 
 
-def video_in_the_way(
-    videos: Mapping[str, Path], known: Mapping[str, Any], made: Made, *, quick: bool = False
-) -> Path | None:
+def video_in_the_way(videos: Mapping[str, Path], known: JsonObject, made: Made, *, quick: bool = False) -> Path | None:
     """The same of the videos alone; `known` is a sidecar of this recipe, or empty."""
     hashes = known.get("sha256") or {}
     for label, path in videos.items():
@@ -63,13 +60,13 @@ def companions(sidecar: Path, videos: Iterable[Path]) -> list[Path]:
     return [p for label, p in found.items() if p.is_file() and sha256_of(p) == hashes.get(label)]
 
 
-def _is_of_another(known: Mapping[str, Any], videos: Mapping[str, Path]) -> bool:
+def _is_of_another(known: JsonObject, videos: Mapping[str, Path]) -> bool:
     """Whether a sidecar is of a clip of another name, which is there: `x.MP4`, for one that is to be `x.mp4`."""
     beside = {label: videos[label].with_name(path.name) for label, path in _named(known).items() if label in videos}
     return any(path != videos[label] and path.exists() for label, path in beside.items())
 
 
-def _named(known: Mapping[str, Any]) -> dict[str, Path]:
+def _named(known: JsonObject) -> dict[str, Path]:
     """The videos of a sidecar by label."""
     videos = known.get("videos")
     named = videos.items() if isinstance(videos, Mapping) else ()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, Field, asdict, dataclass, fields, replace
 from typing import Any
 
 from shelllcc.guidance.errors import UsageError
+from shelllcc.guidance.files import JsonObject
 from shelllcc.guidance.guide.config import GuideConfig
 from shelllcc.guidance.wan.model.presets import Preset
 
@@ -16,16 +17,20 @@ MAX_SIDE = 8192
 MAX_FRAMES = 2001
 KINDS: Mapping[str, tuple[type, ...]] = {  # what JSON may hold for a field's annotation
     "str": (str,),
+    "bool": (bool,),
     "int": (int,),
     "float": (int, float),
     "float | None": (int, float, type(None)),
     "tuple[float, float]": (list, tuple),
 }
+FIRST = ("strength", "window", "radius", "calm", "trust")  # knobs of the guide that records have always held
+
+Value = str | float | tuple[float, float]  # of a field of Request, or of a knob of its guide
 
 
 @dataclass(frozen=True)
 class Request:
-    """One clip to sample. `window` is in sigmas, `seed` draws the noise on the CPU, sizes are in pixels.
+    """One clip to sample. `seed` draws the noise on the CPU, sizes are in pixels, `guide` says how it is guided.
 
     Raises UsageError with the nearest value that would do.
     """
@@ -41,12 +46,8 @@ class Request:
     cfg: float
     cfg_2: float | None
     shift: float
-    strength: float
-    radius: float
-    window: tuple[float, float]
     preset: str
-    calm: float = GuideConfig.calm
-    trust: float = GuideConfig.trust
+    guide: GuideConfig
 
     def __post_init__(self) -> None:
         if not self.prompt.strip():
@@ -68,47 +69,67 @@ class Request:
             raise UsageError(f"the number of steps must lie in 1 .. 1000, got {self.steps}")
         if self.fps < 1 or self.fps > 240:
             raise UsageError(f"fps must lie in 1 .. 240, got {self.fps}")
-        self.guide_config()
         for name in ("cfg", "shift", "cfg_2"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise UsageError(f"{name} must be positive, got {value:g}")
 
     @classmethod
-    def resolve(cls, preset: Preset, **given: Any) -> Request:
-        """The request of a preset with the given values in place of its own; None means not given."""
-        defaults: dict[str, Any] = {name: getattr(GuideConfig, name) for name in KNOBS}
-        defaults |= {"seed": 0, "preset": preset.name}
-        for field in fields(cls):
-            if hasattr(preset, field.name) and field.name != "name":
-                defaults[field.name] = getattr(preset, field.name)
-        return cls(**defaults | {key: value for key, value in given.items() if value is not None})
+    def resolve(cls, preset: Preset, **given: Value | None) -> Request:
+        """The request of a preset with the given values, named as in a sidecar, in place of its own; None is not given.
+
+        Raises UsageError.
+        """
+        usual = asdict(preset) | {"seed": 0, "preset": preset.name}
+        values = usual | {key: value for key, value in given.items() if value is not None}
+        del values["name"]
+        knobs = {field.name: values.pop(field.name) for field in fields(GuideConfig) if field.name in values}
+        return cls(**values, guide=GuideConfig(**knobs))
 
     @classmethod
-    def from_dict(cls, record: Mapping[str, Any]) -> Request:
-        """The request of a sidecar. Raises UsageError where it is not one."""
-        values: dict[str, Any] = {}
-        for field in fields(cls):
-            value = record.get(field.name, None if field.default is MISSING else field.default)
-            kinds = KINDS[str(field.type)]
-            if isinstance(value, bool) or not isinstance(value, kinds) or (float in kinds and not _is_float(value)):
-                raise UsageError(f"the sidecar's request has no proper {field.name}: {value!r}")
-            values[field.name] = value
-        window = values["window"]
-        if len(window) != 2 or not all(isinstance(v, (int, float)) and _is_float(v) for v in window):
-            raise UsageError(f"the sidecar's request has no proper window: {window!r}")
-        return cls(**values | {"window": (float(window[0]), float(window[1]))})
+    def from_dict(cls, record: JsonObject) -> Request:
+        """The request of a sidecar; knobs of the guide that it does not have are at their default.
 
-    def guide_config(self) -> GuideConfig:
-        """The guide's knobs. Raises UsageError."""
-        return GuideConfig(**{name: getattr(self, name) for name in KNOBS})
+        Raises UsageError where it is not one.
+        """
+        values = {field.name: _read(record, field) for field in fields(cls) if field.name != "guide"}
+        return cls(**values, guide=GuideConfig(**{field.name: _read(record, field) for field in fields(GuideConfig)}))
 
-    def as_dict(self) -> dict[str, Any]:
-        """As JSON holds it: the window is a list."""
-        return asdict(self) | {"window": list(self.window)}
+    def changed(self, **values: Value) -> Request:
+        """The request with other values, named as in a sidecar. Raises UsageError."""
+        knobs = {field.name: values.pop(field.name) for field in fields(self.guide) if field.name in values}
+        own: JsonObject = dict(values)
+        if knobs:
+            own["guide"] = type(self.guide)(**asdict(self.guide) | knobs)
+        return replace(self, **own)
 
     def unguided(self) -> Request:
-        return replace(self, strength=0.0)
+        return self.changed(strength=0.0)
+
+    def as_dict(self) -> JsonObject:
+        """As a sidecar has it: flat, knobs of the guide beside its own fields, pairs as lists."""
+        found = asdict(self)
+        found |= found.pop("guide")
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in found.items()}
+
+    def lasting(self) -> JsonObject:
+        """As `as_dict`, but for knobs at their default that older records do not have: what is named by it stays so."""
+        newer = {field.name: field.default for field in fields(self.guide) if field.name not in FIRST}
+        usual = {key: list(value) if isinstance(value, tuple) else value for key, value in newer.items()}
+        return {key: value for key, value in self.as_dict().items() if key not in usual or value != usual[key]}
+
+
+def _read(record: JsonObject, field: Field[Any]) -> Any:
+    """The value of a field in a sidecar's request. Raises UsageError."""
+    value = record.get(field.name, None if field.default is MISSING else field.default)
+    kinds = KINDS[str(field.type)]
+    sound = isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
+    parts: Sequence[Any] = value if isinstance(value, list | tuple) else [value]
+    if tuple in kinds:
+        sound &= len(parts) == 2 and all(isinstance(part, int | float) for part in parts)
+    if not sound or ((float in kinds or tuple in kinds) and not all(map(_is_float, parts))):
+        raise UsageError(f"the sidecar's request has no proper {field.name}: {value!r}")
+    return (float(parts[0]), float(parts[1])) if tuple in kinds else value
 
 
 def _is_float(value: object) -> bool:
@@ -123,7 +144,3 @@ def _encodes(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-KNOBS = tuple(knob.name for knob in fields(GuideConfig) if knob.name in {field.name for field in fields(Request)})
-"""The guide's knobs that a request sets; the others have their defaults."""

@@ -84,7 +84,7 @@ def set_shift(pipe: WanPipeline, shift: float) -> None:
 
 def guide_for(request: Request, bank: Bank | None) -> ShellGuide | None:
     """The guide that the request asks for; None where it is off."""
-    return None if bank is None or request.strength == 0 else ShellGuide(bank, request.guide_config())
+    return None if bank is None or request.guide.strength == 0 else ShellGuide(bank, request.guide)
 
 
 def sample(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from shelllcc.guidance.errors import UsageError
+from shelllcc.guidance.files import JsonObject
 
 
-def read_sidecar(path: Path) -> dict[str, Any]:
+def read_sidecar(path: Path) -> JsonObject:
     """The JSON record beside a clip. Raises UsageError."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))

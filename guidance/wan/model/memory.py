@@ -5,15 +5,16 @@ What the parts of a model take is counted as they run (counting.py), once for ea
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from shelllcc.guidance.files import JsonObject
 from shelllcc.guidance.wan.model.counted import known
 from shelllcc.guidance.wan.model.counting import count_text_encoder, count_transformer, count_vae
 from shelllcc.guidance.wan.model.loading import CHOICES, Loading
-from shelllcc.guidance.wan.model.pipeline import Model
+from shelllcc.guidance.wan.model.pipeline import Model, check_loading, pick_dtype
 
 if TYPE_CHECKING:
     import torch
@@ -117,7 +118,25 @@ def costs(model: Model, request: Size, loading: Loading, *, dtype: torch.dtype) 
     )
 
 
-def forecast(model: Model, request: Size, loading: Loading, *, dtype: torch.dtype) -> dict[str, Any]:
+def forecasts(model: Model, requests: Iterable[Size], loading: Loading, device: str | None) -> list[JsonObject]:
+    """What `--dry-run` says of each size and length of clip among the requests, on a device that need not be here.
+
+    Raises UsageError for a loading that the device cannot do.
+    """
+    import torch
+
+    target = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    check_loading(model, loading, target)
+    dtype = pick_dtype(loading.dtype, target)
+    found = dict[tuple[float, ...], JsonObject]()
+    for request in requests:
+        size = {name: getattr(request, name) for name in ("width", "height", "frames", "cfg")}
+        if (key := tuple(size.values())) not in found:
+            found[key] = size | forecast(model, request, loading, dtype=dtype)
+    return list(found.values())
+
+
+def forecast(model: Model, request: Size, loading: Loading, *, dtype: torch.dtype) -> JsonObject:
     """What `--dry-run` says of a request, as JSON, in GB (1e9 bytes): its stages, and the peak of every way to load."""
     found = costs(model, request, loading, dtype=dtype)
     stages = found.loaded(loading.offload, tiling=loading.tiling)

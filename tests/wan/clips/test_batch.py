@@ -20,6 +20,7 @@ from shelllcc.guidance.jobs.engines import _gpus, engine_of
 from shelllcc.guidance.jobs.processes import Processes, _Place
 from shelllcc.guidance.jobs.work import Here, Outcome, work_off
 from shelllcc.guidance.wan.clips import batch as module
+from shelllcc.guidance.wan.clips.asked import Asked
 from shelllcc.guidance.wan.clips.parse import strengths
 
 SMALL = ["--size", "64x64", "--frames", "5", "--steps", "3", "--window", "0:1"]
@@ -243,10 +244,14 @@ def test_on_a_ray_cluster_the_outcomes_are_the_same(toys, tmp_path):
     assert all(len(set(tries(pids, job))) == 2 for job in ("killed", "bug", "spent"))  # in a new process each time
 
 
+def asked(prompts_file, output, **values):
+    return Asked(prompts_file=prompts_file, output=output, values=values)
+
+
 def made_here(folder, text, ways, **values):
     """Hashes by file name of clips that were made one after the other in this process."""
     (folder / "prompts.txt").write_text(text)
-    planned = module.plan_batch(folder / "prompts.txt", folder / "clips", variants=strengths(ways), values=values)
+    planned = module.plan_batch(asked(folder / "prompts.txt", folder / "clips", **values), variants=strengths(ways))
     rows = [row for done in module.make_clips(planned, Here(), device="cpu") for row in done.made]
     return {Path(row["video"]).name: (row["frames_sha256"], row["sha256"]) for row in rows}
 
@@ -399,7 +404,7 @@ def test_a_failure_that_passes_is_tried_again(error, studios, shelllcc, tmp_path
     failed, seen, real = [], [], module.make
 
     def make(request, bank, studio, **options):
-        if request.strength == 1:
+        if request.guide.strength == 1:
             seen.append(studio)
             if len(failed) < 2:
                 failed.append(request)
@@ -469,7 +474,7 @@ def test_a_model_that_cannot_be_loaded_ends_the_run_in_one_line(shelllcc, tmp_pa
 
 def test_the_text_encoder_is_asked_for_all_prompts_at_once(tmp_path):
     (tmp_path / "prompts.txt").write_text("".join(f"a cat number {n} --cfg {1 + n % 2}\n" for n in range(600)))
-    planned = module.plan_batch(tmp_path / "prompts.txt", tmp_path, values={"negative_prompt": "fog"})
+    planned = module.plan_batch(asked(tmp_path / "prompts.txt", tmp_path, negative_prompt="fog"))
     companies = list(dict.fromkeys(job.company for job in planned.jobs))
     assert [len(company) for company in companies] == [257, 257, 89]
     assert {prompt for company in companies for prompt in company} == {job.request.prompt for job in planned.jobs} | {
@@ -484,7 +489,7 @@ def test_a_clip_that_is_not_seen_here_is_told(tmp_path, monkeypatch):
 
     monkeypatch.setattr(module, "PATIENCE", 0)
     (tmp_path / "prompts.txt").write_text(PROMPTS)
-    planned = module.plan_batch(tmp_path / "prompts.txt", tmp_path, values={})
+    planned = module.plan_batch(asked(tmp_path / "prompts.txt", tmp_path))
     with pytest.raises(OutputError, match="storage that all machines share"):
         list(module.make_clips(planned, Elsewhere()))
 

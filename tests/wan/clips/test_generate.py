@@ -84,9 +84,10 @@ def test_a_replay_hears_flags_alone_and_repeats_dtype_and_compare(shelllcc, tmp_
     (tmp_path / "a.json").write_text(json.dumps(sidecar))
     monkeypatch.setenv("SHELLLCC_STRENGTH", "0.9")
     (tmp_path / "shelllcc.toml").write_text("[generate]\nsteps = 9\n")
+    from shelllcc.guidance.wan.clips.asked import Asked
     from shelllcc.guidance.wan.clips.plan import plan_clips
 
-    [plan] = plan_clips(sidecar=tmp_path / "a.json", values={})
+    [plan] = plan_clips(Asked(sidecar=tmp_path / "a.json"))
     assert (plan.loading.dtype, plan.compare) == ("bfloat16", True)
     code, out, err = shelllcc("generate", "--from", "a.json", "-o", "b.mp4", "--dry-run")
     assert code == 0, err

@@ -178,7 +178,7 @@ def test_a_profile_belongs_to_a_folder_s_weights(wan, tmp_path, monkeypatch):
     del old["calibration"]
     (tmp_path / "profiles" / f"{old['name']}.json").write_text(json.dumps(old))
     tuned, note = profiles.tuned_request(request, other, Loading(), bank)
-    assert tuned.strength == 2.0
+    assert tuned.guide.strength == 2.0
     assert "does not say which weights" in note
     assert profiles.find(request, find_model(None), Loading(), bank) is None
 
@@ -191,7 +191,7 @@ def test_a_profile_outlives_a_calibration_and_says_so(banks, tmp_path, monkeypat
     assert profiles.tuned_request(request, model, Loading(), bank)[1] == "strength 2, as tuned for this prompt"
     keep_calibration(bank, curve(1.0, 1.1))
     tuned, note = profiles.tuned_request(request, model, Loading(), open_bank("tiny-wan").for_model(model.fingerprint))
-    assert tuned.strength == 2.0
+    assert tuned.guide.strength == 2.0
     assert "calibrated since" in note
 
 

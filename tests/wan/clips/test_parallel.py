@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -182,7 +182,7 @@ def _with_prefix(pipe, request, bank):
     from shelllcc.guidance.wan.clips.sample import guide_for, sample
 
     prefix = Prefix(3)
-    unguided = sample(pipe, replace(request, strength=0.0), prefix=prefix)
+    unguided = sample(pipe, request.changed(strength=0.0), prefix=prefix)
     replayed = sample(pipe, request, guide_for(request, bank), prefix=prefix)
     calls = [(calls.computed, calls.replayed) for calls in prefix.calls]
     return {"unguided": unguided.latents, "replayed": replayed.latents, "calls": calls}

@@ -1,7 +1,6 @@
 """Prefix replay: fewer calls, the same frames."""
 
 import functools
-from dataclasses import replace
 
 import pytest
 import torch
@@ -28,7 +27,7 @@ def request(**values):
 
 
 def arms(**values):
-    return [replace(request(**values), strength=strength) for strength in STRENGTHS]
+    return [request(**values).changed(strength=strength) for strength in STRENGTHS]
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +37,7 @@ def alone(pipe, shipped):
 
 
 def steps_of(pipe, requests):
-    return 1 + max(first_move(pipe, r, r.guide_config()) for r in requests if r.strength)
+    return 1 + max(first_move(pipe, r, r.guide) for r in requests if r.guide.strength)
 
 
 @pytest.mark.parametrize("cfg", [1.0, 3.0])

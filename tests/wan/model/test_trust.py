@@ -203,7 +203,7 @@ def hub(model, tmp_path, monkeypatch):
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("shelllcc.commands.generate._memory", lambda plans, device: [])  # counted elsewhere
+    monkeypatch.setattr("shelllcc.guidance.wan.model.memory.forecasts", lambda *_: [])  # counted elsewhere
     return asked
 
 

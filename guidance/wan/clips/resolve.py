@@ -1,0 +1,201 @@
+"""From words to requests: what to sample and with what, checked before anything heavy is loaded.
+
+Knows nothing of files to write. Precedence: values given now, the sidecar that is replayed, the preset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from shelllcc.guidance.errors import BankError, UsageError
+from shelllcc.guidance.files import JsonObject
+from shelllcc.guidance.paths import here
+from shelllcc.guidance.wan.clips import recorded
+from shelllcc.guidance.wan.clips.asked import Asked
+from shelllcc.guidance.wan.clips.parse import AUTO, Line, read_prompts
+from shelllcc.guidance.wan.clips.profiles import tuned_request
+from shelllcc.guidance.wan.clips.request import Request
+from shelllcc.guidance.wan.model.loading import Loading
+from shelllcc.guidance.wan.model.pipeline import Model, find_model
+from shelllcc.guidance.wan.model.presets import PRESETS, Preset, preset_for
+from shelllcc.guidance.wan.tiny.vocabulary import LIGHTS, MOVES, SUBJECTS, understand
+
+if TYPE_CHECKING:
+    from shelllcc.anchors.bank import Bank
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What to sample, and with what: one request a prompt, the bank that they share, and what the user should hear.
+
+    `seeds` are those that prompts have of their own, from their line of a prompts file, `places` these lines.
+    """
+
+    model: Model
+    requests: tuple[Request, ...]
+    seeds: tuple[int | None, ...]
+    bank: Bank | None
+    loading: Loading
+    notes: tuple[str, ...]
+    places: tuple[str, ...] = ("",)
+
+    def place(self, when: Callable[[Request], bool]) -> str:
+        """How to begin a complaint about the first such request: with its line of a prompts file, if it has one."""
+        found = (place for request, place in zip(self.requests, self.places, strict=True) if when(request))
+        return f"{place}: " if (place := next(found, "")) else ""
+
+
+def resolve(
+    asked: Asked,
+    *,
+    record: JsonObject | None = None,
+    wanted: bool = False,
+    check: Callable[[str | None, Loading], None] = lambda model, loading: None,
+) -> Resolved:
+    """The requests asked for, and the bank that they share. Nothing is loaded but configs and the bank.
+
+    `record` is the sidecar of a clip to replay, `wanted` says that guidance is needed. `check` is told the model's name
+    and the loading before anything is looked up on the hub, and may raise. Raises UsageError, BankError and ModelError.
+    """
+    record = record or {}
+    then = Request.from_dict(record["request"]) if record else None
+    lines = _lines(asked, then)
+    source = asked.model or (record.get("model") or {}).get("source")
+    loading = _loading(record, asked)
+    check(source, loading)
+    model = find_model(source)
+    doubt = recorded.check_model(record, model) if record and not asked.model else None
+    if not lines:
+        raise UsageError('give --prompt, e.g. --prompt "a tabby cat, zoom in, daylight"')
+    usual = then.changed if then else partial(Request.resolve, _preset(asked.preset, model))
+    requests = _requests(asked, lines, usual, model)
+    bank, notes = _bank_for(asked, record, requests, model, wanted=wanted)
+    notes += [doubt] if doubt else []
+    requests, found = _settled(asked, lines, requests, model, loading, bank)
+    notes += [*found, *_unknown_to_tiny(model, requests)]
+    seeds, places = tuple(line.seed for line in lines), tuple(line.place for line in lines)
+    return Resolved(model, tuple(requests), seeds, bank, loading, tuple(dict.fromkeys(notes)), places)
+
+
+def check_comparable(loading: Loading) -> None:
+    """Raise UsageError for a loading with which clips differ by more than their guides."""
+    if loading.cache != "none":
+        raise UsageError("--cache is off when comparing: it reuses other steps in every clip")
+
+
+def _lines(asked: Asked, then: Request | None) -> list[Line]:
+    """The prompts; a replay has that of its sidecar where none is given."""
+    lines = [*map(Line, asked.prompts), *(read_prompts(asked.prompts_file) if asked.prompts_file else [])]
+    return lines or ([Line(then.prompt)] if then else [])
+
+
+def _loading(record: JsonObject, asked: Asked) -> Loading:
+    """How the model is loaded: as the sidecar has it, with what was given in its place."""
+    recipe = Loading.from_recipe(record.get("loading") or {})
+    known: JsonObject = {"dtype": record.get("dtype")} | dict(asked.loading)
+    loading = replace(recipe, **known)
+    if not {"transformer", "transformer_2", "loras"} & set(known):
+        recorded = (record.get("loading") or {}).get("fingerprints", {})
+        for path, print_ in loading.recipe()["fingerprints"].items():
+            if recorded.get(path, print_) != print_:
+                raise UsageError(f"{path} is not the file that the sidecar names; give --lora or --transformer anew")
+    return loading
+
+
+def _preset(name: str | None, model: Model) -> Preset:
+    if name is None:
+        return preset_for(model.transformer, two_stage=model.two_stage, vae=model.vae)
+    if name not in PRESETS:
+        raise UsageError(f"no preset {name}; there are {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def _requests(asked: Asked, lines: Sequence[Line], usual: Callable[..., Request], model: Model) -> list[Request]:
+    """The request of each line; an error that a line brings, and what was given for all prompts does not, names it."""
+    given = ({"seed": asked.seeds[0]} if asked.seeds else {}) | dict(asked.values)
+
+    def request_of(line: Line) -> Request:
+        words = {**given, **line.values, "prompt": line.prompt}
+        request = usual(**{key: value for key, value in words.items() if (key, value) != ("strength", AUTO)})
+        _check_sizes(request, model)
+        return request
+
+    def placed(line: Line) -> Request:
+        try:
+            return request_of(line)
+        except UsageError as error:
+            if line.place:
+                request_of(Line("any"))
+                raise UsageError(f"{line.place}: {error}") from error
+            raise
+
+    return [placed(line) for line in lines]
+
+
+def _check_sizes(request: Request, model: Model) -> None:
+    """The model may need a coarser grid than 16 pixels, or have no second transformer."""
+    for name, grid in (("width", model.grid[1]), ("height", model.grid[0])):
+        side = getattr(request, name)
+        if side % grid:
+            near = max(grid, round(side / grid) * grid)
+            raise UsageError(f"this model needs a {name} that is a multiple of {grid}, got {side}; nearest is {near}")
+    if request.cfg_2 is not None and not model.two_stage:
+        raise UsageError("--cfg-2 is for models with a second transformer (Wan2.2-A14B)")
+
+
+def _bank_for(
+    asked: Asked, record: JsonObject, requests: Sequence[Request], model: Model, *, wanted: bool
+) -> tuple[Bank | None, list[str]]:
+    """The bank, with this model's calibration in force, and notes; None where nothing is to be guided, or no bank fits
+    and none was asked for."""
+    from shelllcc.anchors.choose import choose_bank
+    from shelllcc.anchors.fingerprints import fingerprint
+
+    if not wanted and all(request.guide.strength == 0 for request in requests):
+        return None, []
+    if record.get("bank") and asked.bank is None:
+        return _bank_of_then(record, model)
+    needed = wanted or bool(record) or asked.bank is not None or "strength" in asked.values
+    try:
+        return choose_bank(asked.bank, fingerprint(model.vae), model.fingerprint, model=model.name)
+    except BankError as error:
+        if needed:
+            raise
+        return None, [f"sampling without guidance: {error}"]
+
+
+def _bank_of_then(record: JsonObject, model: Model) -> tuple[Bank, list[str]]:
+    """The bank of a sidecar, with the calibration in force that was so then, and notes."""
+    from shelllcc.anchors.choose import choose_bank, uncalibrated
+    from shelllcc.anchors.fingerprints import fingerprint
+
+    known = record["bank"]
+    now, remarks = choose_bank(here(str(known.get("path"))) or str(known.get("name")), fingerprint(model.vae))
+    bank, held = recorded.recorded_bank(record, now.for_model(model.fingerprint), model)
+    return bank, [*remarks, *(held or uncalibrated(bank, model.name))]
+
+
+def _settled(
+    asked: Asked, lines: Sequence[Line], requests: Sequence[Request], model: Model, loading: Loading, bank: Bank | None
+) -> tuple[list[Request], list[str]]:
+    """The requests at the strengths of their profiles, where these are asked for, and a note on each; without a bank
+    unguided."""
+    if bank is None:
+        return [request.unguided() for request in requests], []
+    found, notes = list(requests), list[str]()
+    for index, line in enumerate(lines):
+        if {**asked.values, **line.values}.get("strength") == AUTO:
+            found[index], note = tuned_request(found[index], model, loading, bank)
+            notes.append(note)
+    return found, notes
+
+
+def _unknown_to_tiny(model: Model, requests: Sequence[Request]) -> list[str]:
+    """For the tiny model: what it knows, where a prompt names no subject of it."""
+    if not model.is_tiny or all(understand(request.prompt).subject is not None for request in requests):
+        return []
+    subjects, moves, lights = (", ".join(names[0] for names in t.values()) for t in (SUBJECTS, MOVES, LIGHTS))
+    return [f"the tiny model knows no subject of this prompt. Subjects: {subjects}. Camera: {moves}. Light: {lights}."]
