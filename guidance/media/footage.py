@@ -262,16 +262,18 @@ def _ffmpeg(path: Path, seek: float, *words: str, settings: Sequence[str] = ()) 
         raise _refusal(f"cannot run ffmpeg: {error}") from error
     said = complaints.decode(errors="replace")
     if process.returncode:
-        raise _refusal(f"cannot read {path}: {_cause(said)}")
+        raise _refusal(
+            f"cannot read {path}: {_cause(said, f'ffmpeg ended with {process.returncode} and said nothing')}"
+        )
     return written, said
 
 
-def _cause(said: str) -> str:
+def _cause(said: str, otherwise: str = "no frame can be decoded") -> str:
     """The first complaint of ffmpeg, or what it means."""
     meanings = {"matches no streams": "it holds no moving pictures", "partial file": "it is truncated"}
     meanings |= dict.fromkeys(("moov atom not found", "not on whitelist"), "it is no video, or truncated")
     known = [meaning for words, meaning in meanings.items() if words in said]
-    return (known or re.findall(r"\[(?:error|fatal)\] (.+)", said) or ["no frame can be decoded"])[0]
+    return (known or re.findall(r"\[(?:error|fatal)\] (.+)", said) or [otherwise])[0]
 
 
 def _frames(count: int) -> str:

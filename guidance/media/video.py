@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from shelllcc.guidance.errors import OutputError
+from shelllcc.guidance.errors import OutputError, UsageError
 from shelllcc.guidance.files import refusal, whole_file
 
 if TYPE_CHECKING:
@@ -34,11 +34,11 @@ ROOM = 1 << 16  # bytes of free space below which a disk is full, where nobody s
 
 
 def check_output(path: Path) -> None:
-    """Raise OutputError unless a file could be written at `path`; leaves nothing behind."""
+    """Raise OutputError, or UsageError for a folder, unless a file could be written at `path`; leaves nothing behind."""
     folder = path.parent
     try:
         if path.is_dir():
-            raise OutputError(f"the output {path} is a folder; give a file in it")
+            raise UsageError(f"{path} is a folder, and would be a file of the clip; give another --output")
         existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
         with tempfile.TemporaryFile(dir=existing):
             pass

@@ -50,6 +50,8 @@ class Record:
 
     def check(self) -> None:
         """Raise UsageError for a folder that no run made, but that holds a file or folder of a run's name."""
+        if os.path.lexists(self.folder) and not self.folder.is_dir():
+            raise UsageError(f"{self.folder} is no folder; give one as --output")
         if not self.folder.is_dir() or _read(self.folder) is not None:
             return
         if os.path.lexists(file := self.folder / FILE):

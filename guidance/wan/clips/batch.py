@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from shelllcc.guidance.errors import DiskFullError, LostGpuError, OutputError, ShellLCCError, UsageError
 from shelllcc.guidance.faults import answers
-from shelllcc.guidance.files import JsonObject, at_home
+from shelllcc.guidance.files import JsonObject, at_home, claimed
 from shelllcc.guidance.geometry.threads import one_thread
 from shelllcc.guidance.guide.config import GuideConfig
 from shelllcc.guidance.jobs.work import Engine, SpentError, work_off
@@ -61,6 +61,7 @@ class Batch:
     variants: tuple[Variant, ...]
     jobs: tuple[Job, ...]
     notes: tuple[str, ...] = ()
+    shard: tuple[int, int] = (0, 1)
 
     @property
     def clips(self) -> int:
@@ -108,7 +109,7 @@ def plan_batch(asked: Asked, *, variants: Sequence[Variant] = (), shard: tuple[i
         check_comparable(resolved.loading)
     like = Plan(resolved.model, resolved.requests[0], resolved.bank, folder, False, resolved.loading)
     like = replace(like, overwrite=asked.overwrite)
-    batch = Batch(like, tuple(variants), tuple(_in_company(jobs[shard[0] :: shard[1]])), resolved.notes)
+    batch = Batch(like, tuple(variants), tuple(_in_company(jobs[shard[0] :: shard[1]])), resolved.notes, shard)
     for plan in batch.all_plans():
         plan.check_free(quick=True)  # once more, in earnest, when the clip is made
     doubts = (plan.doubt() for plan in batch.all_plans()) if resolved.model.is_local else ()
@@ -149,8 +150,15 @@ def make_clips(batch: Batch, engine: Engine, *, device: str | None = None, retri
     """Make the clips that are not there yet; yields what became of every job, as they come.
 
     What fails is tried again, up to `retries` times, and does not stop the rest. Raises ModelError where the model
-    cannot be loaded or job after job fails, OutputError where clips of another machine cannot be seen here.
+    cannot be loaded or job after job fails, OutputError where clips of another machine cannot be seen here, or where
+    another process makes the same shard.
     """
+    i, n = batch.shard
+    with claimed(batch.like.output / f"shard-{i}-of-{n}"):
+        yield from _make_clips(batch, engine, device, retries)
+
+
+def _make_clips(batch: Batch, engine: Engine, device: str | None, retries: int) -> Generator[Done]:
     start = functools.partial(_Worker, replace(batch, jobs=(), notes=()), device or engine.device)
     before: dict[Job, tuple[JsonObject, ...]] = {}  # made by attempts that did not finish their job
     with contextlib.closing(work_off(batch.jobs, start, engine, retries=retries, failure=_failure)) as outcomes:
