@@ -430,7 +430,7 @@ def _check_output(path: Path, *, overwrite: bool = True) -> None:
     if len(path.name.encode()) > 240:
         raise OutputError(f"the name {path.name[:40]}... is too long for a file")
     if path.is_dir():
-        raise OutputError(f"{path} is a folder; give a file in it")
+        raise UsageError(f"{path} is a folder; give a file in it")
     existing = next(p for p in path.absolute().parents if p.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise OutputError(f"cannot write to {path.parent}")

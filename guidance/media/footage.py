@@ -262,9 +262,8 @@ def _ffmpeg(path: Path, seek: float, *words: str, settings: Sequence[str] = ()) 
         raise _refusal(f"cannot run ffmpeg: {error}") from error
     said = complaints.decode(errors="replace")
     if process.returncode:
-        raise _refusal(
-            f"cannot read {path}: {_cause(said, f'ffmpeg ended with {process.returncode} and said nothing')}"
-        )
+        cause = _cause(said, f"ffmpeg ended with {process.returncode} and said nothing")
+        raise _refusal(f"cannot read {path}: {cause}")
     return written, said
 
 

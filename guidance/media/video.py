@@ -34,7 +34,7 @@ ROOM = 1 << 16  # bytes of free space below which a disk is full, where nobody s
 
 
 def check_output(path: Path) -> None:
-    """Raise OutputError, or UsageError for a folder, unless a file could be written at `path`; leaves nothing behind."""
+    """Raise OutputError, or UsageError for a folder, unless a file could be written there; leaves nothing behind."""
     folder = path.parent
     try:
         if path.is_dir():

@@ -102,7 +102,7 @@ def plan_batch(asked: Asked, *, variants: Sequence[Variant] = (), shard: tuple[i
     folder = at_home(asked.output or Path("outputs")).absolute()  # workers may run elsewhere
     resolved = _resolved(asked, variants)
     jobs = list(_jobs(asked, resolved, folder))
-    if folder.suffix.lower() == ".mp4":
+    if folder.suffix.lower() == ".mp4" or (folder.exists() and not folder.is_dir()):
         raise UsageError(f"a batch needs a folder as --output, got {asked.output}")
     check_output(jobs[0].stem.with_name("x.mp4"))
     if len(variants) > 1:
