@@ -28,10 +28,10 @@ from shelllcc.commands.sources import (
     parse_shard,
 )
 from shelllcc.guidance.errors import UsageError
+from shelllcc.guidance.files import JsonObject
 
 if TYPE_CHECKING:
     from shelllcc.anchors.bank import Bank
-    from shelllcc.guidance.geometry.shell import Curve
 
 
 app = typer.Typer(no_args_is_help=True, help="Make, fetch, check and study anchor banks.")
@@ -86,7 +86,7 @@ def build(
         _print(report | {"next": "when all shards are done, the same command without --shard"}, as_json)
         return
     bank = build_bank(gathered, encoding, recipe, output, overwrite=overwrite)
-    _print(_describe(bank) | {"skipped": gathered.skipped}, as_json)
+    _print(_said(bank) | {"skipped": gathered.skipped}, as_json)
 
 
 @app.command()
@@ -145,9 +145,9 @@ def calibrate(
         measured = calibrate_bank(found, files, pipe, model=encoding.model.name, most=most, on_clip=reporter.count)
     if output is None:
         written = keep_calibration(found, measured)
-        _print({"calibration": str(written)} | _describe(open_bank(path)), as_json)
+        _print({"calibration": str(written)} | _said(open_bank(path)), as_json)
     else:
-        _print(_describe(save_bank(found.with_calibration(measured), output)), as_json)
+        _print(_said(save_bank(found.with_calibration(measured), output)), as_json)
 
 
 @app.command("import")
@@ -183,7 +183,7 @@ def import_(
     bank = import_checkpoint(checkpoint, model=encoding.model.name, vae=vae, held_out=real)
     if not overwrite:
         check_free(output, bank.provenance)
-    _print(_describe(save_bank(bank, output)), as_json)
+    _print(_said(save_bank(bank, output)), as_json)
 
 
 @app.command()
@@ -253,7 +253,7 @@ def train(
             gathered, encoding, config, held_out, folder, output, export=export, overwrite=overwrite, on_epoch=on_epoch
         )
     if bank is not None:
-        _print(_describe(bank), as_json)
+        _print(_said(bank), as_json)
 
 
 @app.command()
@@ -274,7 +274,7 @@ def pull(
         reporter.stage(f"fetching {name}")
         place = folder or user_folder()
         bank = fetch(name, place, sha256=sha256, on_progress=reporter.fetched, on_note=reporter.note)
-    _print(_describe(bank), as_json)
+    _print(_said(bank), as_json)
 
 
 @app.command()
@@ -333,7 +333,7 @@ def info(bank: BankArgument, as_json: Json = False) -> None:
     found, remarks = choose_bank(bank)
     for remark in remarks:
         streams.say(f"note: {remark}")
-    _print(_describe(found, whole=True), as_json)
+    _print(_said(found, whole=True), as_json)
 
 
 @app.command("list")
@@ -343,10 +343,10 @@ def list_(as_json: Json = False) -> None:
     from shelllcc.anchors.shelf import all_banks, open_bank
     from shelllcc.guidance.errors import BankError
 
-    banks: list[dict[str, Any]] = []
+    banks: list[JsonObject] = []
     for path in all_banks():
         try:
-            banks.append(_describe(open_bank(path)))
+            banks.append(_said(open_bank(path)))
         except BankError as error:
             banks.append({"bank": str(path), "broken": str(error)})
     published = {name: entry.about for name, entry in PUBLISHED.items()}
@@ -377,48 +377,16 @@ def verify(
     _print({"bank": str(found.path), "whole": True, "sha256": found.sha256}, as_json)
 
 
-def _describe(bank: Bank, *, whole: bool = False) -> dict[str, Any]:
-    """What to say of a bank; `whole` adds its provenance and distances."""
-    from shelllcc.anchors.bank import LEVELS
-    from shelllcc.guidance.geometry.skeletons import Anchors
+def _said(bank: Bank, *, whole: bool = False) -> JsonObject:
+    """What to say of a bank; it takes torch."""
+    from shelllcc.anchors.describe import describe
 
-    skeleton = bank.shell.skeleton
-    if isinstance(skeleton, Anchors):
-        scale = "covariance each" if len(skeleton.whitening) > 1 else "one covariance"
-        shape = (
-            f"{len(skeleton.anchors)} anchors of {bank.shell.patch}x{bank.shell.patch} patches, k {skeleton.k}, {scale}"
-        )
-    else:
-        shape = f"amortized manifold of {len(skeleton.weights['basis'])} bases, single voxels"
-    said: dict[str, Any] = {
-        "bank": str(bank.path),
-        "shape": shape,
-        "model": bank.model,
-        "vae": bank.vae,
-        "calibrated_for": [c.model for c in bank.current],
-        "identity": bank.identity,
-        "sha256": bank.sha256,
-    }
-    if whole:
-        said["coverage"] = bank.provenance.get("coverage")
-        if bank.quantiles is not None:
-            names = ("first_frame", "later_frames")
-            rows = (dict(zip(map(str, LEVELS), row, strict=True)) for row in bank.quantiles.tolist())
-            said["held_out_distance"] = dict(zip(names, rows, strict=True))
-        said["calibrations"] = [
-            {"model": c.model, "fingerprint": c.fingerprint, **_table(c.curve)} for c in bank.current
-        ]
-        said["provenance"] = bank.provenance
-    return said
+    return describe(bank, whole=whole)
 
 
 def _print_shares(name: str, row: dict[str, float]) -> None:
     made = f"{row['generated']:>11.3f}" if "generated" in row else ""
     streams.print_line(f"{name:<52}{row['noise 0.1']:>9.3f}{row['noise 0.2']:>9.3f}{row['blur']:>7.3f}{made}")
-
-
-def _table(curve: Curve) -> dict[str, Any]:
-    return {"sigmas": curve.sigmas.tolist(), "radius": curve.radius.tolist()}
 
 
 def _check_output(path: Path, *, overwrite: bool = True) -> None:
@@ -440,7 +408,7 @@ def _check_output(path: Path, *, overwrite: bool = True) -> None:
         check_free(path)
 
 
-def _print(report: dict[str, Any], as_json: bool) -> None:
+def _print(report: JsonObject, as_json: bool) -> None:
     if as_json:
         streams.print_json(report)
         return

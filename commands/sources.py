@@ -7,7 +7,7 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -72,25 +72,12 @@ def encoding_of(
     bank: Bank | None = None,
 ) -> Encoding:
     """How to encode videos: what was asked for, or else as the bank's own were, or else what suits the model."""
-    from shelllcc.guidance.media.footage import Framing
     from shelllcc.guidance.wan.banks.encode import Encoding
+    from shelllcc.guidance.wan.banks.framing import framing_of
     from shelllcc.guidance.wan.model.pipeline import find_latent_space, pick_device, vae_weights
-    from shelllcc.guidance.wan.model.presets import preset_for
 
     found = find_latent_space(model)
-    preset = preset_for(found.transformer, vae=found.vae) if found.transformer else None
-    usual: dict[str, Any] = {"size": "480p", "fps": 16, "frames": 81, "clips": 1}
-    if preset is not None:
-        usual |= {"fps": preset.fps, "frames": preset.frames}
-        usual |= {"size": f"{preset.width}x{preset.height}"} if preset.name == "tiny" else {}
-    framed = bank.provenance.get("framing") if bank else None
-    usual |= framed if isinstance(framed, dict) else {}
-    given: dict[str, Any] = {"size": size, "fps": fps, "frames": frames}
-    wanted = usual | {key: value for key, value in given.items() if value is not None} | {"clips": clips}
-    framing = Framing(wanted["size"], float(wanted["fps"] or 0) or None, wanted["frames"], wanted["clips"])
-    grid = found.grid if found.transformer else (8, 8)
-    if "x" in framing.size and any(int(s) % g for s, g in zip(framing.size.split("x"), grid[::-1], strict=True)):
-        raise UsageError(f"this model needs a size in multiples of {grid[1]}x{grid[0]}, got {framing.size}")
+    framing = framing_of(found, bank, size=size, fps=fps, frames=frames, clips=clips)
     return Encoding(found, framing, folder, pick_device(device), vae_weights(found))
 
 
