@@ -119,11 +119,13 @@ class Ended:
 
 
 class Shell:
-    """Runs commands in `folder`, each in a fork that has the model loaded; what they say lies in `folder.said`."""
+    """Runs commands in `folder`, each in a fork that has the model loaded; what they say in `said`."""
 
-    def __init__(self, folder: Path, prepare: Callable[[pytest.MonkeyPatch], None], cache: Path) -> None:
+    def __init__(
+        self, folder: Path, prepare: Callable[[pytest.MonkeyPatch], None], cache: Path, said: Path | None = None
+    ) -> None:
         self.prepare, self.cache = prepare, cache
-        self.folder, self.said = folder, folder.with_name(f"{folder.name}.said")
+        self.folder, self.said = folder, said or folder.with_name(f"{folder.name}.said")
         self.said.mkdir(exist_ok=True)
         self.count = 0
 
@@ -185,12 +187,12 @@ def _child(shell: Shell, out: Path, words: list[str], before: Callable[[], None]
 
 
 @pytest.fixture(scope="session")
-def forked(prepared, tmp_path_factory) -> Callable[[Path], Shell]:
+def forked(prepared, tmp_path_factory) -> Callable[..., Shell]:
     """Makes a `Shell` of a folder. What commands import late is here already."""
     for name in ("faiss", "matplotlib.pyplot", "rich.live", "rich.progress", "typer._adapters"):
         importlib.import_module(name)
     cache = tmp_path_factory.mktemp("cache")
-    return lambda folder: Shell(folder, prepared, cache)
+    return lambda folder, **where: Shell(folder, prepared, cache, **where)
 
 
 @pytest.fixture(scope="session")

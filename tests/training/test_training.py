@@ -1,10 +1,12 @@
 """The recipe: clips, the one-pass autoencoder and a smoke-sized run of every stage."""
 
+import importlib
 import subprocess
 import sys
 
 import pytest
 import torch
+import typer
 from torch.testing import assert_close
 
 pytest.importorskip("skimage")
@@ -175,27 +177,24 @@ def test_newton_schulz_makes_singular_values_near_one():
     assert values.max() < 1.3
 
 
-def test_the_recipe_runs_resumes_and_loads_as_a_stock_pipeline(root, tmp_path):
-    def step(*words):
-        done = subprocess.run(
-            [sys.executable, "-m", *map(str, words)], cwd=root, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr[-2000:]
-        return done.stdout
+def test_the_recipe_runs_resumes_and_loads_as_a_stock_pipeline(root, forked, tmp_path):
+    shell = forked(root, said=tmp_path / "said")
+
+    def step(module, *words):
+        main = importlib.import_module(module).main
+        done = shell.run(list(map(str, words)), before=lambda: typer.run(main))  # which ends the process
+        assert done.code == 0, done.err[-2000:]
+        return done.out
 
     step("training.vae", "--smoke", "--steps", 2, "--out", tmp_path / "vae")
     assert "vae step 4 " in step("training.vae", "--smoke", "--steps", 4, "--out", tmp_path / "vae")
     step("training.vae", "--smoke", "--decoder-only", "--critic", 0.2, "--start", tmp_path / "vae/vae", "--out",
          tmp_path / "decoder")  # fmt: skip
     step("training.transformer", "--smoke", "--vae", tmp_path / "vae/vae", "--out", tmp_path / "transformer")
-    step(
-        "training.export",
-        tmp_path / "tiny",
-        "--vae",
-        tmp_path / "decoder/vae",
-        "--transformer",
-        tmp_path / "transformer",
-    )
+    words = ["--vae", tmp_path / "decoder/vae", "--transformer", tmp_path / "transformer"]
+    module = [sys.executable, "-m", "training.export"]  # one in a process of its own, as the recipe is typed
+    done = subprocess.run([*module, tmp_path / "tiny", *words], cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
     step("training.bank", tmp_path / "bank.safetensors", "--model", tmp_path / "tiny", "--clips", 4, "--held-out", 2,
          "--anchors", 4)  # fmt: skip
 

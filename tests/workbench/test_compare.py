@@ -379,7 +379,7 @@ def test_profiles_are_listed_shown_exported_taken_over_and_forgotten(shelllcc, t
 def test_an_interrupt_leaves_finished_clips_and_a_run_that_goes_on(tmp_path, shelllcc, forked):
     words = ["compare", *CAT, *SMALL, "--steps", "40", "--strengths", "0,1,2", "-o", "run"]
     shell, deadline = forked(tmp_path), time.monotonic() + 120
-    pid, out = shell.start(words)
+    pid, out = shell.start(words, before=lambda: os.nice(10))  # this process sees in time how far it is
     while not (tmp_path / "run/00_unguided.json").exists() and time.monotonic() < deadline:
         time.sleep(0.002)
     os.kill(pid, signal.SIGINT)
