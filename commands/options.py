@@ -17,6 +17,7 @@ import typer
 from shelllcc.commands import streams
 from shelllcc.guidance.errors import UsageError
 from shelllcc.guidance.files import at_home
+from shelllcc.guidance.paths import reason
 
 if TYPE_CHECKING:
     from shelllcc.guidance.wan.clips.asked import Asked, How
@@ -36,9 +37,13 @@ def folder(text: str | Path) -> Path:
         raise UsageError(f"{str(text) or 'an empty path'} is no place for results; give a file or folder of their own")
     try:
         str(text).encode()
+        path = at_home(Path(text))
+        path.exists()
     except UnicodeEncodeError as error:
         raise UsageError(f"the name {text!s} is no UTF-8, in which records are kept; give another one") from error
-    return at_home(Path(text))
+    except OSError as error:  # a name that is too long, a folder that may not be searched
+        raise UsageError(f"{text!s} is no place for results: {reason(error)}") from error
+    return path
 
 
 def source(text: str | Path) -> Path:

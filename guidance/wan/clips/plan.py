@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from shelllcc.guidance.errors import UsageError
 from shelllcc.guidance.files import JsonObject, at_home, claimed, sha256_of
 from shelllcc.guidance.media.video import check_output
-from shelllcc.guidance.paths import reason
 from shelllcc.guidance.versions import version
 from shelllcc.guidance.wan.clips import recorded
 from shelllcc.guidance.wan.clips.asked import Asked
@@ -132,7 +131,6 @@ def plan_clips(
     or `may_fetch` it. With several prompts, or a prompts file, the output is a folder, and prompts without a seed of
     their own take consecutive ones. Raises UsageError, and OutputError for a place that cannot be written to.
     """
-    _check_place(asked.output)
     record = _replayed(asked)
     asked = replace(asked, compare=asked.compare or record.get("compare") is True)
     resolved = resolve(asked, record=record, wanted=asked.compare, check=_trusted(asked, vouched, may_fetch))
@@ -200,16 +198,6 @@ def _other_than(record: JsonObject, model: Model, *, same_model: bool) -> Iterat
     revision = (record.get("model") or {}).get("revision")
     if same_model and revision is not None and revision != model.revision and not model.is_local:
         yield f"made with revision {revision} of {model.name}, this is {model.revision}: the clip may differ"
-
-
-def _check_place(output: Path | None) -> None:
-    """Raise UsageError for an output that names nothing, or a folder that nobody means."""
-    if output in (Path(), Path("~")):
-        raise UsageError(f"{output} is no place for a clip; give an .mp4 file, or a folder of its own")
-    try:
-        Path(output or "").exists()
-    except OSError as error:  # a name that is too long, a folder that may not be searched
-        raise UsageError(f"{output} is no place for a clip: {reason(error)}") from error
 
 
 def _check_kind(output: Path | None, *, many: bool) -> None:
