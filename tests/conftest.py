@@ -17,6 +17,7 @@ import pytest
 import torch
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background processes ignore it, and so would ours
 torch.set_num_threads(1)  # several are slow beside other processes, and a fork of them hangs
 ROOT = Path(__file__).parent.parent
 

@@ -172,7 +172,7 @@ def train_bank(
     provenance = _provenance("train", encoding, sets, {"training": len(clips), "held out": len(held)}, held)
     provenance |= {"recipe": asdict(config)}
     if not overwrite:
-        check_free(output, provenance)
+        check_free(output, provenance | {"recipe": _trained(output, config)})
         if export is not None and export.exists() and not _is_export(export, config):
             raise UsageError(f"{export} is no export of this training; give another --export, or --overwrite it")
     try:
@@ -193,13 +193,29 @@ def train_bank(
     return save_bank(bank, output)
 
 
+def _trained(path: Path, config: TrainConfig) -> dict[str, Any]:
+    """The recipe of a bank there, if this training goes on from it with more epochs; else its own."""
+    try:
+        known = read_bank(path).provenance.get("recipe")
+    except BankError:
+        known = None
+    return known if isinstance(known, dict) and _goes_on(known, config) else asdict(config)
+
+
 def _is_export(path: Path, config: TrainConfig) -> bool:
-    """Whether a checkpoint is one of a training with that configuration."""
+    """Whether a checkpoint is one of this training, or of fewer epochs of it."""
     try:
         known = load_tensors(path, most=MAX_BYTES)["config"]
     except (BankError, TypeError, KeyError):
         return False
-    return isinstance(known, dict) and asdict(config).items() <= known.items()
+    return isinstance(known, dict) and _goes_on(known, config)
+
+
+def _goes_on(known: Mapping[str, Any], config: TrainConfig) -> bool:
+    wanted = asdict(config)
+    epochs = [key for key in wanted if key.startswith("epochs")]
+    less = all(isinstance(known.get(key), int) and known[key] <= wanted[key] for key in epochs)
+    return less and all(known.get(key) == value for key, value in wanted.items() if key not in epochs)
 
 
 def held_out_files(bank: Bank, files: Sequence[LatentFile]) -> tuple[list[LatentFile], str]:

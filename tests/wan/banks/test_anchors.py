@@ -385,7 +385,7 @@ REFUSED = {
     "pickle bomb": (1, ["import", "bomb.pth", "-o", "x.safetensors"], "nothing in it was executed"),
     "published name": (2, ["pull", "nothing"], "no published bank nothing"),
     "seed": (2, ["build", "one.safetensors", "--seed", "2147483648", "-o", "x.safetensors"], "seed must lie in"),
-    "long name": (1, ["build", "one.safetensors", "-o", "x" * 300 + ".safetensors"], "too long for a file"),
+    "long name": (2, ["build", "one.safetensors", "-o", "x" * 300 + ".safetensors"], "too long"),
     "training's held-out": (
         2,
         ["train", "one.safetensors", "--held-out", "nan", "-o", "x.safetensors"],

@@ -509,7 +509,7 @@ NASTY = {
     "comments": (2, ["comments.txt"], "holds no prompt"),
     "bytes": (2, ["bytes.txt"], "cannot read the prompts file"),
     "flag of a line": (2, ["line.txt"], "line.txt:1: no flag --sharp"),
-    "output is a file": (1, ["one.txt", "-o", "empty.txt"], "cannot write"),
+    "output is a file": (2, ["one.txt", "-o", "empty.txt"], "needs a folder"),
     "output is a clip": (2, ["one.txt", "-o", "x.mp4"], "needs a folder"),
     "shard": (2, ["one.txt", "--shard", "3/2"], "a shard is i/n"),
     "shard words": (2, ["one.txt", "--shard", "first"], "a shard is i/n"),
