@@ -43,7 +43,7 @@ def score(
     from shelllcc.anchors.choose import AUTO, choose_bank
     from shelllcc.anchors.fingerprints import WAN21_VAE, fingerprint
     from shelllcc.anchors.sources import expand
-    from shelllcc.guidance.wan.banks.ours import leave_out_ours
+    from shelllcc.guidance.wan.banks.own_videos import leave_out_ours
     from shelllcc.guidance.wan.banks.score import score_files
 
     found, notes = leave_out_ours(expand(files))

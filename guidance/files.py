@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and never over what is not ours. Knows nothing of their contents."""
+"""Files that are written whole or not at all, and paths that one process claims. Knows nothing of their contents."""
 
 from __future__ import annotations
 

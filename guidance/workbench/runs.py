@@ -25,7 +25,7 @@ from shelllcc.guidance.measures.verdict import Verdict, judge
 from shelllcc.guidance.media.video import write_video
 from shelllcc.guidance.versions import version
 from shelllcc.guidance.wan.clips.parse import Knob
-from shelllcc.guidance.workbench.record import LOCK, PICTURES, PUBLISHED, Record, manifest_of
+from shelllcc.guidance.workbench.claims import LOCK, PICTURES, PUBLISHED, Record, manifest_of
 
 if TYPE_CHECKING:
     import numpy as np

@@ -14,7 +14,7 @@ import pytest
 
 from shelllcc.guidance.errors import OutputError
 from shelllcc.guidance.media.video import write_video
-from shelllcc.guidance.workbench.record import Record
+from shelllcc.guidance.workbench.claims import Record
 from shelllcc.guidance.workbench.runs import Run
 
 SMALL = ["--size", "64x64", "--frames", "5", "--steps", "4"]
@@ -409,7 +409,7 @@ def test_brackets_in_titles_and_prompts_are_printed_as_they_are(shelllcc, monkey
 
 def test_hashes_of_old_clips_are_of_the_whole_file(tmp_path):
     """A sidecar with another clip's hash proves nothing."""
-    from shelllcc.guidance.workbench.record import proven
+    from shelllcc.guidance.workbench.claims import proven
 
     (tmp_path / "00_a.mp4").write_bytes(b"mine")
     sidecar = {"request": {}, "sha256": {"a": hashlib.sha256(b"other").hexdigest()}}

@@ -29,7 +29,7 @@ from shelllcc.guidance.errors import BankError, ModelError, UsageError
 from shelllcc.guidance.faults import told
 from shelllcc.guidance.jobs.work import Engine
 from shelllcc.guidance.wan.banks.encode import Encoding, encode_videos
-from shelllcc.guidance.wan.banks.ours import leave_out_ours
+from shelllcc.guidance.wan.banks.own_videos import leave_out_ours
 from shelllcc.guidance.wan.model.seams import device_of
 
 if TYPE_CHECKING:

@@ -21,9 +21,9 @@ from shelllcc.guidance.guide.guide import ShellGuide
 from shelllcc.guidance.guide.scheduler import guided
 from shelllcc.guidance.guide.trace import Step
 from shelllcc.guidance.measures.balance import Alarm, alarm
+from shelllcc.guidance.wan.clips.embeddings import Texts
 from shelllcc.guidance.wan.clips.prefix import Prefix
 from shelllcc.guidance.wan.clips.request import Request
-from shelllcc.guidance.wan.clips.texts import Texts
 from shelllcc.guidance.wan.model.caches import cached
 from shelllcc.guidance.wan.model.placing import reset
 from shelllcc.guidance.wan.model.seams import device_of

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from shelllcc.guidance.errors import OutOfMemoryError, OutputError
 from shelllcc.guidance.faults import told
+from shelllcc.guidance.wan.clips.embeddings import Texts, encoder_fingerprint
 from shelllcc.guidance.wan.clips.parallel import Ranks, spread
 from shelllcc.guidance.wan.clips.request import Request
-from shelllcc.guidance.wan.clips.texts import Texts, encoder_fingerprint
 from shelllcc.guidance.wan.model import pipeline
 from shelllcc.guidance.wan.model.loading import LENGTH, Loading
 from shelllcc.guidance.wan.model.pipeline import Model

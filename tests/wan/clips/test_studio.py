@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from shelllcc.guidance.errors import UsageError
+from shelllcc.guidance.wan.clips.embeddings import encoder_fingerprint
 from shelllcc.guidance.wan.clips.request import Request
 from shelllcc.guidance.wan.clips.sample import sample
 from shelllcc.guidance.wan.clips.studio import Studio
-from shelllcc.guidance.wan.clips.texts import encoder_fingerprint
 from shelllcc.guidance.wan.model import pipeline
 from shelllcc.guidance.wan.model.loading import Loading
 from shelllcc.guidance.wan.model.pipeline import TINY, find_model

@@ -11,7 +11,7 @@ import pytest
 
 from shelllcc.anchors.sources import expand
 from shelllcc.guidance.media.video import write_video
-from shelllcc.guidance.wan.banks.ours import kind_of, leave_out_ours
+from shelllcc.guidance.wan.banks.own_videos import kind_of, leave_out_ours
 
 SMALL = ["--size", "64x64", "--frames", "5", "--steps", "4"]
 PAIR = {"frames_sha256": {"guided": "1", "unguided": "2"}, "note": "x" * 5000}
