@@ -15,21 +15,6 @@ CAT = ["--prompt", "a tabby cat, zoom in, daylight"]
 NASTY = 'a "cat"/../dog\\ \U0001f408 </script><script>alert(1)</script>\nsecond line ' + "x" * 10_000
 
 
-@pytest.fixture
-def counted(monkeypatch):
-    """How many clips were sampled."""
-    from shelllcc.guidance.wan.clips import sample as module
-
-    made, real = [], module.sample
-
-    def sample(pipe, request, *args, **kwargs):
-        made.append(request.guide.strength)
-        return real(pipe, request, *args, **kwargs)
-
-    monkeypatch.setattr(module, "sample", sample)
-    return made
-
-
 def test_a_comparison_writes_clips_pictures_results_and_a_page(shelllcc, tmp_path):
     code, out, err = shelllcc("compare", *CAT, *SMALL, "--strengths", "0,1,3", "-o", "run", "--json")
     assert code == 0, err
@@ -67,17 +52,17 @@ def test_a_clip_of_a_comparison_is_that_of_generate(shelllcc, tmp_path):
     assert ours["trace"] == theirs["trace"]
 
 
-def test_a_finished_run_samples_nothing_and_torn_clips_alone_are_made_again(shelllcc, tmp_path, counted):
+def test_a_finished_run_samples_nothing_and_torn_clips_alone_are_made_again(shelllcc, tmp_path, sampled):
     words = ["compare", *CAT, *SMALL, "--strengths", "0,1,2", "-o", "run", "--json"]
     first = json.loads(shelllcc(*words)[1])
-    assert counted == [0.0, 1.0, 2.0]
+    assert sampled == [0.0, 1.0, 2.0]
     results = (tmp_path / "run/results.jsonl").read_bytes()
     assert json.loads(shelllcc(*words)[1]) == first
-    assert len(counted) == 3
+    assert len(sampled) == 3
     torn = tmp_path / "run/00_strength-1.mp4"
     torn.write_bytes(torn.read_bytes()[:1000])
     assert json.loads(shelllcc(*words)[1]) == first
-    assert counted[3:] == [0.0, 1.0]  # the reference's frames before encoding, and the torn clip
+    assert sampled[3:] == [0.0, 1.0]  # the reference's frames before encoding, and the torn clip
     assert (tmp_path / "run/results.jsonl").read_bytes() == results
 
 
@@ -262,19 +247,19 @@ def test_videos_of_other_sizes_are_refused(shelllcc, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_prompt_is_tuned_once_and_generate_takes_its_strength(shelllcc, tmp_path, counted):
+def test_a_prompt_is_tuned_once_and_generate_takes_its_strength(shelllcc, tmp_path, sampled):
     words = ["tune", *CAT, *SMALL, "-o", "run", "--json"]
     code, out, err = shelllcc(*words)
     assert code == 0, err
     [profile] = json.loads(out)["profiles"]
-    assert profile["sampled"] == len(counted) <= 5
+    assert profile["sampled"] == len(sampled) <= 5
     tried = {probe["strength"]: abs(probe["balance"]) for probe in profile["probes"]}
     assert {0.0, 1.0} <= set(tried)
     assert abs(profile["balance"]) <= min(tried.values()) + 1  # an alarm may rule the nearest out
     assert (tmp_path / "run/report.html").exists()
-    before = len(counted)
+    before = len(sampled)
     again = json.loads(shelllcc(*words)[1])["profiles"][0]
-    assert (len(counted), again["sampled"], again["strength"]) == (before, 0, profile["strength"])
+    assert (len(sampled), again["sampled"], again["strength"]) == (before, 0, profile["strength"])
     code, out, err = shelllcc("generate", *CAT, *SMALL, "--strength", "auto", "--seed", "5", "-o", "a.mp4", "--json")
     assert code == 0, err
     assert json.loads(out)["clips"][0]["request"]["strength"] == profile["strength"]
@@ -283,12 +268,12 @@ def test_a_prompt_is_tuned_once_and_generate_takes_its_strength(shelllcc, tmp_pa
     assert "no profile for this prompt" in shelllcc("generate", *other)[2]
 
 
-def test_tuning_goes_on_where_it_was(shelllcc, tmp_path, counted):
+def test_tuning_goes_on_where_it_was(shelllcc, tmp_path, sampled):
     words = ["tune", *CAT, *SMALL, "--budget", "3", "-o", "run", "--json"]
     first = json.loads(shelllcc(*words)[1])["profiles"][0]
-    made = len(counted)
+    made = len(sampled)
     second = json.loads(shelllcc(*words, "--again")[1])["profiles"][0]
-    assert len(counted) == made
+    assert len(sampled) == made
     assert (second["sampled"], second["strength"], second["known"]) == (0, first["strength"], False)
 
 
@@ -310,11 +295,11 @@ def test_pictures_follow_the_clips_of_a_smaller_search(shelllcc, tmp_path):
     assert (tmp_path / "run/00_montage.png").read_bytes() != before
 
 
-def test_several_seeds_share_the_budget(shelllcc, counted):
+def test_several_seeds_share_the_budget(shelllcc, sampled):
     code, out, err = shelllcc("tune", *CAT, *SMALL, "--seeds", "1,2", "--budget", "5", "--again", "--json")
     assert code == 0, err
     [profile] = json.loads(out)["profiles"]
-    assert profile["sampled"] == len(counted) == 4
+    assert profile["sampled"] == len(sampled) == 4
     assert profile["seeds"] == [1, 2]
 
 

@@ -59,21 +59,6 @@ def test_every_video_has_a_label_of_its_own(tmp_path, films, shelllcc):
     assert len({(tmp_path / "run" / clip["video"]).read_bytes() for clip in clips}) == 3
 
 
-@pytest.fixture
-def sampled(monkeypatch):
-    """The strengths that were sampled."""
-    from shelllcc.guidance.wan.clips import sample as module
-
-    made, real = [], module.sample
-
-    def sample(pipe, request, *args, **kwargs):
-        made.append(request.guide.strength)
-        return real(pipe, request, *args, **kwargs)
-
-    monkeypatch.setattr(module, "sample", sample)
-    return made
-
-
 def as_before(folder):
     """The run's folder as the version without a record left it."""
     file = folder / "run.json"
