@@ -41,13 +41,16 @@ def alternation(video: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def texture_loss(output: Tensor, video: Tensor) -> Tensor:
-    """Mismatch of the mean |Laplacian| of every 16 x 16 block of the low-passed frames, as a logarithm.
+    """Mismatch of the mean |Laplacian| of every 16 x 16 block, of the frames and of the low-passed ones, as a logarithm.
 
     Blocks, frames and absolute values, since a mean square over a clip is met most cheaply by a few bright dots; and
-    low-passed, since a checkerboard too faint to see is the cheapest way to raise it otherwise.
+    low-passed, too, since a checkerboard too faint to see is the cheapest way to raise it otherwise.
     """
-    strength, wanted = (F.avg_pool2d(laplacian(low_pass(v)).abs(), BLOCK) + 1 / 255 for v in (output, video))
-    return (strength / wanted).log().abs().mean()
+    mismatch = output.new_zeros(())
+    for seen in (lambda v: v, low_pass):
+        strength, wanted = (F.avg_pool2d(laplacian(seen(v)).abs(), BLOCK) + 1 / 255 for v in (output, video))
+        mismatch = mismatch + (strength / wanted).log().abs().mean() / 2
+    return mismatch
 
 
 def alternation_loss(output: Tensor, video: Tensor) -> Tensor:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Hashable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -20,11 +22,14 @@ from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
 from training import photographs, run, whole_clip
 from training.clips import HELD_OUT, Studio
-from training.optim import MuonAdamW
+from training.photographs import FRAME
+from training.reel import AT_ONCE
 from training.shots import FINEST, SCENES, draw
 from training.words import words
 
 TEXT_LENGTH = 512  # what WanPipeline pads to unless told otherwise
+CAPTION_LENGTH = 32  # tokens; more than any caption has
+PAD = 0
 CONFIG = dict(
     patch_size=(1, 2, 2),
     num_attention_heads=5,
@@ -61,151 +66,224 @@ def text_encoder(vocabulary: int) -> UMT5EncoderModel:
         num_heads=4,
         relative_attention_num_buckets=8,
         dropout_rate=0.0,
-        pad_token_id=0,
+        pad_token_id=PAD,
         eos_token_id=1,
     )
     return UMT5EncoderModel(config)
 
 
 class Latents:
-    """A ring of normalised latents of rendered clips, with their captions."""
+    """A ring of `size` normalised latents of rendered clips on the device, with the tokens of their captions."""
 
-    def __init__(self, vae: AutoencoderKLWan, studio: Studio, size: int, seed: int, frames: int, side: int) -> None:
-        self.vae, self.studio, self.size = vae, studio, size
+    def __init__(
+        self,
+        vae: AutoencoderKLWan,
+        studio: Studio,
+        words_of: PreTrainedTokenizerFast,
+        *,
+        size: int,
+        seed: str,
+        frames: int = 17,
+        side: int = FRAME,
+    ) -> None:
+        self.vae, self.studio, self.words_of = vae, studio, words_of
         self.dice, self.frames, self.side = random.Random(seed), frames, side
         device = studio.sheet.device
         self.mean, self.std = (
             torch.tensor(v, device=device).view(1, -1, 1, 1, 1)
             for v in (vae.config.latents_mean, vae.config.latents_std)
         )
-        self.ring: Tensor | None = None
-        self.texts: list[str] = []
-        self.next = 0
+        shape = (vae.config.z_dim, 1 + (frames - 1) // 4, side // 8, side // 8)
+        self.latents = torch.empty(size, *shape, dtype=torch.bfloat16, device=device)
+        self.tokens = torch.zeros(size, CAPTION_LENGTH, dtype=torch.long, device=device)
+        self.empty = self._tokens([""])
+        self.next, self.due = 0, 0.0
+        for _ in range(0, size, AT_ONCE):
+            self._add()
+
+    def renew(self, count: float) -> None:
+        """Replace the `count` oldest clips: some at one call, none at the next, so many on average."""
+        self.due += count
+        while self.due >= AT_ONCE:
+            self.due -= AT_ONCE
+            self._add()
+
+    def draw(self, count: int, drop: float) -> tuple[Tensor, Tensor]:
+        """Latents (count c t h w) and tokens (count CAPTION_LENGTH), those of no words in a share `drop` of them."""
+        device = self.latents.device
+        chosen = torch.randint(len(self.latents), (count,), device=device)
+        silent = torch.rand(count, 1, device=device) < drop
+        return self.latents[chosen].float(), torch.where(silent, self.empty, self.tokens[chosen])
 
     @torch.no_grad()
-    def add(self, count: int) -> None:
+    def _add(self) -> None:
+        count = min(AT_ONCE, len(self.latents))
         clips = [draw(self.dice.randrange(HELD_OUT), self.studio.shapes) for _ in range(count)]
         video = self.studio.film(clips, frames=self.frames, window=(0, 0, self.side))
         with torch.autocast("cuda", torch.bfloat16, enabled=video.is_cuda):
             mean, _ = whole_clip.encode(self.vae, video)
-        latents = ((mean - self.mean) / self.std).to(torch.bfloat16)
-        if self.ring is None:
-            self.ring = latents.new_zeros(self.size, *latents.shape[1:])
-        for latent, clip in zip(latents, clips, strict=True):
-            self.ring[self.next] = latent
-            self.texts[self.next : self.next + 1] = [clip.text]
-            self.next = (self.next + 1) % self.size
+        places = torch.arange(self.next, self.next + count, device=mean.device) % len(self.latents)
+        self.latents[places] = ((mean - self.mean) / self.std).to(torch.bfloat16)
+        self.tokens[places] = self._tokens([clip.text for clip in clips])
+        self.next = (self.next + count) % len(self.latents)
 
-    def draw(self, count: int) -> tuple[Tensor, list[str]]:
-        assert self.ring is not None
-        chosen = [self.dice.randrange(len(self.texts)) for _ in range(count)]
-        return self.ring[chosen].float(), [self.texts[i] for i in chosen]
+    def _tokens(self, texts: list[str]) -> Tensor:
+        ids = self.words_of(texts, padding="max_length", max_length=CAPTION_LENGTH, return_tensors="pt").input_ids
+        if ids.shape[1] > CAPTION_LENGTH:
+            raise ValueError(f"a caption has {ids.shape[1]} tokens; CAPTION_LENGTH is {CAPTION_LENGTH}")
+        return ids.to(self.latents.device, non_blocking=True)
 
 
-def embed(
-    encoder: UMT5EncoderModel, words_of: PreTrainedTokenizerFast, texts: list[str], device: torch.device
-) -> Tensor:
-    """Text states (b, TEXT_LENGTH, d), zero after the end, exactly as WanPipeline makes them."""
-    batch = words_of(texts, padding=True, return_tensors="pt")
-    mask = batch.attention_mask.to(device)
-    states = encoder(batch.input_ids.to(device), mask).last_hidden_state * mask[..., None]
+def embed(encoder: UMT5EncoderModel, tokens: Tensor) -> Tensor:
+    """Text states (b, TEXT_LENGTH, d) of tokens (b, n), zero after the end, exactly as WanPipeline makes them."""
+    mask = (tokens != PAD).long()
+    states = encoder(tokens, mask).last_hidden_state * mask[..., None]
     return torch.nn.functional.pad(states, (0, 0, 0, TEXT_LENGTH - states.shape[1]))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a run is made of.
+
+    A step sees `batch` clips on each GPU out of `ring` encoded ones, of which `fresh` are new; `drop` is the share of
+    empty captions, `decay` that of the weights' average.
+    """
+
+    steps: int = 40_000
+    minutes: float | None = None
+    batch: int = 64
+    lr: float = 1.5e-3
+    drop: float = 0.1
+    ring: int = 16384
+    fresh: float = 4.0
+    decay: float = 0.9995
+    compile: bool = False
+    seed: int = 0
+
+
+class Training:
+    """One run of a recipe: transformer and text encoder, what changes them, and all that a checkpoint holds."""
+
+    def __init__(
+        self,
+        transformer: WanTransformer3DModel,
+        encoder: UMT5EncoderModel,
+        latents: Latents,
+        recipe: Recipe,
+        team: run.Team,
+    ) -> None:
+        self.transformer, self.encoder, self.latents, self.recipe = transformer, encoder, latents, recipe
+        named = [*transformer.named_parameters(), *((f"text_embed.{n}", p) for n, p in encoder.named_parameters())]
+        self.descent = run.Descent(named, self._losses, lr=recipe.lr, team=team)
+        self.average = run.Average(self.descent.parameters, recipe.decay)
+        self.budget = run.Budget(recipe.steps, recipe.minutes, team)
+        self.x0, self.tokens = latents.draw(recipe.batch, recipe.drop)
+        if recipe.compile:
+            transformer.compile_repeated_blocks()
+
+    def state(self) -> dict[str, Any]:
+        state = {"transformer": self.transformer.state_dict(), "encoder": self.encoder.state_dict()}
+        state |= {"optimizer": self.descent.optimizer.state_dict(), "average": self.average.state()}
+        return state | {"step": self.budget.step, "seconds": self.budget.seconds}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.transformer.load_state_dict(state["transformer"])
+        self.encoder.load_state_dict(state["encoder"])
+        self.descent.optimizer.load_state_dict(state["optimizer"])
+        self.average.restore(state["average"])
+        self.budget.resume(state["step"], state["seconds"])
+
+    def step(self) -> Tensor:
+        """One step; its loss, on the device, until the next step."""
+        recipe = self.recipe
+        self.latents.renew(recipe.fresh)
+        for kept, drawn in zip((self.x0, self.tokens), self.latents.draw(recipe.batch, recipe.drop), strict=True):
+            kept.copy_(drawn)
+        losses = self.descent.step(self.budget.rate())
+        self.average.update(self.budget.step)
+        self.budget.tick()
+        return losses["total"]
+
+    def _losses(self, phase: Hashable) -> dict[str, Tensor]:
+        x0 = self.x0
+        u = torch.sigmoid(torch.randn(len(x0), 1, 1, 1, 1, device=x0.device))
+        sigma = 3 * u / (1 + 2 * u)
+        noise = torch.randn_like(x0)
+        with torch.autocast("cuda", torch.bfloat16, enabled=x0.is_cuda):
+            velocity = self.transformer(
+                hidden_states=(1 - sigma) * x0 + sigma * noise,
+                timestep=1000 * sigma.flatten(),
+                encoder_hidden_states=embed(self.encoder, self.tokens),
+                return_dict=False,
+            )[0]
+        return {"total": (velocity.float() - (noise - x0)).square().mean()}
+
+    def save(self, folder: Path) -> None:
+        """Write the averaged transformer/, text_encoder/ and tokenizer/ into `folder`."""
+        self.average.swap()
+        self.transformer.save_pretrained(folder / "transformer")
+        self.encoder.save_pretrained(folder / "text_encoder")
+        self.latents.words_of.save_pretrained(folder / "tokenizer")
+        self.average.swap()
 
 
 def train(
     out: Path,
     vae_path: Path,
+    recipe: Recipe,
     *,
-    steps: int,
-    minutes: float | None,
-    batch: int = 64,
-    lr: float = 1.5e-3,
-    drop: float = 0.1,
-    ring: int = 16384,
-    fresh: int = 8,
-    compile: bool = False,
     start: Path | None = None,
     folder: Path | None = None,
     cache: Path | None = None,
-    seed: int = 0,
     smoke: bool = False,
     save_every: float = 60.0,
+    stop: float | None = None,
 ) -> None:
     """Train into `out`, resuming what is there; writes transformer/, text_encoder/ and tokenizer/ at the end.
 
-    `ring` clips are kept encoded and `fresh` of them replaced each step; `drop` is the share of empty captions.
+    `start` holds a trained transformer/ and text_encoder/ to go on from. The run is left to be resumed after `stop`
+    seconds; the averaged weights so far are written then, too.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    torch.manual_seed(seed)
-    vae = AutoencoderKLWan.from_pretrained(vae_path).to(device).requires_grad_(False)
-    studio = Studio(photographs.load(cache, SCENES, folder=folder, finest=FINEST, stand_in=smoke), device)
+    team = run.Team()
+    torch.manual_seed(recipe.seed)
+    vae = AutoencoderKLWan.from_pretrained(vae_path).to(team.device).requires_grad_(False)
+    studio = Studio(photographs.load(cache, SCENES, folder=folder, finest=FINEST, stand_in=smoke), team.device)
     words_of = tokenizer()
     if start is None:
         transformer, encoder = WanTransformer3DModel(**(SMOKE if smoke else CONFIG)), text_encoder(len(words_of))
     else:
         transformer = WanTransformer3DModel.from_pretrained(start / "transformer", torch_dtype=torch.float32)
         encoder = UMT5EncoderModel.from_pretrained(start / "text_encoder", dtype=torch.float32)
-    transformer.to(device), encoder.to(device)
-    named = [*transformer.named_parameters(), *((f"text_embed.{n}", p) for n, p in encoder.named_parameters())]
-    parameters = [p for _, p in named]
-    optimizer = MuonAdamW(named, lr=lr)
-    average = run.Average(parameters, 0.9995)
-    budget = run.Budget(steps, minutes)
-    if state := run.load(out / "checkpoint.pt", device):
-        transformer.load_state_dict(state["transformer"])
-        encoder.load_state_dict(state["encoder"])
-        optimizer.load_state_dict(state["optimizer"])
-        average.restore(state["average"])
-        budget.step, budget.spent = state["step"], state["seconds"]
-    if compile:
-        transformer.compile_repeated_blocks()
+    kept = run.load(out / "checkpoint.pt", team.device)
+    begun = f"{recipe.seed}/{team.rank}/{kept['step'] if kept else 0}"
+    shape = dict(frames=5, side=32) if smoke else {}
+    latents = Latents(vae, studio, words_of, size=recipe.ring, seed=begun, **shape)
+    training = Training(transformer.to(team.device), encoder.to(team.device), latents, recipe, team)
+    if kept:
+        training.restore(kept)
+    budget = training.budget
+    torch.manual_seed(1_000_003 * (recipe.seed + 1) + 1009 * budget.step + team.rank)  # of the noise
 
-    latents = Latents(vae, studio, ring, seed + budget.step, *((5, 32) if smoke else (17, 192)))
-    for _ in range(1 if smoke else 128):
-        latents.add(fresh * 2)
-    saved = logged = budget.seconds
-    running = 1.0
-    while budget.progress < 1.0:
-        latents.add(fresh)
-        x0, texts = latents.draw(batch)
-        dice = torch.Generator(device).manual_seed(seed * 7919 + budget.step)
-        texts = [text if latents.dice.random() > drop else "" for text in texts]
-        u = torch.sigmoid(torch.randn(batch, generator=dice, device=device))
-        sigma = (3 * u / (1 + 2 * u)).view(-1, 1, 1, 1, 1)
-        noise = torch.randn(x0.shape, generator=dice, device=device)
-        with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
-            velocity = transformer(
-                hidden_states=(1 - sigma) * x0 + sigma * noise,
-                timestep=1000 * sigma.flatten(),
-                encoder_hidden_states=embed(encoder, words_of, texts, device),
-                return_dict=False,
-            )[0]
-        loss = (velocity.float() - (noise - x0)).square().mean()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step(budget.rate())
-        average.update(budget.step)
-        budget.step += 1
-        if budget.step % 20 == 0 or smoke:
-            running = 0.9 * running + 0.1 * float(loss.detach())
-            if not math.isfinite(running):
-                raise RuntimeError(f"the loss became {running} at step {budget.step}; lower --lr")
+    saved = logged = first = budget.seconds
+    running = torch.ones((), device=team.device)
+    while budget.progress < 1.0 and (stop is None or budget.seconds - first < stop):
+        running.lerp_(training.step(), 0.005 if budget.step > 200 else 0.1)
         if budget.seconds - logged > 15 or budget.progress >= 1.0:
             logged = budget.seconds
-            print(
-                f"transformer step {budget.step} {logged:.0f} s progress {budget.progress:.3f} loss {running:.4f}",
-                flush=True,
-            )
-        if budget.seconds - saved > save_every or budget.progress >= 1.0:
+            loss = float(running)
+            if team.leads:
+                print(
+                    f"transformer step {budget.step} {logged:.0f} s progress {budget.progress:.3f} loss {loss:.4f}",
+                    flush=True,
+                )
+            if not math.isfinite(loss):
+                raise RuntimeError(f"the loss became {loss} at step {budget.step}; lower --lr")
+        if team.leads and budget.seconds - saved > save_every:
             saved = budget.seconds
-            state = {"transformer": transformer.state_dict(), "encoder": encoder.state_dict()}
-            state |= {"optimizer": optimizer.state_dict(), "average": average.state()}
-            run.save(out / "checkpoint.pt", state | {"step": budget.step, "seconds": budget.seconds})
-    average.swap()
-    transformer.save_pretrained(out / "transformer")
-    encoder.save_pretrained(out / "text_encoder")
-    words_of.save_pretrained(out / "tokenizer")
+            run.save(out / "checkpoint.pt", training.state())
+    if team.leads:
+        run.save(out / "checkpoint.pt", training.state())
+        training.save(out)
 
 
 def main(
@@ -213,24 +291,23 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder of the run; a run found there is resumed.")] = Path(
         "runs/transformer"
     ),
-    steps: int = 40_000,
+    steps: int = Recipe.steps,
     minutes: Annotated[float | None, typer.Option(help="Stop, and end the schedule, after so long.")] = None,
-    batch: int = 64,
-    lr: float = 1.5e-3,
+    batch: int = Recipe.batch,
+    lr: float = Recipe.lr,
+    ring: Annotated[int, typer.Option(help="Clips kept encoded, on each GPU.")] = Recipe.ring,
     compile: Annotated[bool, typer.Option(help="torch.compile the blocks.")] = False,
     start: Annotated[Path | None, typer.Option(help="A pipeline folder to go on from.")] = None,
     folder: Annotated[Path | None, typer.Option(help="Where photographs of other packages lie.")] = None,
     cache: Annotated[Path | None, typer.Option(help="Photographs, written there if absent.")] = None,
+    stop: Annotated[float | None, typer.Option(help="Leave the run to be resumed after so many seconds.")] = None,
     seed: int = 0,
     smoke: Annotated[bool, typer.Option(help="A toy size, for a test.")] = False,
 ) -> None:
-    toy = dict(ring=8, fresh=2) if smoke else {}
+    recipe = Recipe(steps=steps, minutes=minutes, batch=batch, lr=lr, ring=ring, compile=compile, seed=seed)
     if smoke:
-        steps, batch = min(steps, 4), 2
-    train(
-        out, vae, steps=steps, minutes=minutes, batch=batch, lr=lr, compile=compile, start=start, folder=folder,
-        cache=cache, seed=seed, smoke=smoke, **toy,
-    )  # fmt: skip
+        recipe = replace(recipe, steps=min(steps, 4), batch=2, ring=8)
+    train(out, vae, recipe, start=start, folder=folder, cache=cache, smoke=smoke, stop=stop)
 
 
 if __name__ == "__main__":

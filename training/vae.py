@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-import random
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,15 +17,14 @@ from typing import Annotated, Any
 import torch
 import typer
 from diffusers import AutoencoderKLWan
-from torch import Tensor, nn
+from torch import Tensor
 
 from training import detail, photographs, run, whole_clip
-from training.clips import HELD_OUT, Studio
+from training.clips import Studio
 from training.critic import Critic, balance, critic_loss, maker_loss
-from training.optim import MuonAdamW
-from training.photographs import FRAME
 from training.reconstruction import evaluate, mean
-from training.shots import FINEST, SCENES, draw, fine
+from training.reel import Reel
+from training.shots import FINEST, SCENES, draw
 
 CONFIG = dict(
     base_dim=48,
@@ -50,10 +48,11 @@ SMOKE = CONFIG | dict(base_dim=16, decoder_base_dim=16)
 class Recipe:
     """What a run is made of.
 
-    A step sees `batch` clips of `frames` x `side` x `side`; `sharp` is the share of clips whose pixels cover 2 to 3 of
-    the photograph. `texture`, `alternation` and `critic` weigh the losses of detail, `beta` the KL term; the critic
-    joins at the progress `critic_from`. Clips are whole in time: an autoencoder that has seen nine frames alone loses
-    the later ones of seventeen, by 9 dB at the last. In space it carries over.
+    A step sees `batch` clips of `frames` x `side` x `side` on each GPU, cut out of `reel` filmed ones, of which `fresh`
+    are new; `sharp` is the share of clips whose pixels cover 2 to 3 of the photograph. `texture`, `alternation` and
+    `critic` weigh the losses of detail, `beta` the KL term; the critic joins at the progress `critic_from`. Clips are
+    whole in time: an autoencoder that has seen nine frames alone loses the later ones of seventeen, by 9 dB at the last.
+    In space it carries over.
     """
 
     steps: int = 60_000
@@ -61,9 +60,11 @@ class Recipe:
     batch: int = 16
     frames: int = 17
     side: int = 96
+    reel: int = 4096
+    fresh: float = 2.0
     sharp: float = 0.35
     lr: float = 2e-3
-    texture: float = 0.01
+    texture: float = 0.05
     alternation: float = 0.5
     critic: float = 0.0
     critic_from: float = 0.0
@@ -76,32 +77,36 @@ class Recipe:
 class Training:
     """One run of a recipe: the network, what changes it, and all that a checkpoint holds."""
 
-    def __init__(self, vae: AutoencoderKLWan, studio: Studio, recipe: Recipe) -> None:
-        self.vae, self.studio, self.recipe = vae, studio, recipe
+    def __init__(self, vae: AutoencoderKLWan, studio: Studio, recipe: Recipe, team: run.Team) -> None:
+        self.vae, self.recipe = vae, recipe
         self.device = studio.sheet.device
         if recipe.decoder_only:
             vae.requires_grad_(False)
             vae.post_quant_conv.requires_grad_(True)
             vae.decoder.requires_grad_(True)
-        named = [(n, p) for n, p in vae.named_parameters() if p.requires_grad]
-        self.parameters = [p for _, p in named]
-        self.optimizer = MuonAdamW(named, lr=recipe.lr)
-        self.average = run.Average(self.parameters, min(0.999, 1 - 10 / recipe.steps))
-        self.budget = run.Budget(recipe.steps, recipe.minutes)
         self.critic = Critic().to(self.device) if recipe.critic else None
         if self.critic is not None:
-            self.critic_optimizer = torch.optim.AdamW(self.critic.parameters(), lr=3e-4, betas=(0.5, 0.95))
+            capturable = dict(capturable=True, fused=True) if self.device.type == "cuda" else {}
+            self.critic_optimizer = torch.optim.AdamW(
+                self.critic.parameters(), lr=3e-4, betas=(0.5, 0.95), **capturable
+            )
+        self.descent = run.Descent(vae.named_parameters(), self._losses, lr=recipe.lr, team=team)
+        self.average = run.Average(self.descent.parameters, min(0.999, 1 - 10 / recipe.steps))
+        self.budget = run.Budget(recipe.steps, recipe.minutes, team)
+        self.reel = Reel(studio, recipe.reel, recipe.frames, recipe.sharp, f"{recipe.seed}/{team.rank}")
+        self.video = torch.empty(recipe.batch, 3, recipe.frames, recipe.side, recipe.side, device=self.device)
+        self.ramp = torch.zeros((), device=self.device)
         self.encode: Callable[..., Any] = whole_clip.encode
         self.decode: Callable[..., Any] = whole_clip.decode
-        self.losses: Callable[..., dict[str, Tensor]] = _losses
+        self.errors: Callable[..., dict[str, Tensor]] = _errors
         if recipe.compile:
             torch._functorch.config.donated_buffer = False  # `balance` goes through the graph more than once
             self.encode = torch.compile(self.encode, dynamic=False)
             self.decode = torch.compile(self.decode, dynamic=False)
-            self.losses = torch.compile(self.losses, dynamic=False)
+            self.errors = torch.compile(self.errors, dynamic=False)
 
     def state(self) -> dict[str, Any]:
-        state = {"vae": self.vae.state_dict(), "optimizer": self.optimizer.state_dict()}
+        state = {"vae": self.vae.state_dict(), "optimizer": self.descent.optimizer.state_dict()}
         if self.critic is not None:
             state |= {"critic": self.critic.state_dict(), "critic_optimizer": self.critic_optimizer.state_dict()}
         budget = {"step": self.budget.step, "seconds": self.budget.seconds}
@@ -109,46 +114,47 @@ class Training:
 
     def restore(self, state: dict[str, Any]) -> None:
         self.vae.load_state_dict(state["vae"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.descent.optimizer.load_state_dict(state["optimizer"])
         self.average.restore(state["average"])
         if self.critic is not None:
             self.critic.load_state_dict(state["critic"])
             self.critic_optimizer.load_state_dict(state["critic_optimizer"])
-        self.budget.step, self.budget.spent = state["step"], state["seconds"]
+        self.budget.resume(state["step"], state["seconds"])
 
-    def step(self) -> tuple[Tensor, dict[str, Tensor]]:
-        """One step; the PSNR of its clips in dB and its losses, still on the device."""
+    def step(self) -> dict[str, Tensor]:
+        """One step; its losses and the PSNR of its clips in dB, on the device, until the next step."""
         recipe, budget = self.recipe, self.budget
-        video = self._clips()
-        noise = torch.Generator(self.device).manual_seed(recipe.seed * 7919 + budget.step)
+        self.reel.renew(recipe.fresh)
+        self.video.copy_(self.reel.cut(recipe.batch, recipe.side))
+        self.ramp.fill_(1.0 if recipe.decoder_only else min(1.0, max(0.0, (budget.progress - 0.1) / 0.3)))
+        judged = self.critic is not None and budget.progress >= recipe.critic_from
+        losses = self.descent.step(budget.rate(), judged)
+        self.average.update(budget.step)
+        budget.tick()
+        return losses
+
+    def _losses(self, judged: Hashable) -> dict[str, Tensor]:
+        recipe, video = self.recipe, self.video
         with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
             with torch.set_grad_enabled(not recipe.decoder_only):
                 mean, logvar = self.encode(self.vae, video)
-            draws = torch.randn(mean.shape, generator=noise, device=self.device)
             # Sampled latents are never quite real ones: the decoder must bear a little noise.
             spread = 0.03 * mean.std() if recipe.decoder_only else (0.5 * logvar).exp()
-            output = self.decode(self.vae, mean + draws * spread)
-        losses = self.losses(output, video)
-        ramp = 1.0 if recipe.decoder_only else min(1.0, max(0.0, (budget.progress - 0.2) / 0.3))
+            output = self.decode(self.vae, mean + torch.randn_like(mean) * spread)
+        losses = self.errors(output, video)
         loss = losses["l1"] + 2 * losses["mse"] + 0.25 * losses["edges"]
-        loss = loss + ramp * (recipe.texture * losses["texture"] + recipe.alternation * losses["alternation"])
+        loss = loss + self.ramp * (recipe.texture * losses["texture"] + recipe.alternation * losses["alternation"])
         if not recipe.decoder_only:
             losses["kl"] = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
             loss = loss + recipe.beta * losses["kl"]
-        if self.critic is not None and budget.progress >= recipe.critic_from:
+        if judged and self.critic is not None:
             losses |= self._criticise(self.critic, output, video)
             factor = balance(loss, losses["made"], self.vae.decoder.conv_out.weight)
             loss = loss + recipe.critic * factor * losses["made"]
-        losses["total"] = loss
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        self.optimizer.step(budget.rate())
-        self.average.update(budget.step)
-        budget.step += 1
-        return run.psnr(output.detach(), video).mean(), {k: v.detach() for k, v in losses.items()}
+        return losses | {"psnr": run.psnr(output.detach(), video).mean(), "total": loss}
 
     def _criticise(self, critic: Critic, output: Tensor, video: Tensor) -> dict[str, Tensor]:
-        """One step of the critic; its loss, and what it thinks of the output, for the decoder to learn from."""
+        """One step of the critic, of which each GPU has its own; its loss, and what the decoder is to learn from it."""
         with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
             critic.requires_grad_(True)
             judged = critic_loss(critic(video).float(), critic(output.detach()).float())
@@ -157,24 +163,10 @@ class Training:
             self.critic_optimizer.step()
             critic.requires_grad_(False)
             made = maker_loss(critic(video).float(), critic(output).float())
-        return {"critic": judged, "made": made}
-
-    def _clips(self) -> Tensor:
-        """The clips of one step: they depend on the seed and the step alone."""
-        recipe = self.recipe
-        dice = random.Random(f"{recipe.seed}/{self.budget.step}")
-        top, left = (dice.randrange(0, FRAME - recipe.side + 1, 8) for _ in range(2))
-        shapes, sharp = self.studio.shapes, fine(self.studio.shapes)
-        clips = [
-            draw(dice.randrange(HELD_OUT), shapes, subject=dice.choice(sharp), sharp=True)
-            if dice.random() < recipe.sharp
-            else draw(dice.randrange(HELD_OUT), shapes)
-            for _ in range(recipe.batch)
-        ]
-        return self.studio.film(clips, frames=recipe.frames, window=(top, left, recipe.side))
+        return {"critic": judged.detach(), "made": made}
 
 
-def _losses(output: Tensor, video: Tensor) -> dict[str, Tensor]:
+def _errors(output: Tensor, video: Tensor) -> dict[str, Tensor]:
     error = output - video
     return {
         "l1": error.abs().mean(),
@@ -202,42 +194,43 @@ def train(
     `start` holds a trained `vae/` to go on from, `folder` photographs of other packages. The run is left to be resumed
     after `stop` seconds. Held-out clips are looked at every `look_every` seconds, with the averaged weights.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    torch.backends.cudnn.benchmark = True
+    team = run.Team()
     torch.manual_seed(recipe.seed)
-    studio = Studio(photographs.load(cache, SCENES, folder=folder, finest=FINEST, stand_in=smoke), device)
+    studio = Studio(photographs.load(cache, SCENES, folder=folder, finest=FINEST, stand_in=smoke), team.device)
     if start is None:
         vae = AutoencoderKLWan(**(SMOKE if smoke else CONFIG))
         start_alike(vae)
     else:
         vae = AutoencoderKLWan.from_pretrained(start, torch_dtype=torch.float32)
-    training = Training(vae.to(device), studio, recipe)
-    if state := run.load(out / "checkpoint.pt", device):
+    training = Training(vae.to(team.device), studio, recipe, team)
+    if state := run.load(out / "checkpoint.pt", team.device):
         training.restore(state)
         del state
+    torch.manual_seed(1_000_003 * (recipe.seed + 1) + 1009 * training.budget.step + team.rank)  # of the noise
 
     budget = training.budget
     saved = logged = looked = first = budget.seconds
     while budget.progress < 1.0 and (stop is None or budget.seconds - first < stop):
-        psnr, losses = training.step()
+        losses = training.step()
         if budget.seconds - logged > 15 or budget.progress >= 1.0:
             logged = budget.seconds
             line = {k: round(float(v), 4) for k, v in losses.items()}
-            print(
-                f"vae step {budget.step} {logged:.0f} s progress {budget.progress:.3f} {float(psnr):.2f} dB {line}",
-                flush=True,
-            )
+            if team.leads:
+                print(f"vae step {budget.step} {logged:.0f} s progress {budget.progress:.3f} {line}", flush=True)
             if not math.isfinite(line["total"]):
                 raise RuntimeError(f"the loss became {line['total']} at step {budget.step}; lower --lr")
         if budget.seconds - saved > save_every:
-            run.save(out / "checkpoint.pt", training.state())
             saved = budget.seconds
+            if team.leads:
+                run.save(out / "checkpoint.pt", training.state())
         if budget.seconds - looked > look_every:
             looked = budget.seconds
-            training.average.swap()
-            report(vae, studio, per_subject=1)
-            training.average.swap()
+            if team.leads:
+                training.average.swap()
+                report(vae, studio, per_subject=1)
+                training.average.swap()
+    if not team.leads:
+        return
     run.save(out / "checkpoint.pt", training.state())
     training.average.swap()
     if not recipe.decoder_only:
@@ -314,7 +307,7 @@ def main(
         compile=compile, seed=seed,
     )  # fmt: skip
     if smoke:
-        recipe = replace(recipe, steps=min(steps, 4), batch=2, frames=5, side=32)
+        recipe = replace(recipe, steps=min(steps, 4), batch=2, frames=5, side=32, reel=4)
     train(out, recipe, start=start, folder=folder, cache=cache, smoke=smoke, stop=stop)
 
 

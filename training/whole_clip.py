@@ -25,10 +25,13 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import (
 )
 
 
+FORMAT = torch.channels_last_3d  # of activations: the norms are over channels
+
+
 def encode(vae: AutoencoderKLWan, video: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and log-variance (b c t h w), raw VAE latents, of a (b 3 f H W) video in [-1, 1]."""
     encoder: WanEncoder3d = vae.encoder
-    x = _conv(encoder.conv_in, patchify(video, vae.config.patch_size))
+    x = _conv(encoder.conv_in, patchify(video, vae.config.patch_size).contiguous(memory_format=FORMAT))
     for block in encoder.down_blocks:
         shortcut = block.avg_shortcut(x)
         for resnet in block.resnets:
@@ -44,6 +47,7 @@ def encode(vae: AutoencoderKLWan, video: torch.Tensor) -> tuple[torch.Tensor, to
 def decode(vae: AutoencoderKLWan, latents: torch.Tensor) -> torch.Tensor:
     """The video (b 3 f H W) of raw VAE latents (b c t h w), not clamped to [-1, 1]."""
     decoder: WanDecoder3d = vae.decoder
+    latents = latents.contiguous(memory_format=FORMAT)
     x = _middle(decoder.mid_block, _conv(decoder.conv_in, _conv(vae.post_quant_conv, latents)))
     for block in decoder.up_blocks:
         shortcut = None if block.avg_shortcut is None else block.avg_shortcut(x, first_chunk=True)
