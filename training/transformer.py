@@ -18,11 +18,12 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
-from training import photographs, run, whole_clip
-from training.clips import HELD_OUT, Studio
+from shelllcc.guidance.wan.tiny.vocabulary import words
+from training import options, photographs, run, whole_clip
+from training.clips import HELD_OUT, draw
 from training.optim import MuonAdamW
-from training.shots import FINEST, SCENES, draw
-from training.words import words
+from training.options import Cache, Folder, Smoke
+from training.studio import Studio
 
 TEXT_LENGTH = 512  # what WanPipeline pads to unless told otherwise
 CONFIG = dict(
@@ -125,7 +126,7 @@ def train(
     fresh: int = 8,
     compile: bool = False,
     start: Path | None = None,
-    folder: Path | None = None,
+    folder: Path = photographs.HELD,
     cache: Path | None = None,
     seed: int = 0,
     smoke: bool = False,
@@ -139,7 +140,7 @@ def train(
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.manual_seed(seed)
     vae = AutoencoderKLWan.from_pretrained(vae_path).to(device).requires_grad_(False)
-    studio = Studio(photographs.load(cache, SCENES, folder=folder, finest=FINEST, stand_in=smoke), device)
+    studio = Studio(photographs.load(cache, folder=folder, stand_in=smoke), device)
     words_of = tokenizer()
     if start is None:
         transformer, encoder = WanTransformer3DModel(**(SMOKE if smoke else CONFIG)), text_encoder(len(words_of))
@@ -219,10 +220,10 @@ def main(
     lr: float = 1.5e-3,
     compile: Annotated[bool, typer.Option(help="torch.compile the blocks.")] = False,
     start: Annotated[Path | None, typer.Option(help="A pipeline folder to go on from.")] = None,
-    folder: Annotated[Path | None, typer.Option(help="Where photographs of other packages lie.")] = None,
-    cache: Annotated[Path | None, typer.Option(help="Photographs, written there if absent.")] = None,
+    folder: Folder = photographs.HELD,
+    cache: Cache = None,
     seed: int = 0,
-    smoke: Annotated[bool, typer.Option(help="A toy size, for a test.")] = False,
+    smoke: Smoke = False,
 ) -> None:
     toy = dict(ring=8, fresh=2) if smoke else {}
     if smoke:
@@ -234,4 +235,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    options.run(main)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,13 +20,14 @@ import typer
 from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 
-from training import detail, photographs, run, whole_clip
-from training.clips import HELD_OUT, Studio
+from training import detail, options, photographs, run, whole_clip
+from training.clips import HELD_OUT, draw, fine
 from training.critic import Critic, balance, critic_loss, maker_loss
 from training.optim import MuonAdamW
+from training.options import Cache, Folder, Smoke
 from training.photographs import FRAME
 from training.reconstruction import evaluate, mean
-from training.shots import FINEST, SCENES, draw, fine
+from training.studio import Studio
 
 CONFIG = dict(
     base_dim=48,
@@ -190,7 +191,7 @@ def train(
     recipe: Recipe,
     *,
     start: Path | None = None,
-    folder: Path | None = None,
+    folder: Path = photographs.HELD,
     cache: Path | None = None,
     smoke: bool = False,
     save_every: float = 60.0,
@@ -206,7 +207,7 @@ def train(
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
     torch.manual_seed(recipe.seed)
-    studio = Studio(photographs.load(cache, SCENES, folder=folder, finest=FINEST, stand_in=smoke), device)
+    studio = Studio(photographs.load(cache, folder=folder, stand_in=smoke), device)
     if start is None:
         vae = AutoencoderKLWan(**(SMOKE if smoke else CONFIG))
         start_alike(vae)
@@ -243,15 +244,20 @@ def train(
     if not recipe.decoder_only:
         set_latent_statistics(vae, studio, clips=2 if smoke else 512)
     vae.save_pretrained(out / "vae")
-    written = report(vae, studio, **(dict(per_subject=1, frames=5, every=14) if smoke else dict(per_subject=4)))
+    written = report(vae, studio, **(dict(per_subject=1, frames=5, subjects=(0, 14)) if smoke else dict(per_subject=4)))
     (out / "vae.json").write_text(json.dumps(written, indent=1))
 
 
 def report(
-    vae: AutoencoderKLWan, studio: Studio, *, per_subject: int, frames: int = 17, every: int = 1
+    vae: AutoencoderKLWan,
+    studio: Studio,
+    *,
+    per_subject: int,
+    frames: int = 17,
+    subjects: Container[int] = range(len(photographs.PHOTOGRAPHS)),
 ) -> dict[str, Any]:
     """Print the mean figures of held-out clips; returns those of every subject."""
-    figures = evaluate(vae, studio, per_subject=per_subject, frames=frames, every=every)
+    figures = evaluate(vae, studio, per_subject=per_subject, frames=frames, subjects=subjects)
     for kind, rows in figures.items():
         print(f"held-out {kind} clips: { ({k: round(v, 3) for k, v in mean(rows).items()}) }", flush=True)
     return {kind: {subject: asdict(row) for subject, row in rows.items()} for kind, rows in figures.items()}
@@ -303,10 +309,10 @@ def main(
     compile: Annotated[bool, typer.Option(help="torch.compile both halves.")] = False,
     seed: int = 0,
     start: Annotated[Path | None, typer.Option(help="A trained vae/ folder to go on from.")] = None,
-    folder: Annotated[Path | None, typer.Option(help="Where photographs of other packages lie.")] = None,
-    cache: Annotated[Path | None, typer.Option(help="Photographs, written there if absent.")] = None,
+    folder: Folder = photographs.HELD,
+    cache: Cache = None,
     stop: Annotated[float | None, typer.Option(help="Leave the run to be resumed after so many seconds.")] = None,
-    smoke: Annotated[bool, typer.Option(help="A toy size, for a test.")] = False,
+    smoke: Smoke = False,
 ) -> None:
     recipe = Recipe(
         steps=steps, minutes=minutes, batch=batch, frames=frames, side=side, sharp=sharp, lr=lr, texture=texture,
@@ -319,4 +325,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    options.run(main)
