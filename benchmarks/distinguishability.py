@@ -89,7 +89,7 @@ def kept(folder: Path, make: Callable[[], Tensor]) -> Tensor:
 
 def main(
     model: Model = TINY,
-    bank_name: Annotated[BankName, typer.Option("--bank")] = "auto",
+    bank: BankName = "auto",
     device: Device = "cpu",
     batch: Batch = 1,
     count: Annotated[int, typer.Option(help="Captions, 64 at most.")] = 64,
@@ -100,7 +100,7 @@ def main(
     cache: Cache = None,
 ) -> None:
     pipe = load_pipeline(find_model(str(model)), Loading(dtype="float32"), device=device)
-    bank, studio = load_bank(bank_name, pipe), Studio(load(cache, folder=folder), pipe.device)
+    anchors, studio = load_bank(bank, pipe), Studio(load(cache, folder=folder), pipe.device)
 
     def filmed() -> Tensor:
         return torch.cat([encode(pipe, studio, real_clips(studio, count, draw_number=draw)) for draw in (0, 1)])
@@ -115,8 +115,8 @@ def main(
         sets[f"generated, cfg {cfg}"] = sampled.to(pipe.device)
     again = {f"{name}, as video": as_video(pipe, sets[name][:videos]) for name in ("real", list(sets)[-1])}
     print(f"{'':<42}{'mean':>8}{'spread':>8}{'same caption':>14}{'any pair':>10}")
-    for label, components in (("all", bank.shell.basis.shape[1]), ("guided", bank.guided)):
-        shell = bank.shell.leading(components).to(pipe.device)
+    for label, components in (("all", anchors.shell.basis.shape[1]), ("guided", anchors.guided)):
+        shell = anchors.shell.leading(components).to(pipe.device)
         reference = distances(shell, real)
         for name, clips in sets.items():
             show(f"{name} ({label})", reference, distances(shell, clips))

@@ -12,7 +12,7 @@ strength    guided at cfg 2 with half, once, twice and four times the default st
 samplers    unguided and guided with every scheduler, 12, 25 and 50 steps, shift 3 and 5, at cfg 1
 
 It prints the table, each row against its base (what got better, worse), and what must hold with its figures; all of it
-goes to runs/quality-SPLIT.json, and `--plot` draws it.
+goes to runs/quality-SPLIT.json, the README's table to runs/quality-SPLIT.md, and `--plot` draws it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from torch import Tensor
 from benchmarks import controls, gates
 from benchmarks.bench import Bench
 from benchmarks.best_rivals import best_rivals
-from benchmarks.bounds import keep
+from benchmarks.bounds import RUNS, keep
 from benchmarks.captions import Split
 from benchmarks.gates import Row
 from benchmarks.judge import COLUMNS, Judged, compare
@@ -112,6 +112,21 @@ def show(name: str, row: Row) -> None:
     print(f"{name:<36}{figures}{row.change:>9.3f}{row.forwards:>7.0f}  {words}", flush=True)
 
 
+def markdown(rows: gates.Rows, count: int) -> str:
+    """The table of the README: the floor, every cfg, and the controls and rivals."""
+    columns = ("lap", "spec", "swd", "kurt", "flat", "jitter", "contrast")
+    lines = [f"| arm | passes | {' | '.join(columns)} | subject named |", "|---" * (len(columns) + 3) + "|"]
+    for name, row in rows.items():
+        if row.group in ("floor", "cfg", "early", "controls", "rivals"):
+            figures = (f"{row.columns[c]:.{3 if c in ('spec', 'swd') else 2}f}".removeprefix("0") for c in columns)
+            passes = f"{row.forwards:.0f}" if row.forwards else ""
+            shown = f"**{name}**" if name.endswith(", guided") else name
+            lines.append(
+                f"| {shown} | {passes} | {' | '.join(figures)} | {row.columns['acc'] * count:.0f} of {count} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
 def main(
     model: Model = TINY,
     bank: BankName = "auto",
@@ -141,6 +156,7 @@ def main(
     print(*held, sep="\n")
     record: dict[str, Any] = {"split": split, "count": count, "guide": asdict(GUIDE), "device": device}
     keep(f"quality-{split}", record | {"rows": {name: asdict(row) for name, row in rows.items()}}, held)
+    (RUNS / f"quality-{split}.md").write_text(markdown(rows, count), encoding="utf-8")
     if plot is not None:
         gates.draw(rows, plot)
 

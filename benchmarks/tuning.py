@@ -92,7 +92,7 @@ class Caption:
 
 def main(
     model: Model = TINY,
-    bank_name: Annotated[BankName, typer.Option("--bank")] = "auto",
+    bank: BankName = "auto",
     count: Annotated[int, typer.Option(help="Captions.")] = 16,
     split: Annotated[str, typer.Option(help="tuning or held-out.")] = "held-out",
     cfg: Annotated[float, typer.Option(help="Classifier-free guidance.")] = PRESETS["tiny"].cfg,
@@ -103,12 +103,12 @@ def main(
 ) -> None:
     part: Split = "tuning" if split == "tuning" else "held-out"
     pipe = load_pipeline(find_model(str(model)), Loading(dtype="float32"), device=device)
-    bank, studio = load_bank(bank_name, pipe), Studio(load(cache, folder=folder), device)
+    anchors, studio = load_bank(bank, pipe), Studio(load(cache, folder=folder), device)
     films = [controls.through_vae(pipe.vae, real_frames(studio, count, part, draw_number=d)) for d in range(DRAWS)]
     rows = []
     for i, (text, seed) in enumerate(zip(prompts(count, part), seeds(count, part), strict=True)):
         request = Request.resolve(PRESETS["tiny"], prompt=text, seed=seed, cfg=cfg)
-        caption = Caption(request, pipe, bank, torch.stack([film[i] for film in films]))
+        caption = Caption(request, pipe, anchors, torch.stack([film[i] for film in films]))
         grid = [caption.tried(strength) for strength in GRID]
         found = list(search(lambda s, c=caption: c.tried(s).probe, most=BUDGET, high=HIGH))  # type: ignore[misc]
         rows.append(row := _row(caption, grid, found))

@@ -57,9 +57,9 @@ _PICOS = ("picosdeeuropa_by_Aitzol_Berasategi.jpg", BERASATEGI, "CC BY 4.0", (32
 
 # fmt: off
 PHOTOGRAPHS: tuple[Photograph, ...] = (
-    Photograph("astronaut", SKIMAGE, "astronaut.png", "NASA", PUBLIC, (512, 512),
+    Photograph("astronaut", SKIMAGE, "astronaut.png", "NASA (Eileen Collins)", PUBLIC, (512, 512),
                "88431cd9653ccd539741b555fb0a46b61558b301d4110412b5bc28b5e3ea6cb5", (0.45, 0.72), (0.44, 0.30)),
-    Photograph("brick", SKIMAGE, "brick.png", "CC0Textures", "CC0", (512, 512),
+    Photograph("brick", SKIMAGE, "brick.png", "CC0Textures, Bricks25", "CC0", (512, 512),
                "7966caf324f6ba843118d98f7a07746d22f6a343430add0233eca5f6eaaa8fcf", (0.42, 0.70), wander=0.5),
     Photograph("camera", SKIMAGE, "camera.png", "Lav Varshney", "CC0", (512, 512),
                "b0793d2adda0fa6ae899c03989482bff9a42d3d5690fc7e3648f2795d730c23a", (0.45, 0.75), (0.47, 0.35)),
@@ -71,7 +71,7 @@ PHOTOGRAPHS: tuple[Photograph, ...] = (
                "f8d773fc9cfa6f4d8e5942dc34d0a0788fcaed2a4fefbbed0aef5398d7ef4cba", (0.62, 0.88), wander=0.5),
     Photograph("grass", SKIMAGE, "grass.png", "linolafett, DeviantArt", "CC0", (512, 512),
                "b6b6022426b38936c43a4ac09635cd78af074e90f42ffa8227ac8b7452d39f89", (0.40, 0.60), wander=0.5),
-    Photograph("gravel", SKIMAGE, "gravel.png", "CC0Textures", "CC0", (512, 512),
+    Photograph("gravel", SKIMAGE, "gravel.png", "CC0Textures, Gravel04", "CC0", (512, 512),
                "c48615b451bf1e606fbd72c0aa9f8cc0f068ab7111ef7d93bb9b0f2586440c12", (0.40, 0.60), wander=0.5),
     Photograph("hubble", SKIMAGE, "hubble_deep_field.jpg", "NASA", PUBLIC, (1000, 872),
                "3a19c5dd8a927a9334bb1229a6d63711b1c0c767fb27e2286e7c84a3e2c2f5f4", (0.36, 0.60), wander=0.5),

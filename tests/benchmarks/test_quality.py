@@ -6,11 +6,12 @@ import importlib
 import itertools
 import json
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import imageio.v3 as imageio
 import pytest
 import torch
+import typer
 from torch.testing import assert_close
 
 from benchmarks import best_rivals, controls, gates, picture, quality, samples, vae_reconstruction
@@ -22,6 +23,7 @@ from benchmarks.picture import montage
 from benchmarks.rivals import GRID, Rival
 from benchmarks.samples import Arm, Sampler, sample_batch
 from shelllcc.guidance.errors import UsageError
+from shelllcc.guidance.files import write_json
 from shelllcc.guidance.guide.config import GuideConfig
 from shelllcc.guidance.wan.model.presets import PRESETS
 from shelllcc.guidance.wan.tiny.vocabulary import SUBJECTS, understand
@@ -134,8 +136,6 @@ def test_the_best_rival_is_nearest_among_the_faithful(monkeypatch, tmp_path):
 
 
 def test_a_rival_survives_its_way_through_json():
-    from dataclasses import asdict
-
     for rival in GRID:
         assert best_rivals._rival(json.loads(json.dumps(asdict(rival)))) == rival
 
@@ -272,6 +272,9 @@ def test_the_quality_table_runs_at_a_toy_size(toy, monkeypatch, capsys):
     record = json.loads((folder / "runs/quality-held-out.json").read_text())
     assert list(record["rows"]) == [gates.FLOOR, "cfg 1, unguided", "cfg 1, guided"]
     assert record["gates"]
+    table = (folder / "runs/quality-held-out.md").read_text().splitlines()
+    assert len(table) == 5
+    assert len({line.count("|") for line in table}) == 1
     assert "cfg 1, guided" in capsys.readouterr().out
 
 
@@ -296,3 +299,70 @@ def test_pictures_are_drawn_at_a_toy_size(toy, monkeypatch):
     assert set(picture.SHOWN) <= set(SUBJECTS)
     texts = [prompts()[number] for number in picture.chosen(picture.SHOWN)]
     assert [understand(text).subject for text in texts] == list(picture.SHOWN)
+
+
+def test_what_follows_from_new_weights_is_made_by_commands_that_exist(root, tmp_path):
+    from benchmarks import remake
+
+    steps = remake.steps(device="cpu", batch=1, photographs=["--folder", str(tmp_path)])
+    assert {*steps, "place"} == {*remake.FAST, *remake.SLOW}
+    for name, *words in itertools.chain(*steps.values()):
+        if name != "-m":
+            assert (root / name).is_file()
+            continue
+        module = importlib.import_module(words[0])
+        if len(words) == 1 and not hasattr(module, "main"):
+            continue
+        command = typer.main.get_command(getattr(module, "app", None) or wrapped(module.main))
+        with command.make_context("remake", words[1:], resilient_parsing=False) as context:
+            if hasattr(command, "resolve_command"):
+                _, inner, rest = command.resolve_command(context, [*context._protected_args, *context.args])
+                inner.make_context("remake", rest).close()
+
+
+def wrapped(main):
+    app = typer.Typer()
+    app.command()(main)
+    return app
+
+
+def test_new_parts_take_the_place_of_the_old_ones_and_half_a_model_does_not(tmp_path):
+    from benchmarks import remake
+
+    for part in remake.PARTS:
+        (tmp_path / "new" / part).mkdir(parents=True)
+        (tmp_path / "new" / part / "weights").write_text("new")
+        (tmp_path / "old" / part).mkdir(parents=True)
+        (tmp_path / "old" / part / "left").write_text("old")
+    remake.place(tmp_path / "new", tmp_path / "old")
+    assert sorted(p.name for p in (tmp_path / "old").rglob("*") if p.is_file()) == ["weights"] * 5
+    (tmp_path / "new/vae").rename(tmp_path / "new/gone")
+    with pytest.raises(UsageError, match="has no vae"):
+        remake.place(tmp_path / "new", tmp_path / "old")
+    assert (tmp_path / "old/vae/weights").exists()
+
+
+def test_the_cards_figures_are_those_of_the_records(toy, monkeypatch):
+    from training import card
+
+    folder, _ = toy
+    monkeypatch.chdir(folder)
+    assert card.measured(folder / "nowhere") is None
+    for name in ("subjects", "camera_moves"):
+        gate = asdict(Gate(f"{name} as asked", "1 of 2", False))
+        write_json(folder / f"runs/{name}.json", {"count": 2, "wrong": {"real clips": ["x"]}, "gates": [gate]})
+    mean = dict(psnr=34.56, lap=0.9, kurtosis_first=1.2, checkerboard=0.1, checkerboard_raw=0.01)
+    record = {"per_subject": 3, "mean": {"usual": mean}, "floor": 29.0, "gates": []}
+    write_json(folder / "runs/vae_reconstruction.json", record)
+    columns = {"columns": dict(lap=1.0, spec=0.0123, swd=0.02)}
+    arms = {f"cfg {PRESETS['tiny'].cfg:g}, {arm}": columns for arm in ("unguided", "guided")}
+    write_json(folder / "runs/quality-held-out.json", {"rows": arms})
+    text = card.measured(folder / "runs")
+    for figure in (
+        "| usual | 34.6 | 0.90 | 1.20 |",
+        "1 of 2 real clips",
+        "spec 0.012",
+        "subjects as asked: 1 of 2",
+        "29.0",
+    ):
+        assert figure in text.replace("\n  ", " ")

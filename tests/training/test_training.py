@@ -148,6 +148,42 @@ def test_a_cache_of_photographs_is_read_and_another_recipes_is_refused(tmp_path)
         load(cache)
 
 
+def test_the_card_says_what_the_tables_say(root):
+    """Where this fails: `python -m training.card`."""
+    from training import card
+
+    text = card.CARD.read_text()
+    for heading, section in {
+        "Parts": card.parts(),
+        "What it knows": card.knows(),
+        "Sources and licences": card.sources(),
+    }.items():
+        assert card.with_section(text, heading, section) == text
+
+
+def test_the_card_names_author_licence_and_changes_of_all_that_asks_for_it(root):
+    from training.card import CARD, LICENCES, with_section
+    from training.photographs import PHOTOGRAPHS
+
+    text = CARD.read_text()
+    assert {p.licence for p in PHOTOGRAPHS} <= set(LICENCES)
+    for photograph in PHOTOGRAPHS:
+        [row] = [line for line in text.splitlines() if f"`{photograph.file}`" in line and known(photograph) in line]
+        assert photograph.author in row
+        if photograph.licence.startswith("CC"):
+            assert f"[{photograph.licence}](https://creativecommons.org/" in row
+    assert "Changes made" in text
+    assert not [p.licence for p in PHOTOGRAPHS if "SA" in p.licence]
+    with pytest.raises(ValueError, match="no section Nothing"):
+        with_section(text, "Nothing", "")
+
+
+def known(photograph):
+    from shelllcc.guidance.wan.tiny.vocabulary import SUBJECTS
+
+    return f"| {SUBJECTS[photograph.subject][0]} |"
+
+
 def test_losses_of_detail_gain_nothing_by_a_checkerboard():
     from training import detail
 
