@@ -6,7 +6,7 @@ TWO := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal
 export HF_HUB_OFFLINE := 1
 export PYTHONPATH := .cache/typing:.
 
-.PHONY: demo test test-slow test-faults check lint docs install clean
+.PHONY: demo test test-slow test-faults check lint docs install photographs clean
 .DEFAULT_GOAL := demo
 
 .venv/installed: pyproject.toml constraints.txt
@@ -38,6 +38,17 @@ check: lint test
 
 docs: .venv/installed  ## docs/commands.md, from the commands
 	$(PY) docs/commands.py
+
+photographs: runs/photographs/face.dat  ## those of the tiny model that no wheel holds, on Debian or the like
+
+runs/photographs/face.dat: | .venv/installed
+	mkdir -p $(@D)
+	cd $(@D) && apt-get download lomiri-wallpapers-16.04
+	dpkg --fsys-tarfile $(@D)/lomiri-*.deb | tar -x -C $(@D) --strip-components 4 --wildcards '*/backgrounds/*.jpg'
+	$(PY) -m pip download -q -d $(@D) --no-deps --only-binary=:all: --python-version 3.10 \
+		--platform manylinux_2_17_x86_64 scipy==1.9.3
+	$(PY) -c "import sys, zipfile; sys.stdout.buffer.write(zipfile.ZipFile(sys.argv[1]).read('scipy/misc/face.dat'))" \
+		$(@D)/scipy-*.whl > $@.part && mv $@.part $@
 
 clean:
 	rm -rf .venv .cache build dist *.egg-info outputs runs

@@ -18,6 +18,11 @@ from benchmarks.bench import Bench
 from benchmarks.rivals import GRID, NAMES, Rival
 from benchmarks.samples import Arm, Sampler
 from shelllcc.guidance.errors import UsageError
+from shelllcc.guidance.wan.model.pipeline import TINY
+from training import options
+from training.options import BankName, Batch, Cache, Device, Folder, Model
+from training.photographs import HELD, load
+from training.studio import Studio
 
 BEST = Path(__file__).with_name("rivals.json")
 PLAIN = tuple(Rival("cfg", cfg) for cfg in (1.5, 2.0, 2.5, 3.0))
@@ -47,11 +52,16 @@ def _rival(row: dict[str, Any]) -> Rival:
 
 
 def main(
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    batch: Annotated[int, typer.Option(help="Clips sampled at once.")] = 1,
+    model: Model = TINY,
+    bank: BankName = "auto",
+    device: Device = "cpu",
+    batch: Batch = 1,
     count: Annotated[int, typer.Option(help="Captions, of 64.")] = 64,
+    folder: Folder = HELD,
+    cache: Cache = None,
 ) -> None:
-    bench = Bench(Sampler(device=device, batch=batch, split="tuning", count=count))
+    sampler = Sampler(device=device, batch=batch, split="tuning", count=count, model=model, bank=bank)
+    bench = Bench(sampler, Studio(load(cache, folder=folder), device))
     columns = ("lap", "spec", "swd", "kurt", "flat", "acc")
     plain = bench[Arm()].values
     print(f"{'unguided, cfg 1':<58}" + "".join(f"{plain[column]:>8.3f}" for column in columns), flush=True)
@@ -69,4 +79,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    options.run(main)

@@ -26,11 +26,12 @@ from shelllcc.anchors.latents import open_latents, save_latents
 from shelllcc.guidance.geometry.shell import Shell
 from shelllcc.guidance.wan.banks.analyze import degraded, share_of_pairs
 from shelllcc.guidance.wan.model.loading import Loading
-from shelllcc.guidance.wan.model.pipeline import find_model, load_pipeline
-from training import whole_clip
+from shelllcc.guidance.wan.model.pipeline import TINY, find_model, load_pipeline
+from training import options, whole_clip
 from training.bank import encode
-from training.clips import Studio
-from training.photographs import load
+from training.options import BankName, Batch, Cache, Device, Folder, Model
+from training.photographs import HELD, load
+from training.studio import Studio
 
 
 @torch.no_grad()
@@ -87,15 +88,19 @@ def kept(folder: Path, make: Callable[[], Tensor]) -> Tensor:
 
 
 def main(
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    batch: Annotated[int, typer.Option(help="Clips sampled at once.")] = 1,
+    model: Model = TINY,
+    bank: BankName = "auto",
+    device: Device = "cpu",
+    batch: Batch = 1,
     count: Annotated[int, typer.Option(help="Captions, 64 at most.")] = 64,
     videos: Annotated[int, typer.Option(help="Captions that are decoded and encoded again.")] = 24,
     cfgs: Annotated[str, typer.Option(help="cfg values to sample at.")] = "1,2,5,3",
     latents: Annotated[Path, typer.Option(help="A folder for the clips' latents.")] = Path("runs/latents"),
+    folder: Folder = HELD,
+    cache: Cache = None,
 ) -> None:
-    pipe = load_pipeline(find_model(None), Loading(dtype="float32"), device=device)
-    bank, studio = load_bank("auto", pipe), Studio(load(), pipe.device)
+    pipe = load_pipeline(find_model(str(model)), Loading(dtype="float32"), device=device)
+    anchors, studio = load_bank(bank, pipe), Studio(load(cache, folder=folder), pipe.device)
 
     def filmed() -> Tensor:
         return torch.cat([encode(pipe, studio, real_clips(studio, count, draw_number=draw)) for draw in (0, 1)])
@@ -110,8 +115,8 @@ def main(
         sets[f"generated, cfg {cfg}"] = sampled.to(pipe.device)
     again = {f"{name}, as video": as_video(pipe, sets[name][:videos]) for name in ("real", list(sets)[-1])}
     print(f"{'':<42}{'mean':>8}{'spread':>8}{'same caption':>14}{'any pair':>10}")
-    for label, components in (("all", bank.shell.basis.shape[1]), ("guided", bank.guided)):
-        shell = bank.shell.leading(components).to(pipe.device)
+    for label, components in (("all", anchors.shell.basis.shape[1]), ("guided", anchors.guided)):
+        shell = anchors.shell.leading(components).to(pipe.device)
         reference = distances(shell, real)
         for name, clips in sets.items():
             show(f"{name} ({label})", reference, distances(shell, clips))
@@ -120,4 +125,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    options.run(main)

@@ -9,11 +9,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.bounds import Gate, within
 from benchmarks.judge import Side
+from shelllcc.guidance.wan.model.presets import PRESETS
 
 FLOOR = "real, another draw"
 SHRINKS = {"cfg 1": 3.0, "early, cfg 1": 3.0, "cfg 2": 2.5, "cfg 3": 4.0, "cfg 5": 4.0}
 SMOOTH = ("cfg 1", "early, cfg 1")
+BEFORE = {"cfg 1": (0.208, 0.118), "cfg 2": (0.064, 0.031), "cfg 3": (0.035, 0.040), "cfg 5": (0.103, 0.137)}
+DEFAULT = f"cfg {PRESETS['tiny'].cfg:g}"
 HARMS = ("acc", "jitter", "colour", "contrast")
 
 
@@ -34,21 +38,19 @@ class Row:
 Rows = Mapping[str, Row]
 
 
-@dataclass(frozen=True)
-class Gate:
-    """One thing that must hold; `figure` tells what was measured."""
-
-    name: str
-    figure: str
-    held: bool
-
-    def __str__(self) -> str:
-        return f"{'holds' if self.held else 'MISS '}  {self.name}: {self.figure}"
-
-
 def check(rows: Rows) -> list[Gate]:
     """The gates whose rows are there."""
-    return [*_shrinks(rows), *_texture(rows), *_harms(rows), *_rivals(rows), *_strengths(rows), *_samplers(rows)]
+    kinds = (_truth, _shrinks, _texture, _harms, _rivals, _strengths, _samplers)
+    return [gate for kind in kinds for gate in kind(rows)]
+
+
+def _truth(rows: Rows) -> Iterator[Gate]:
+    """The model by itself: at most half as far from real clips as the first tiny model was at this cfg (BEFORE)."""
+    row = rows.get(f"{DEFAULT}, unguided")
+    if row is not None and DEFAULT in BEFORE:
+        for column, then in zip(("spec", "swd"), BEFORE[DEFAULT], strict=True):
+            name = f"{DEFAULT}, unguided, {column}, half of {then:g} is"
+            yield within(name, row.columns[column], high=then / 2, digits=4)
 
 
 def _shrinks(rows: Rows) -> Iterator[Gate]:

@@ -1,6 +1,9 @@
-"""The README's picture: `python -m benchmarks.picture docs/images/guided.png`, some minutes on a CPU
+"""Pictures of what the tiny model shows.
 
-The middle frames of some of benchmarks.captions at cfg 1, unguided in the upper row and guided in the lower one.
+`python -m benchmarks.picture guided docs/images/guided.png`      the README's: unguided above, guided below
+`python -m benchmarks.picture montage runs/montage.png`           subjects, real clips above sampled ones, enlarged
+
+Both show the middle frames of clips of benchmarks.captions.
 """
 
 from __future__ import annotations
@@ -10,28 +13,110 @@ from typing import Annotated
 
 import imageio.v3 as iio
 import numpy as np
+import torch
 import typer
+from torch import Tensor
 
-from benchmarks.captions import prompts, seeds
-from benchmarks.samples import Arm, Sampler, sample_batch
+from benchmarks.captions import Words, captions, prompts, real_clips, seeds
+from benchmarks.samples import SMOKE, Arm, Sampler, sample_batch
 from shelllcc.guidance.guide.config import GuideConfig
+from shelllcc.guidance.wan.model.pipeline import TINY
+from shelllcc.guidance.wan.tiny.vocabulary import SUBJECTS
+from training import options
+from training.options import BankName, Cache, Device, Folder, Model, Smoke
+from training.photographs import HELD, load
+from training.studio import Studio
 
-SHOWN = (3, 6, 7, 11, 19, 30, 46)  # cat, grass, gravel, motorcycle, cat, temple, temple
+SHOWN = ("raccoon", "cat", "dogs", "grass", "forest", "stream", "gravel")  # fur first, then foliage, water and stone
+LIGHT = "daylight"  # in which texture is seen best
+Enlarge = Annotated[int, typer.Option(help="Screen pixels a pixel.")]
+app = typer.Typer(add_completion=False)
 
 
-def main(
-    out: Path,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    cfg: Annotated[float, typer.Option(help="Classifier-free guidance.")] = Arm().cfg,
-) -> None:
-    sampler, rows = Sampler(device=device, batch=1), []
-    texts, numbers = [prompts()[i] for i in SHOWN], [seeds()[i] for i in SHOWN]
-    for arm in (Arm(cfg), Arm(cfg, guide=GuideConfig())):
-        clips = sample_batch(sampler.pipe(), texts, numbers, arm, sampler.guide(arm)).numpy()
-        rows.append(np.concatenate(list(clips[:, clips.shape[1] // 2]), axis=1))
+def montage(first: Tensor, second: Tensor, *, columns: int, enlarge: int) -> np.ndarray:
+    """uint8 (h, w, 3): pairs of uint8 pictures (n h w 3), the first above the second, `columns` pairs in a row."""
+    pairs = torch.cat([first, second], dim=1)
+    pairs = torch.cat([pairs, pairs.new_zeros(-len(pairs) % columns, *pairs.shape[1:])])
+    rows = [torch.cat(list(pairs[i : i + columns]), dim=1) for i in range(0, len(pairs), columns)]
+    picture: np.ndarray = torch.cat(rows).repeat_interleave(enlarge, 0).repeat_interleave(enlarge, 1).cpu().numpy()
+    return picture
+
+
+def chosen(subjects: tuple[str, ...]) -> list[int]:
+    """The caption of each subject, by number: in daylight and without a free word where there is such a one."""
+    asked = list(enumerate(captions()))
+
+    def rank(words: Words) -> tuple[bool, bool]:
+        return bool(words.free), words.light != LIGHT
+
+    return [min((n for n in asked if n[1].subject == subject), key=lambda n: rank(n[1]))[0] for subject in subjects]
+
+
+def middle(clips: Tensor) -> Tensor:
+    """The middle frames (n h w 3) of clips (n t h w 3)."""
+    return clips[:, clips.shape[1] // 2]
+
+
+def sampled(sampler: Sampler, numbers: list[int], arm: Arm) -> Tensor:
+    """Middle frames (n h w 3) of the captions of these numbers."""
+    guide, clips = sampler.guide(arm), []
+    for first in range(0, len(numbers), sampler.batch):
+        these = numbers[first : first + sampler.batch]
+        texts, noise = [prompts()[n] for n in these], [seeds()[n] for n in these]
+        clips.append(middle(sample_batch(sampler.pipe(), texts, noise, arm, guide, **sampler.size)))
+    return torch.cat(clips)
+
+
+def write(out: Path, picture: np.ndarray) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
-    iio.imwrite(out, np.concatenate(rows, axis=0))
+    iio.imwrite(out, picture)
+
+
+@app.command()
+def guided(
+    out: Path,
+    model: Model = TINY,
+    bank: BankName = "auto",
+    device: Device = "cpu",
+    cfg: Annotated[float, typer.Option(help="Classifier-free guidance.")] = Arm().cfg,
+    smoke: Smoke = False,
+) -> None:
+    """Unguided above guided, a column a subject; some minutes on a CPU."""
+    sampler = Sampler(device=device, batch=len(SHOWN), smoke=smoke, model=model, bank=bank)
+    steps = 3 if smoke else Arm().steps
+    arms = Arm(cfg, steps), Arm(cfg, steps, guide=GuideConfig())
+    rows = [sampled(sampler, chosen(SHOWN), arm) for arm in arms]
+    write(out, montage(*rows, columns=len(SHOWN), enlarge=1))
+
+
+@app.command("montage")
+def real_above_sampled(
+    out: Path,
+    model: Model = TINY,
+    bank: BankName = "auto",
+    device: Device = "cpu",
+    subjects: Annotated[str, typer.Option(help="Some subjects, comma-separated, or the first so many.")] = "16",
+    guide: Annotated[bool, typer.Option("--guided", help="Sample with guidance.")] = False,
+    cfg: Annotated[float, typer.Option(help="Classifier-free guidance.")] = Arm().cfg,
+    columns: int = 4,
+    enlarge: Enlarge = 2,
+    folder: Folder = HELD,
+    cache: Cache = None,
+    smoke: Smoke = False,
+) -> None:
+    """Real clips of the same captions above sampled ones."""
+    names = tuple(SUBJECTS)[: int(subjects)] if subjects.isdigit() else tuple(subjects.split(","))
+    if unknown := set(names) - set(SUBJECTS):
+        raise typer.BadParameter(f"no subject {', '.join(unknown)}; there are {', '.join(SUBJECTS)}")
+    sampler = Sampler(device=device, batch=len(names), smoke=smoke, model=model, bank=bank)
+    studio = Studio(load(cache, folder=folder, stand_in=smoke), device)
+    numbers, clips = chosen(names), real_clips(studio)
+    size = {"frames": SMOKE["num_frames"], "size": SMOKE["height"]} if smoke else {}
+    films = torch.cat([studio.film([clips[n]], **size) for n in numbers])  # type: ignore[arg-type]
+    real = middle(((films + 1) * 127.5).round().byte().permute(0, 2, 3, 4, 1).cpu())
+    arm = Arm(cfg, 3 if smoke else Arm().steps, guide=GuideConfig() if guide else None)
+    write(out, montage(real, sampled(sampler, numbers, arm), columns=columns, enlarge=enlarge))
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    options.run(app)

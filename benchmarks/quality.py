@@ -1,4 +1,4 @@
-"""Are guided clips nearer to real ones, and than anything else gets? `python -m benchmarks.quality`
+"""Are guided clips nearer to real ones, and than anything else gets? `python -m benchmarks.quality --device cuda`
 
 Clips of 64 captions that no setting was chosen on ("held-out"; `--split tuning` for the others), against real clips of
 the same captions seen through the same VAE. Sharpness alone is fooled by noise: benchmarks.judge tells the columns. The
@@ -12,7 +12,7 @@ strength    guided at cfg 2 with half, once, twice and four times the default st
 samplers    unguided and guided with every scheduler, 12, 25 and 50 steps, shift 3 and 5, at cfg 1
 
 It prints the table, each row against its base (what got better, worse), and what must hold with its figures; all of it
-goes to runs/quality-SPLIT.json, and `--plot` draws it.
+goes to runs/quality-SPLIT.json, the README's table to runs/quality-SPLIT.md, and `--plot` draws it.
 """
 
 from __future__ import annotations
@@ -30,13 +30,18 @@ from torch import Tensor
 from benchmarks import controls, gates
 from benchmarks.bench import Bench
 from benchmarks.best_rivals import best_rivals
+from benchmarks.bounds import RUNS, keep
 from benchmarks.captions import Split
 from benchmarks.gates import Row
 from benchmarks.judge import COLUMNS, Judged, compare
 from benchmarks.samples import EARLY, SCHEDULERS, Arm, Sampler
-from shelllcc.guidance.files import write_json
 from shelllcc.guidance.guide.config import GuideConfig
 from shelllcc.guidance.measures.figures import change
+from shelllcc.guidance.wan.model.pipeline import TINY
+from training import options
+from training.options import BankName, Batch, Cache, Device, Folder, Model, Smoke
+from training.photographs import HELD, load
+from training.studio import Studio
 
 CFGS = (1.0, 1.5, 2.0, 3.0, 5.0)
 STRENGTHS = (0.5, 1.0, 2.0, 4.0)
@@ -107,17 +112,37 @@ def show(name: str, row: Row) -> None:
     print(f"{name:<36}{figures}{row.change:>9.3f}{row.forwards:>7.0f}  {words}", flush=True)
 
 
+def markdown(rows: gates.Rows, count: int) -> str:
+    """The table of the README: the floor, every cfg, and the controls and rivals."""
+    columns = ("lap", "spec", "swd", "kurt", "flat", "jitter", "contrast")
+    lines = [f"| arm | passes | {' | '.join(columns)} | subject named |", "|---" * (len(columns) + 3) + "|"]
+    for name, row in rows.items():
+        if row.group in ("floor", "cfg", "early", "controls", "rivals"):
+            figures = (f"{row.columns[c]:.{3 if c in ('spec', 'swd') else 2}f}".removeprefix("0") for c in columns)
+            passes = f"{row.forwards:.0f}" if row.forwards else ""
+            shown = f"**{name}**" if name.endswith(", guided") else name
+            lines.append(
+                f"| {shown} | {passes} | {' | '.join(figures)} | {row.columns['acc'] * count:.0f} of {count} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
 def main(
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    batch: Annotated[int, typer.Option(help="Clips sampled at once.")] = 1,
+    model: Model = TINY,
+    bank: BankName = "auto",
+    device: Device = "cpu",
+    batch: Batch = 1,
     split: Annotated[str, typer.Option(help="held-out or tuning captions.")] = "held-out",
     only: Annotated[str, typer.Option(help="Groups, comma-separated.")] = ",".join(GROUPS),
     count: Annotated[int, typer.Option(help="Captions, of 64.")] = 64,
     plot: Annotated[Path | None, typer.Option(help="A PNG to draw.")] = None,
-    smoke: Annotated[bool, typer.Option(help="A toy size, for a test.")] = False,
+    folder: Folder = HELD,
+    cache: Cache = None,
+    smoke: Smoke = False,
 ) -> None:
     chosen: Split = "tuning" if split == "tuning" else "held-out"
-    bench = Bench(Sampler(device=device, batch=batch, split=chosen, count=count, smoke=smoke))
+    sampler = Sampler(device=device, batch=batch, split=chosen, count=count, smoke=smoke, model=model, bank=bank)
+    bench = Bench(sampler, Studio(load(cache, folder=folder, stand_in=smoke), device))
     heads = "".join(f"{column:>9}" for column in COLUMNS)
     print(f"{'arm, ' + split + ' captions':<36}{heads}{'change':>9}{'passes':>7}")
     floor = row_of("floor", bench.judge(bench.real_clips(1)), compare(bench.real, bench.real))
@@ -130,12 +155,12 @@ def main(
     held = gates.check(rows)
     print(*held, sep="\n")
     record: dict[str, Any] = {"split": split, "count": count, "guide": asdict(GUIDE), "device": device}
-    record |= {"rows": {name: asdict(row) for name, row in rows.items()}, "gates": [asdict(gate) for gate in held]}
-    write_json(Path(f"runs/quality-{split}.json"), record)
+    keep(f"quality-{split}", record | {"rows": {name: asdict(row) for name, row in rows.items()}}, held)
+    (RUNS / f"quality-{split}.md").write_text(markdown(rows, count), encoding="utf-8")
     if plot is not None:
         gates.draw(rows, plot)
 
 
 if __name__ == "__main__":
     torch.set_grad_enabled(False)
-    typer.run(main)
+    options.run(main)

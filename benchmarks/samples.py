@@ -2,8 +2,6 @@
 
 An arm is one way to sample the 64 captions of a split. Its frames are kept in runs/samples under a hash of its
 settings, of the weights and the bank, and of the code that guides, so that a change to the guide makes new ones.
-
-`python -m benchmarks.samples` makes those that the smaller benchmarks share.
 """
 
 from __future__ import annotations
@@ -99,29 +97,50 @@ class RandomGuide(ShellGuide):
 
 
 class Sampler:
-    """Samples arms with `batch` clips at once, or finds them on disk. `smoke` is a toy size, for a test."""
+    """Samples arms of a tiny Wan's folder with `batch` clips at once, or finds them on disk.
+
+    `bank` is a file, or "auto". `smoke` is a toy size of three steps at most, for a test.
+    """
 
     def __init__(
-        self, *, device: str, batch: int, split: Split = "tuning", count: int = 64, smoke: bool = False
+        self,
+        *,
+        device: str,
+        batch: int,
+        split: Split = "tuning",
+        count: int = 64,
+        smoke: bool = False,
+        model: Path = TINY,
+        bank: str = "auto",
     ) -> None:
         self.device, self.batch, self.split, self.count = device, batch, split, count
+        self.smoke, self.model, self.bank = smoke, model, bank
         self.size = SMOKE if smoke else {}
         self.pipes: dict[str, Any] = {}
 
+    @property
+    def film(self) -> dict[str, int]:
+        """The size of the clips in the words of benchmarks.captions.real_frames."""
+        return {"frames": SMOKE["num_frames"], "side": SMOKE["height"]} if self.smoke else {}
+
     def pipe(self, model: str = "tiny") -> Any:
         if model not in self.pipes:
-            folder = find_model(str(EARLY) if model == "early" else None)
+            folder = find_model(str(self._folder(model)))
             self.pipes[model] = load_pipeline(folder, Loading(dtype="float32"), device=self.device)
         return self.pipes[model]
+
+    def _folder(self, model: str) -> Path:
+        return EARLY if model == "early" else self.model
 
     def guide(self, arm: Arm) -> ShellGuide | None:
         if arm.guide is None:
             return None
         kind = RandomGuide if arm.random else ShellGuide
-        return kind(load_bank("auto", self.pipe(arm.model)), arm.guide)
+        return kind(load_bank(self.bank, self.pipe(arm.model)), arm.guide)
 
     def sample(self, arm: Arm) -> Sampled:
         """The arm's clips of the split's captions, each with the noise of its own seed."""
+        arm = replace(arm, steps=min(arm.steps, 3)) if self.smoke else arm
         path = self._path(arm)
         if path.exists():
             with safe_open(path, "pt") as file:
@@ -140,8 +159,9 @@ class Sampler:
         return sampled
 
     def _path(self, arm: Arm) -> Path:
-        key: dict[str, Any] = {"arm": asdict(arm), "split": self.split, "count": self.count, "size": self.size}
-        key |= {"weights": weights_sha256(EARLY if arm.model == "early" else TINY), "device": self.device}
+        key: dict[str, Any] = {"arm": asdict(arm), "split": self.split, "size": self.size}
+        key |= {"captions": prompts(self.count, self.split)}
+        key |= {"weights": weights_sha256(self._folder(arm.model)), "device": self.device}
         if guide := self.guide(arm):
             key |= {"bank": guide.bank.sha256, "code": guidance_sha256()}
             if guide.bank.beside:
@@ -181,14 +201,10 @@ def guidance_sha256() -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(folder.glob("*.py")))).hexdigest()
 
 
-def standard_arms(*, device: str, batch: int) -> dict[str, Tensor]:
-    """The tiny model's clips at its defaults, without and with guidance."""
-    sampler, cfg = Sampler(device=device, batch=batch), PRESETS["tiny"].cfg
+def standard_arms(sampler: Sampler) -> dict[str, Tensor]:
+    """The model's clips at its defaults, without and with guidance."""
+    cfg = PRESETS["tiny"].cfg
     return {
         f"unguided, cfg {cfg:g}": sampler.sample(Arm()).frames,
         f"guided, cfg {cfg:g}": sampler.sample(Arm(guide=GuideConfig())).frames,
     }
-
-
-if __name__ == "__main__":
-    standard_arms(device="cuda" if torch.cuda.is_available() else "cpu", batch=1)

@@ -1,41 +1,48 @@
-"""Do clips show the subject of their prompt? `python -m benchmarks.subjects`
+"""Do clips show the subject of their prompt? `python -m benchmarks.subjects --device cuda --batch 64`
 
-A small convolutional classifier learns the sixteen subjects from frames of real clips; it is first judged on held-out
-real clips, then names the subjects of 64 unguided clips, and of guided ones.
+A small convolutional classifier learns the subjects from frames of real clips; it is first judged on held-out real
+clips, then names the subjects of 64 unguided clips, and of guided ones. The figures go to runs/subjects.json.
 """
 
 from __future__ import annotations
 
+import hashlib
 from itertools import pairwise
-from pathlib import Path
-from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-import typer
 from torch import Tensor, nn
 
-from benchmarks.captions import real_frames, subjects
-from benchmarks.samples import standard_arms
+from benchmarks.bounds import RUNS, Gate, keep
+from benchmarks.captions import Split, real_frames, subjects
+from benchmarks.samples import Sampler, standard_arms
+from shelllcc.guidance.wan.model.pipeline import TINY
 from shelllcc.guidance.wan.tiny.vocabulary import SUBJECTS
-from training.clips import HELD_OUT, Studio
-from training.photographs import load
+from training import options
+from training.clips import HELD_OUT
+from training.options import BankName, Batch, Cache, Device, Folder, Model, Smoke
+from training.photographs import HELD, PHOTOGRAPHS, load
+from training.studio import Studio
 
 SIDE = 64
-WEIGHTS = Path("runs/subjects.safetensors")
+SEEN, EPOCHS = 8192, 8  # real clips to learn from
 
 
-def classifier(studio: Studio) -> nn.Module:
-    """The trained classifier, from disk if it is there."""
+def classifier(studio: Studio, *, smoke: bool = False) -> nn.Module:
+    """The trained classifier, from disk if it is there; a toy for `smoke`."""
     from safetensors.torch import load_file, save_file
 
-    if WEIGHTS.exists():
+    if smoke:
+        return train_classifier(studio, clips_seen=64, epochs=1)
+    recipe = hashlib.sha256(repr((PHOTOGRAPHS, SEEN, EPOCHS)).encode()).hexdigest()
+    path = RUNS / f"subjects-{recipe[:8]}.safetensors"
+    if path.exists():
         model = network().to(studio.sheet.device)
-        model.load_state_dict(load_file(WEIGHTS, str(studio.sheet.device)))
+        model.load_state_dict(load_file(path, str(studio.sheet.device)))
         return model.eval()
     model = train_classifier(studio)
-    WEIGHTS.parent.mkdir(parents=True, exist_ok=True)
-    save_file(model.state_dict(), WEIGHTS)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(model.state_dict(), path)
     return model
 
 
@@ -47,8 +54,8 @@ def network() -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(512, len(SUBJECTS)))
 
 
-def train_classifier(studio: Studio, *, clips_seen: int = 4096, epochs: int = 6, seed: int = 0) -> nn.Module:
-    """A classifier (b, 3, 64, 64) in [-1, 1] -> 16 logits, from the first frame of real clips."""
+def train_classifier(studio: Studio, *, clips_seen: int = SEEN, epochs: int = EPOCHS, seed: int = 0) -> nn.Module:
+    """A classifier (b, 3, 64, 64) in [-1, 1] -> a logit a subject, from the first frame of real clips."""
     torch.manual_seed(seed)
     device = studio.sheet.device
     drawn = studio.draw(range(HELD_OUT - clips_seen, HELD_OUT))
@@ -79,9 +86,11 @@ def name_subjects(model: nn.Module, frames: Tensor) -> Tensor:
     return logits.view(len(frames), 3, -1).mean(1).argmax(-1).cpu()
 
 
-def accuracy(model: nn.Module, frames: Tensor) -> float:
-    """Share of the clips of benchmarks.captions in which the classifier names the caption's subject."""
-    return float((name_subjects(model, frames) == subjects(len(frames))).float().mean())
+def wrong(model: nn.Module, frames: Tensor, split: Split) -> list[str]:
+    """The clips of benchmarks.captions in which the classifier names another subject than the caption, in words."""
+    names, wanted = list(SUBJECTS), subjects(len(frames), split)
+    pairs = zip(wanted.tolist(), name_subjects(model, frames).tolist(), strict=True)
+    return [f"{names[asked]} seen as {names[seen]}" for asked, seen in pairs if asked != seen]
 
 
 def _small(pictures: Tensor) -> Tensor:
@@ -89,15 +98,28 @@ def _small(pictures: Tensor) -> Tensor:
 
 
 def main(
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    batch: Annotated[int, typer.Option(help="Clips sampled at once.")] = 1,
+    model: Model = TINY,
+    bank: BankName = "auto",
+    device: Device = "cpu",
+    batch: Batch = 1,
+    count: int = 64,
+    folder: Folder = HELD,
+    cache: Cache = None,
+    smoke: Smoke = False,
 ) -> None:
-    studio = Studio(load(), device)
-    model = classifier(studio)
-    print(f"real clips, held out          {accuracy(model, real_frames(studio)):.3f}")
-    for name, frames in standard_arms(device=device, batch=batch).items():
-        print(f"{name:<30}{accuracy(model, frames):.3f}")
+    sampler = Sampler(device=device, batch=batch, split="held-out", count=count, smoke=smoke, model=model, bank=bank)
+    studio = Studio(load(cache, folder=folder, stand_in=smoke), device)
+    judge = classifier(studio, smoke=smoke)
+    arms = {"real clips": real_frames(studio, count, sampler.split, **sampler.film)} | standard_arms(sampler)
+    wrongs, gates = {}, list[Gate]()
+    for name, frames in arms.items():
+        others = wrong(judge, frames, sampler.split)
+        wrongs[name] = others
+        figure = "; ".join([f"{count - len(others)} of {count}", *others])
+        gates.append(gate := Gate(f"{name}, every subject named", figure, not others))
+        print(gate, flush=True)
+    keep("subjects", {"count": count, "wrong": wrongs}, gates)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    options.run(main)

@@ -30,13 +30,15 @@ from shelllcc.guidance.wan.clips.prefix import Prefix
 from shelllcc.guidance.wan.clips.request import Request
 from shelllcc.guidance.wan.clips.sample import Clip, first_move, guide_for, sample
 from shelllcc.guidance.wan.model.loading import Loading
-from shelllcc.guidance.wan.model.pipeline import find_model, load_pipeline
+from shelllcc.guidance.wan.model.pipeline import TINY, find_model, load_pipeline
 from shelllcc.guidance.wan.model.presets import PRESETS
 from shelllcc.guidance.workbench.runs import Shown, verdict_of
 from shelllcc.guidance.workbench.search import Probe, best, search
 from shelllcc.guidance.workbench.tune import BUDGET, HIGH
-from training.clips import Studio
-from training.photographs import load
+from training import options
+from training.options import BankName, Cache, Device, Folder, Model
+from training.photographs import HELD, load
+from training.studio import Studio
 
 GRID = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0)
 DRAWS = 4  # of real clips of a caption
@@ -89,20 +91,24 @@ class Caption:
 
 
 def main(
+    model: Model = TINY,
+    bank: BankName = "auto",
     count: Annotated[int, typer.Option(help="Captions.")] = 16,
     split: Annotated[str, typer.Option(help="tuning or held-out.")] = "held-out",
     cfg: Annotated[float, typer.Option(help="Classifier-free guidance.")] = PRESETS["tiny"].cfg,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Device = "cpu",
     out: Annotated[Path, typer.Option(help="JSON to write.")] = Path("runs/tuning.json"),
+    folder: Folder = HELD,
+    cache: Cache = None,
 ) -> None:
     part: Split = "tuning" if split == "tuning" else "held-out"
-    pipe = load_pipeline(find_model(None), Loading(dtype="float32"), device=device)
-    bank, studio = load_bank("auto", pipe), Studio(load(), device)
+    pipe = load_pipeline(find_model(str(model)), Loading(dtype="float32"), device=device)
+    anchors, studio = load_bank(bank, pipe), Studio(load(cache, folder=folder), device)
     films = [controls.through_vae(pipe.vae, real_frames(studio, count, part, draw_number=d)) for d in range(DRAWS)]
     rows = []
     for i, (text, seed) in enumerate(zip(prompts(count, part), seeds(count, part), strict=True)):
         request = Request.resolve(PRESETS["tiny"], prompt=text, seed=seed, cfg=cfg)
-        caption = Caption(request, pipe, bank, torch.stack([film[i] for film in films]))
+        caption = Caption(request, pipe, anchors, torch.stack([film[i] for film in films]))
         grid = [caption.tried(strength) for strength in GRID]
         found = list(search(lambda s, c=caption: c.tried(s).probe, most=BUDGET, high=HIGH))  # type: ignore[misc]
         rows.append(row := _row(caption, grid, found))
@@ -140,4 +146,4 @@ def _summary(rows: list[dict[str, float]]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    options.run(main)

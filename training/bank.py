@@ -21,8 +21,10 @@ from shelllcc.anchors.bankfile import save_bank
 from shelllcc.anchors.build import Recipe, fit_shell
 from shelllcc.anchors.calibrate import calibrate_radius
 from shelllcc.anchors.fingerprints import fingerprint, pipeline_fingerprint
-from training import photographs, whole_clip
-from training.clips import HELD_OUT, Clip, Studio
+from training import options, photographs, whole_clip
+from training.clips import HELD_OUT, Clip
+from training.options import Cache, Folder, Smoke
+from training.studio import Studio
 
 SEED = 20_000  # first seed of the clips behind the bank
 
@@ -82,11 +84,13 @@ def main(
     clips: int = 192,
     held_out: int = 32,
     anchors: Annotated[int | None, typer.Option(help="Of the bank; its recipe's own if not given.")] = None,
-    cache: Annotated[Path | None, typer.Option(help="Photographs, written there if absent.")] = None,
+    folder: Folder = photographs.HELD,
+    cache: Cache = None,
+    smoke: Smoke = False,
 ) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     pipe = WanPipeline.from_pretrained(model, torch_dtype=torch.float32).to(device)
-    studio = Studio(photographs.load(cache), device)
+    studio = Studio(photographs.load(cache, folder=folder, stand_in=smoke), device)
     bank = make_bank(pipe, studio, clips=clips, held_out=held_out, recipe=Recipe.usual(anchors=anchors))
     save_bank(bank, out)
     curve = bank.calibrations[0].curve
@@ -96,4 +100,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    options.run(main)

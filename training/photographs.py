@@ -1,8 +1,7 @@
 """The photographs behind the tiny Wan: where each lies, who made it, under which licence, and how it may be framed.
 
-PHOTOGRAPHS are the sixteen that the shipped model has seen; MORE are to be seen by its successor, beside them. None is
-kept here: they are read out of the wheels and Debian packages that hold them. Nothing among them is share-alike, since
-a small model can repeat what it saw. Knows nothing of camera paths or models.
+None is kept here: they are read out of the wheels and Debian packages that hold them. Nothing among them is
+share-alike, since a small model can repeat what it saw. Knows nothing of camera paths or models.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import bz2
 import hashlib
 import io
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +17,11 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from shelllcc.guidance.errors import UsageError
+
 FRAME = 192  # pixels; the side of a clip
+FINEST = 1.25  # photograph pixels a frame pixel of the tightest frame, where the photograph has them
+HELD = Path("runs/photographs")  # where `make photographs` puts those that no wheel holds
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Photograph:
 
 
 SKIMAGE, SKLEARN, MATPLOTLIB, SCIPY, LOMIRI = "skimage", "sklearn", "matplotlib", "scipy 1.9", "lomiri-wallpapers-16.04"
+WHEELS = (SKIMAGE, SKLEARN, MATPLOTLIB)  # of .[train,plots]
 PUBLIC, FREE = "public domain", "no known copyright restrictions"
 NOT_STATED = "none stated; ships with scikit-image (BSD-3-Clause)"
 BERASATEGI, FREESPACE = "Aitzol Berasategi, 2018", 'Trevor "Freespace", 2018'
@@ -54,9 +57,9 @@ _PICOS = ("picosdeeuropa_by_Aitzol_Berasategi.jpg", BERASATEGI, "CC BY 4.0", (32
 
 # fmt: off
 PHOTOGRAPHS: tuple[Photograph, ...] = (
-    Photograph("astronaut", SKIMAGE, "astronaut.png", "NASA", PUBLIC, (512, 512),
+    Photograph("astronaut", SKIMAGE, "astronaut.png", "NASA (Eileen Collins)", PUBLIC, (512, 512),
                "88431cd9653ccd539741b555fb0a46b61558b301d4110412b5bc28b5e3ea6cb5", (0.45, 0.72), (0.44, 0.30)),
-    Photograph("brick", SKIMAGE, "brick.png", "CC0Textures", "CC0", (512, 512),
+    Photograph("brick", SKIMAGE, "brick.png", "CC0Textures, Bricks25", "CC0", (512, 512),
                "7966caf324f6ba843118d98f7a07746d22f6a343430add0233eca5f6eaaa8fcf", (0.42, 0.70), wander=0.5),
     Photograph("camera", SKIMAGE, "camera.png", "Lav Varshney", "CC0", (512, 512),
                "b0793d2adda0fa6ae899c03989482bff9a42d3d5690fc7e3648f2795d730c23a", (0.45, 0.75), (0.47, 0.35)),
@@ -68,7 +71,7 @@ PHOTOGRAPHS: tuple[Photograph, ...] = (
                "f8d773fc9cfa6f4d8e5942dc34d0a0788fcaed2a4fefbbed0aef5398d7ef4cba", (0.62, 0.88), wander=0.5),
     Photograph("grass", SKIMAGE, "grass.png", "linolafett, DeviantArt", "CC0", (512, 512),
                "b6b6022426b38936c43a4ac09635cd78af074e90f42ffa8227ac8b7452d39f89", (0.40, 0.60), wander=0.5),
-    Photograph("gravel", SKIMAGE, "gravel.png", "CC0Textures", "CC0", (512, 512),
+    Photograph("gravel", SKIMAGE, "gravel.png", "CC0Textures, Gravel04", "CC0", (512, 512),
                "c48615b451bf1e606fbd72c0aa9f8cc0f068ab7111ef7d93bb9b0f2586440c12", (0.40, 0.60), wander=0.5),
     Photograph("hubble", SKIMAGE, "hubble_deep_field.jpg", "NASA", PUBLIC, (1000, 872),
                "3a19c5dd8a927a9334bb1229a6d63711b1c0c767fb27e2286e7c84a3e2c2f5f4", (0.36, 0.60), wander=0.5),
@@ -87,8 +90,6 @@ PHOTOGRAPHS: tuple[Photograph, ...] = (
                "8378025ad2519d649d02e32bd98990db4ab572357d9f09841c2fbfbb4fefad29", (0.55, 0.88), (0.50, 0.48)),
     Photograph("flower", SKLEARN, "flower.jpg", "vultilion, flickr", "CC BY 2.0", (640, 427),
                "a77f6ec41e353afdf8bdff2ea981b2955535d8d83294f8cfa49cf4e423dd5638", (0.52, 0.85), (0.50, 0.48)),
-)
-MORE: tuple[Photograph, ...] = (
     Photograph("raccoon", SCIPY, "face.dat", "public-domain-image.com", PUBLIC, (1024, 768),
                "9d8b0b4d081313e2b485748c770472e5a95ed1738146883d84c7030493e82886", (0.55, 0.90), (0.60, 0.45)),
     Photograph("admiral", MATPLOTLIB, "grace_hopper.jpg", "US Navy, official portrait", PUBLIC, (512, 600),
@@ -120,48 +121,55 @@ MORE: tuple[Photograph, ...] = (
 # fmt: on
 
 
-def load(
-    cache: Path | None = None,
-    photographs: Sequence[Photograph] = PHOTOGRAPHS,
-    *,
-    folder: Path | None = None,
-    finest: float = 1.0,
-    stand_in: bool = False,
-) -> list[torch.Tensor]:
-    """`photographs` as float (3, h, w) in [0, 1].
+def load(cache: Path | None = None, *, folder: Path = HELD, stand_in: bool = False) -> list[torch.Tensor]:
+    """PHOTOGRAPHS as float (3, h, w) in [0, 1].
 
-    Each is reduced so that its tightest frame still has about `finest` source pixels per frame pixel. A file that lies
+    Each is reduced so that its tightest frame still has about FINEST source pixels per frame pixel. A file that lies
     in `folder` is read from there, any other from where its package puts it. With `cache`, the tensors are read from
-    that safetensors file, or written there: a machine without the packages can then train. A missing file is refused,
-    or with `stand_in`, for a toy run, noise stands in for it.
+    that safetensors file, or written there: a machine without the packages can then train. Raises UsageError where a
+    file is missing, or is another than the table names; with `stand_in`, for a toy run, noise stands in for a missing
+    one.
     """
     from safetensors.torch import load_file, save_file
 
     if cache is not None and cache.exists():
         stored = load_file(cache)
-        return [stored[p.subject].float() / 255 for p in photographs]
-    pixels = [_read(p, folder, finest, stand_in) for p in photographs]
+        if missing := [p.subject for p in PHOTOGRAPHS if p.subject not in stored]:
+            raise UsageError(f"{cache} lacks {', '.join(missing)}: it is of another recipe; remove it")
+        return [stored[p.subject].float() / 255 for p in PHOTOGRAPHS]
+    places = [_place(p, folder) for p in PHOTOGRAPHS]
+    pairs = list(zip(PHOTOGRAPHS, places, strict=True))
+    if (missing := sorted({p.file for p, place in pairs if not place.exists()})) and not stand_in:
+        raise UsageError(
+            f"not in {folder}, nor where packages put them: {', '.join(missing)}; `make photographs` fetches those "
+            "that no wheel holds, --folder names another place"
+        )
+    pixels = [_read(p, place) if place.exists() else _noise(p) for p, place in pairs]
     if cache is not None:
-        save_file({p.subject: x for p, x in zip(photographs, pixels, strict=True)}, cache)
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        save_file({p.subject: x for p, x in zip(PHOTOGRAPHS, pixels, strict=True)}, cache)
     return [x.float() / 255 for x in pixels]
 
 
-def _read(photograph: Photograph, folder: Path | None, finest: float, stand_in: bool) -> torch.Tensor:
-    """One photograph as uint8 (3, h, w). Raises ValueError where the file is not the one of the table."""
-    held = folder / photograph.file if folder is not None else None
-    path = held if held is not None and held.exists() else _folder(photograph.package) / photograph.file
-    if stand_in and not path.exists():
-        return torch.randint(256, (3, 2 * FRAME, 3 * FRAME), dtype=torch.uint8)
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError as missing:
-        raise FileNotFoundError(
-            f"{path}, of {photograph.package}: training/README.md says where to get it"
-        ) from missing
+def _place(photograph: Photograph, folder: Path) -> Path:
+    """Where a photograph lies, or would."""
+    held = folder / photograph.file
+    return held if held.exists() else _folder(photograph.package) / photograph.file
+
+
+def _noise(photograph: Photograph) -> torch.Tensor:
+    """What stands in for a photograph: uint8 (3, h, w)."""
+    dice = torch.Generator().manual_seed(int(photograph.sha256[:8], 16))
+    return torch.randint(256, (3, 2 * FRAME, 3 * FRAME), dtype=torch.uint8, generator=dice)
+
+
+def _read(photograph: Photograph, path: Path) -> torch.Tensor:
+    """One photograph as uint8 (3, h, w). Raises UsageError where the file is not the one of the table."""
+    content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != photograph.sha256:
-        raise ValueError(f"{path} is not the {photograph.file} of {photograph.package} that the recipe names")
+        raise UsageError(f"{path} is not the {photograph.file} of {photograph.package} that the recipe names")
     pixels = torch.from_numpy(_pixels(content, photograph)).permute(2, 0, 1).contiguous()
-    scale = min(1.0, finest * FRAME / (photograph.view[0] * min(pixels.shape[1:])))
+    scale = min(1.0, FINEST * FRAME / (photograph.view[0] * min(pixels.shape[1:])))
     if scale == 1.0:
         return pixels
     reduced = F.interpolate(pixels[None].float(), scale_factor=scale, mode="bicubic", antialias=True)
@@ -181,17 +189,20 @@ def _pixels(content: bytes, photograph: Photograph) -> np.ndarray:
 
 
 def _folder(package: str) -> Path:
-    """Where a package puts its photographs."""
-    if package == SKIMAGE:
-        import skimage.data
+    """Where a package puts its photographs. Raises UsageError where a wheel is not installed."""
+    try:
+        if package == SKIMAGE:
+            import skimage.data
 
-        return Path(skimage.data.__file__).parent
-    if package == SKLEARN:
-        import sklearn.datasets
+            return Path(skimage.data.__file__).parent
+        if package == SKLEARN:
+            import sklearn.datasets
 
-        return Path(sklearn.datasets.__file__).parent / "images"
-    if package == MATPLOTLIB:
-        import matplotlib
+            return Path(sklearn.datasets.__file__).parent / "images"
+        if package == MATPLOTLIB:
+            import matplotlib
 
-        return Path(matplotlib.get_data_path()) / "sample_data"
+            return Path(matplotlib.get_data_path()) / "sample_data"
+    except ModuleNotFoundError as missing:
+        raise UsageError(f"no {missing.name} here: pip install -e '.[train,plots]'") from missing
     return Path("/usr/share/backgrounds")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from statistics import fmean
 
@@ -11,11 +11,9 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor
 
 from training import detail, run, whole_clip
-from training.clips import HELD_OUT, Clip, Studio
-from training.clips import draw as draw_shipped
+from training.clips import HELD_OUT, Clip, draw, fine
 from training.photographs import PHOTOGRAPHS
-from training.shots import SCENES, fine
-from training.shots import draw as draw_next
+from training.studio import Studio
 
 
 @dataclass(frozen=True)
@@ -59,26 +57,19 @@ def reconstruct(vae: AutoencoderKLWan, video: Tensor) -> Tensor:
     return torch.cat([whole_clip.decode(vae, whole_clip.encode(vae, v[None])[0]) for v in video]).clamp(-1, 1)
 
 
-def shipped_clip(studio: Studio, subject: int, seed: int) -> Clip:
-    """A held-out clip of the kind that the shipped model has seen."""
-    return draw_shipped(seed, studio.shapes, subject=subject)
-
-
-def next_clip(studio: Studio, subject: int, seed: int) -> Clip:
-    """A held-out clip of the kind that its successor is to see."""
-    return draw_next(seed, studio.shapes, subject=subject)
+def usual_clip(studio: Studio, subject: int, seed: int) -> Clip:
+    """A held-out clip as the model learns from."""
+    return draw(seed, studio.shapes, subject=subject)
 
 
 def sharp_clip(studio: Studio, subject: int, seed: int) -> Clip:
     """A held-out clip whose frame pixels cover 2 to 3 pixels of the photograph."""
-    return draw_next(seed, studio.shapes, subject=subject, sharp=True)
+    return draw(seed, studio.shapes, subject=subject, sharp=True)
 
 
-def kinds(studio: Studio, *, shipped: bool) -> dict[str, tuple[Callable[[Studio, int, int], Clip], Sequence[int]]]:
+def kinds(studio: Studio) -> dict[str, tuple[Callable[[Studio, int, int], Clip], Sequence[int]]]:
     """What there is to look at: how a clip of each kind is drawn, and the subjects that there are of it."""
-    if shipped:
-        return {"usual": (shipped_clip, range(len(PHOTOGRAPHS)))}
-    return {"usual": (next_clip, range(len(SCENES))), "sharp": (sharp_clip, fine(studio.shapes))}
+    return {"usual": (usual_clip, range(len(PHOTOGRAPHS))), "sharp": (sharp_clip, fine(studio.shapes))}
 
 
 def held_out(
@@ -100,16 +91,15 @@ def evaluate(
     *,
     per_subject: int,
     frames: int = 17,
-    every: int = 1,
-    shipped: bool = False,
+    subjects: Container[int] = range(len(PHOTOGRAPHS)),
 ) -> dict[str, dict[str, Figures]]:
-    """Figures by subject of usual clips and, but for `shipped` ones, of sharp ones; `every` so many subjects alone."""
+    """Figures by subject of usual clips and of sharp ones, of the chosen subjects alone."""
     report: dict[str, dict[str, Figures]] = {}
-    for kind, (clip, chosen) in kinds(studio, shipped=shipped).items():
+    for kind, (clip, chosen) in kinds(studio).items():
         report[kind] = {}
-        for subject in chosen[::every]:
+        for subject in (s for s in chosen if s in subjects):
             video = held_out(studio, clip, subject, per_subject=per_subject, frames=frames)
-            report[kind][SCENES[subject].subject] = figures(reconstruct(vae, video), video)
+            report[kind][PHOTOGRAPHS[subject].subject] = figures(reconstruct(vae, video), video)
     return report
 
 

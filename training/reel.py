@@ -11,9 +11,9 @@ import random
 import torch
 from torch import Tensor
 
-from training.clips import HELD_OUT, Studio
+from training.clips import HELD_OUT, draw, fine
 from training.photographs import FRAME
-from training.shots import draw, fine
+from training.studio import Studio
 
 AT_ONCE = 16  # clips filmed together
 

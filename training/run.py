@@ -1,4 +1,4 @@
-"""What every training run shares: its GPUs, its budget, its step, its weight average, and checkpoints that survive a kill.
+"""What every training run shares: its GPUs, budget, step, weight average, and checkpoints that survive a kill.
 
 Knows nothing of what is trained.
 """
@@ -21,7 +21,7 @@ WARM_UP = 3  # calls before one is recorded: libraries choose their kernels in t
 
 
 class Team:
-    """The processes of one run, a GPU each, as `torchrun` starts them; without it, this one alone, on a GPU or the CPU."""
+    """The processes of one run, a GPU each, as `torchrun` starts them; without it, this one alone, or on the CPU."""
 
     def __init__(self) -> None:
         self.rank, self.size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))

@@ -20,12 +20,13 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
-from training import photographs, run, whole_clip
-from training.clips import HELD_OUT, Studio
+from shelllcc.guidance.wan.tiny.vocabulary import words
+from training import options, photographs, run, whole_clip
+from training.clips import HELD_OUT, draw
+from training.options import Cache, Folder, Smoke
 from training.photographs import FRAME
 from training.reel import AT_ONCE
-from training.shots import FINEST, SCENES, draw
-from training.words import words
+from training.studio import Studio
 
 TEXT_LENGTH = 512  # what WanPipeline pads to unless told otherwise
 CAPTION_LENGTH = 32  # tokens; more than any caption has
@@ -233,7 +234,7 @@ def train(
     recipe: Recipe,
     *,
     start: Path | None = None,
-    folder: Path | None = None,
+    folder: Path = photographs.HELD,
     cache: Path | None = None,
     smoke: bool = False,
     save_every: float = 60.0,
@@ -247,7 +248,7 @@ def train(
     team = run.Team()
     torch.manual_seed(recipe.seed)
     vae = AutoencoderKLWan.from_pretrained(vae_path).to(team.device).requires_grad_(False)
-    studio = Studio(photographs.load(cache, SCENES, folder=folder, finest=FINEST, stand_in=smoke), team.device)
+    studio = Studio(photographs.load(cache, folder=folder, stand_in=smoke), team.device)
     words_of = tokenizer()
     if start is None:
         transformer, encoder = WanTransformer3DModel(**(SMOKE if smoke else CONFIG)), text_encoder(len(words_of))
@@ -298,11 +299,11 @@ def main(
     ring: Annotated[int, typer.Option(help="Clips kept encoded, on each GPU.")] = Recipe.ring,
     compile: Annotated[bool, typer.Option(help="torch.compile the blocks.")] = False,
     start: Annotated[Path | None, typer.Option(help="A pipeline folder to go on from.")] = None,
-    folder: Annotated[Path | None, typer.Option(help="Where photographs of other packages lie.")] = None,
-    cache: Annotated[Path | None, typer.Option(help="Photographs, written there if absent.")] = None,
+    folder: Folder = photographs.HELD,
+    cache: Cache = None,
     stop: Annotated[float | None, typer.Option(help="Leave the run to be resumed after so many seconds.")] = None,
     seed: int = 0,
-    smoke: Annotated[bool, typer.Option(help="A toy size, for a test.")] = False,
+    smoke: Smoke = False,
 ) -> None:
     recipe = Recipe(steps=steps, minutes=minutes, batch=batch, lr=lr, ring=ring, compile=compile, seed=seed)
     if smoke:
@@ -311,4 +312,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    options.run(main)

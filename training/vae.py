@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Container, Hashable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,12 +19,13 @@ import typer
 from diffusers import AutoencoderKLWan
 from torch import Tensor
 
-from training import detail, photographs, run, whole_clip
-from training.clips import Studio
+from training import detail, options, photographs, run, whole_clip
+from training.clips import draw
 from training.critic import Critic, balance, critic_loss, maker_loss
+from training.options import Cache, Folder, Smoke
 from training.reconstruction import evaluate, mean
 from training.reel import Reel
-from training.shots import FINEST, SCENES, draw
+from training.studio import Studio
 
 CONFIG = dict(
     base_dim=48,
@@ -50,9 +51,9 @@ class Recipe:
 
     A step sees `batch` clips of `frames` x `side` x `side` on each GPU, cut out of `reel` filmed ones, of which `fresh`
     are new; `sharp` is the share of clips whose pixels cover 2 to 3 of the photograph. `texture`, `alternation` and
-    `critic` weigh the losses of detail, `beta` the KL term; the critic joins at the progress `critic_from`. Clips are
-    whole in time: an autoencoder that has seen nine frames alone loses the later ones of seventeen, by 9 dB at the last.
-    In space it carries over.
+    `critic` weigh the losses of detail, `beta` the KL term; the critic joins at the progress `critic_from`. Clips
+    are whole in time: an autoencoder that has seen nine frames alone loses the later ones of seventeen, by 9 dB at the
+    last. In space it carries over.
     """
 
     steps: int = 60_000
@@ -65,7 +66,7 @@ class Recipe:
     sharp: float = 0.35
     lr: float = 2e-3
     texture: float = 0.05
-    alternation: float = 0.5
+    alternation: float = 1.0
     critic: float = 0.0
     critic_from: float = 0.0
     beta: float = 3e-4
@@ -182,7 +183,7 @@ def train(
     recipe: Recipe,
     *,
     start: Path | None = None,
-    folder: Path | None = None,
+    folder: Path = photographs.HELD,
     cache: Path | None = None,
     smoke: bool = False,
     save_every: float = 60.0,
@@ -196,7 +197,7 @@ def train(
     """
     team = run.Team()
     torch.manual_seed(recipe.seed)
-    studio = Studio(photographs.load(cache, SCENES, folder=folder, finest=FINEST, stand_in=smoke), team.device)
+    studio = Studio(photographs.load(cache, folder=folder, stand_in=smoke), team.device)
     if start is None:
         vae = AutoencoderKLWan(**(SMOKE if smoke else CONFIG))
         start_alike(vae)
@@ -236,15 +237,20 @@ def train(
     if not recipe.decoder_only:
         set_latent_statistics(vae, studio, clips=2 if smoke else 512)
     vae.save_pretrained(out / "vae")
-    written = report(vae, studio, **(dict(per_subject=1, frames=5, every=14) if smoke else dict(per_subject=4)))
+    written = report(vae, studio, **(dict(per_subject=1, frames=5, subjects=(0, 14)) if smoke else dict(per_subject=4)))
     (out / "vae.json").write_text(json.dumps(written, indent=1))
 
 
 def report(
-    vae: AutoencoderKLWan, studio: Studio, *, per_subject: int, frames: int = 17, every: int = 1
+    vae: AutoencoderKLWan,
+    studio: Studio,
+    *,
+    per_subject: int,
+    frames: int = 17,
+    subjects: Container[int] = range(len(photographs.PHOTOGRAPHS)),
 ) -> dict[str, Any]:
     """Print the mean figures of held-out clips; returns those of every subject."""
-    figures = evaluate(vae, studio, per_subject=per_subject, frames=frames, every=every)
+    figures = evaluate(vae, studio, per_subject=per_subject, frames=frames, subjects=subjects)
     for kind, rows in figures.items():
         print(f"held-out {kind} clips: { ({k: round(v, 3) for k, v in mean(rows).items()}) }", flush=True)
     return {kind: {subject: asdict(row) for subject, row in rows.items()} for kind, rows in figures.items()}
@@ -296,10 +302,10 @@ def main(
     compile: Annotated[bool, typer.Option(help="torch.compile both halves.")] = False,
     seed: int = 0,
     start: Annotated[Path | None, typer.Option(help="A trained vae/ folder to go on from.")] = None,
-    folder: Annotated[Path | None, typer.Option(help="Where photographs of other packages lie.")] = None,
-    cache: Annotated[Path | None, typer.Option(help="Photographs, written there if absent.")] = None,
+    folder: Folder = photographs.HELD,
+    cache: Cache = None,
     stop: Annotated[float | None, typer.Option(help="Leave the run to be resumed after so many seconds.")] = None,
-    smoke: Annotated[bool, typer.Option(help="A toy size, for a test.")] = False,
+    smoke: Smoke = False,
 ) -> None:
     recipe = Recipe(
         steps=steps, minutes=minutes, batch=batch, frames=frames, side=side, sharp=sharp, lr=lr, texture=texture,
@@ -312,4 +318,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    options.run(main)

@@ -24,7 +24,6 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import (
     unpatchify,
 )
 
-
 FORMAT = torch.channels_last_3d  # of activations: the norms are over channels
 
 

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
+import json
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 
+import imageio.v3 as imageio
 import pytest
 import torch
+import typer
 from torch.testing import assert_close
 
-from benchmarks import best_rivals, controls, gates, quality, samples
-from benchmarks.captions import SPLITS, captions, prompts, seeds
+from benchmarks import best_rivals, controls, gates, picture, quality, samples, vae_reconstruction
+from benchmarks.bounds import Gate, within
+from benchmarks.captions import SPLITS, captions, prompts, real_clips, seeds
 from benchmarks.gates import Row
 from benchmarks.judge import COLUMNS
+from benchmarks.picture import montage
 from benchmarks.rivals import GRID, Rival
 from benchmarks.samples import Arm, Sampler, sample_batch
 from shelllcc.guidance.errors import UsageError
+from shelllcc.guidance.files import write_json
 from shelllcc.guidance.guide.config import GuideConfig
 from shelllcc.guidance.wan.model.presets import PRESETS
+from shelllcc.guidance.wan.tiny.vocabulary import SUBJECTS, understand
 
 
 def test_no_caption_is_in_both_splits_and_each_split_is_balanced():
@@ -27,9 +35,28 @@ def test_no_caption_is_in_both_splits_and_each_split_is_balanced():
     assert not tuning & held_out
     assert not set(seeds(64, "tuning")) & set(seeds(64, "held-out"))
     for split in (tuning, held_out):
-        assert set(Counter(subject for subject, _, _ in split).values()) == {4}
-        assert set(Counter(move for _, move, _ in split).values()) == {8}
-        assert set(Counter(light for _, _, light in split).values()) == {16}
+        assert set(Counter(words.subject for words in split).values()) == {2, 3}
+        assert set(Counter(words.move for words in split).values()) == {8}
+        assert set(Counter(words.light for words in split).values()) == {16}
+        assert set(Counter(words.free for words in split if words.free).values()) <= {3, 4, 5, 6}
+        assert len({words.free for words in split}) == 6
+        for kind in ("move", "light"):
+            assert len({(words.subject, getattr(words, kind)) for words in split}) == 64
+
+
+def test_real_clips_show_what_the_captions_say_and_no_more():
+    from training.studio import Studio
+
+    studio = Studio([torch.zeros(3, 400, 500)] * len(SUBJECTS))
+    seen = set()
+    for split in SPLITS:
+        for draw_number in (0, 1):
+            clips = real_clips(studio, 64, split, draw_number=draw_number)
+            for words, text, clip in zip(captions(64, split), prompts(64, split), clips, strict=True):
+                assert (list(SUBJECTS)[clip.subject], clip.move, clip.light, clip.free) == words
+                assert understand(text) == understand(clip.text)
+            seen |= {(clip.centre, clip.half, clip.angle) for clip in clips}
+    assert len(seen) == 4 * 64
 
 
 def test_the_default_arm_is_the_stock_pipeline(pipe):
@@ -109,9 +136,6 @@ def test_the_best_rival_is_nearest_among_the_faithful(monkeypatch, tmp_path):
 
 
 def test_a_rival_survives_its_way_through_json():
-    import json
-    from dataclasses import asdict
-
     for rival in GRID:
         assert best_rivals._rival(json.loads(json.dumps(asdict(rival)))) == rival
 
@@ -122,7 +146,8 @@ def row(group, forwards=25.0, moved=0.0, worse=(), **columns):
 
 
 @pytest.fixture
-def rows():
+def rows(monkeypatch):
+    monkeypatch.setattr(gates, "DEFAULT", "cfg 2")
     cells = itertools.product(samples.SCHEDULERS, (12, 25, 50), (3, 5))
     return {
         gates.FLOOR: row("floor", spec=0.03, swd=0.02),
@@ -162,6 +187,15 @@ def test_what_must_hold_can_miss(rows, name, changed, missed):
     assert [missed in gate.name for gate in gates.check(rows) if not gate.held] == [True]
 
 
+def test_the_model_by_itself_must_be_half_as_far_from_real_as_the_first_one_was(rows, monkeypatch):
+    for spec, held in ((0.0175, True), (0.0176, False)):
+        monkeypatch.setattr(gates, "DEFAULT", "cfg 3")
+        rows["cfg 3, unguided"] = row("cfg", 50, spec=spec, swd=0.02)
+        gate, other = list(gates._truth(rows))
+        assert (gate.held, other.held) == (held, True)
+        assert str(gate).startswith("holds" if held else "MISS")
+
+
 def test_harm_and_a_strength_that_moves_less_are_missed(rows):
     rows["cfg 3, guided"] = replace(rows["cfg 3, guided"], sides={"acc": "worse"} | rows["cfg 3, guided"].sides)
     rows["cfg 3, guided"].sides["acc"] = "worse"
@@ -186,6 +220,21 @@ def test_the_rows_are_drawn(rows, tmp_path):
     assert (tmp_path / "rows.png").stat().st_size > 10_000
 
 
+def test_bounds_say_what_was_measured():
+    assert str(within("lap", 0.85, low=0.85, high=1.1)) == "holds  lap at least 0.85 and at most 1.1: 0.85"
+    assert str(within("lap", 0.8, low=0.85)) == "MISS   lap at least 0.85: 0.80"
+    assert not within("lap", float("nan"), low=0.85).held
+
+
+def test_a_montage_shows_pairs_one_above_the_other():
+    first, second = (torch.full((3, 2, 2, 3), grey, dtype=torch.uint8) for grey in (200, 100))
+    picture = montage(first, second, columns=2, enlarge=2)
+    assert picture.shape == (16, 8, 3)
+    assert (picture[:4] == 200).all()
+    assert (picture[4:8] == 100).all()
+    assert (picture[8:, 4:] == 0).all()  # the fourth pair is none
+
+
 def test_the_early_checkpoint_is_a_pipeline_of_its_own(tmp_path, monkeypatch):
     from benchmarks import early
     from shelllcc.guidance.wan.model.pipeline import TINY, weights_sha256
@@ -196,3 +245,124 @@ def test_the_early_checkpoint_is_a_pipeline_of_its_own(tmp_path, monkeypatch):
     frames = sampler.sample(Arm(steps=1, model="early")).frames
     assert frames.shape == (1, 5, 64, 64, 3)
     assert weights_sha256(samples.EARLY) != weights_sha256(TINY)
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    """A folder to run in, and the options of a toy run: two captions, noise for photographs that no wheel holds."""
+    return tmp_path_factory.mktemp("toy"), dict(count=2, batch=2, smoke=True)
+
+
+@pytest.mark.parametrize("name", ["subjects", "camera_moves"])
+def test_judges_of_prompts_run_at_a_toy_size_and_keep_their_figures(name, toy, monkeypatch, capsys):
+    folder, options = toy
+    monkeypatch.chdir(folder)
+    importlib.import_module(f"benchmarks.{name}").main(**options)
+    lines = capsys.readouterr().out.splitlines()
+    record = json.loads((folder / f"runs/{name}.json").read_text())
+    assert len(lines) == len(record["gates"]) == 3
+    assert list(record["wrong"]) == ["real clips", *[g["name"].rsplit(",", 1)[0] for g in record["gates"][1:]]]
+
+
+def test_the_quality_table_runs_at_a_toy_size(toy, monkeypatch, capsys):
+    folder, options = toy
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(quality, "CFGS", (1.0,))
+    quality.main(split="held-out", only="cfg", plot=None, **options)
+    record = json.loads((folder / "runs/quality-held-out.json").read_text())
+    assert list(record["rows"]) == [gates.FLOOR, "cfg 1, unguided", "cfg 1, guided"]
+    assert record["gates"]
+    table = (folder / "runs/quality-held-out.md").read_text().splitlines()
+    assert len(table) == 5
+    assert len({line.count("|") for line in table}) == 1
+    assert "cfg 1, guided" in capsys.readouterr().out
+
+
+def test_the_reconstruction_runs_at_a_toy_size(toy, monkeypatch, capsys):
+    folder, _ = toy
+    monkeypatch.chdir(folder)
+    vae_reconstruction.main(smoke=True)
+    record = json.loads((folder / "runs/vae_reconstruction.json").read_text())
+    assert set(record["subjects"]["usual"]) == {"astronaut"}
+    assert len(record["gates"]) == 8
+    said = capsys.readouterr().out
+    assert all(str(Gate(**gate)) in said for gate in record["gates"])
+
+
+def test_pictures_are_drawn_at_a_toy_size(toy, monkeypatch):
+    folder, _ = toy
+    monkeypatch.chdir(folder)
+    picture.guided(folder / "guided.png", smoke=True)
+    assert imageio.imread(folder / "guided.png").shape == (128, 64 * len(picture.SHOWN), 3)
+    picture.real_above_sampled(folder / "montage.png", subjects="cat,brick", columns=2, enlarge=2, smoke=True)
+    assert imageio.imread(folder / "montage.png").shape == (256, 256, 3)
+    assert set(picture.SHOWN) <= set(SUBJECTS)
+    texts = [prompts()[number] for number in picture.chosen(picture.SHOWN)]
+    assert [understand(text).subject for text in texts] == list(picture.SHOWN)
+
+
+def test_what_follows_from_new_weights_is_made_by_commands_that_exist(root, tmp_path):
+    from benchmarks import remake
+
+    steps = remake.steps(device="cpu", batch=1, photographs=["--folder", str(tmp_path)])
+    assert {*steps, "place"} == {*remake.FAST, *remake.SLOW}
+    for name, *words in itertools.chain(*steps.values()):
+        if name != "-m":
+            assert (root / name).is_file()
+            continue
+        module = importlib.import_module(words[0])
+        if len(words) == 1 and not hasattr(module, "main"):
+            continue
+        command = typer.main.get_command(getattr(module, "app", None) or wrapped(module.main))
+        with command.make_context("remake", words[1:], resilient_parsing=False) as context:
+            if hasattr(command, "resolve_command"):
+                _, inner, rest = command.resolve_command(context, [*context._protected_args, *context.args])
+                inner.make_context("remake", rest).close()
+
+
+def wrapped(main):
+    app = typer.Typer()
+    app.command()(main)
+    return app
+
+
+def test_new_parts_take_the_place_of_the_old_ones_and_half_a_model_does_not(tmp_path):
+    from benchmarks import remake
+
+    for part in remake.PARTS:
+        (tmp_path / "new" / part).mkdir(parents=True)
+        (tmp_path / "new" / part / "weights").write_text("new")
+        (tmp_path / "old" / part).mkdir(parents=True)
+        (tmp_path / "old" / part / "left").write_text("old")
+    remake.place(tmp_path / "new", tmp_path / "old")
+    assert sorted(p.name for p in (tmp_path / "old").rglob("*") if p.is_file()) == ["weights"] * 5
+    (tmp_path / "new/vae").rename(tmp_path / "new/gone")
+    with pytest.raises(UsageError, match="has no vae"):
+        remake.place(tmp_path / "new", tmp_path / "old")
+    assert (tmp_path / "old/vae/weights").exists()
+
+
+def test_the_cards_figures_are_those_of_the_records(toy, monkeypatch):
+    from training import card
+
+    folder, _ = toy
+    monkeypatch.chdir(folder)
+    assert card.measured(folder / "nowhere") is None
+    for name in ("subjects", "camera_moves"):
+        gate = asdict(Gate(f"{name} as asked", "1 of 2", False))
+        write_json(folder / f"runs/{name}.json", {"count": 2, "wrong": {"real clips": ["x"]}, "gates": [gate]})
+    mean = dict(psnr=34.56, lap=0.9, kurtosis_first=1.2, checkerboard=0.1, checkerboard_raw=0.01)
+    record = {"per_subject": 3, "mean": {"usual": mean}, "floor": 29.0, "gates": []}
+    write_json(folder / "runs/vae_reconstruction.json", record)
+    columns = {"columns": dict(lap=1.0, spec=0.0123, swd=0.02)}
+    arms = {f"cfg {PRESETS['tiny'].cfg:g}, {arm}": columns for arm in ("unguided", "guided")}
+    write_json(folder / "runs/quality-held-out.json", {"rows": arms})
+    text = card.measured(folder / "runs")
+    for figure in (
+        "| usual | 34.6 | 0.90 | 1.20 |",
+        "1 of 2 real clips",
+        "spec 0.012",
+        "subjects as asked: 1 of 2",
+        "29.0",
+    ):
+        assert figure in text.replace("\n  ", " ")

@@ -93,11 +93,16 @@ def _are_requests(record: object, requests: Sequence[JsonObject]) -> bool:
 
 
 def check_model(record: JsonObject, model: Model) -> str | None:
-    """A remark where a record does not say what its model's folder held. Raises UsageError where it held something
-    else."""
+    """A remark where a record does not say what its model's folder held. Raises UsageError where it, or the embedded
+    model, held something else."""
     revision = (record.get("model") or {}).get("revision")
-    if not model.is_local or revision in (None, model.revision):
+    if revision in (None, model.revision) or not (model.is_local or model.is_tiny):
         return None
+    if model.is_tiny:
+        raise UsageError(
+            f"the sidecar was made with the embedded model {revision}, this shelllcc has {model.revision}; give "
+            "--model tiny --bank auto to sample its request with this one"
+        )
     if revision != UNKNOWN:
         raise UsageError(
             f"the model folder {model.source} is not what the sidecar was made with; "

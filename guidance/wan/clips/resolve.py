@@ -21,7 +21,7 @@ from shelllcc.guidance.wan.clips.request import Request
 from shelllcc.guidance.wan.model.loading import Loading
 from shelllcc.guidance.wan.model.pipeline import Model, find_model
 from shelllcc.guidance.wan.model.presets import PRESETS, Preset, preset_for
-from shelllcc.guidance.wan.tiny.vocabulary import LIGHTS, MOVES, SUBJECTS, understand
+from shelllcc.guidance.wan.tiny.vocabulary import FREE, LIGHTS, MOVES, SUBJECTS, understand
 
 if TYPE_CHECKING:
     from shelllcc.anchors.bank import Bank
@@ -197,5 +197,6 @@ def _unknown_to_tiny(model: Model, requests: Sequence[Request]) -> list[str]:
     """For the tiny model: what it knows, where a prompt names no subject of it."""
     if not model.is_tiny or all(understand(request.prompt).subject is not None for request in requests):
         return []
-    subjects, moves, lights = (", ".join(names[0] for names in t.values()) for t in (SUBJECTS, MOVES, LIGHTS))
-    return [f"the tiny model knows no subject of this prompt. Subjects: {subjects}. Camera: {moves}. Light: {lights}."]
+    tables = {"Subjects": SUBJECTS, "Camera": MOVES, "Light": LIGHTS, "Free words": FREE}
+    known = (f"{kind}: {', '.join(names[0] for names in table.values())}." for kind, table in tables.items())
+    return [f"the tiny model knows no subject of this prompt. {' '.join(known)}"]

@@ -1,4 +1,4 @@
-"""What the embedded tiny Wan was trained to show: subjects, camera moves and lights, and the words for each.
+"""What the embedded tiny Wan was trained to show, and how to say it: subjects, camera moves, lights, free words.
 
 Knows nothing of pixels or weights. The training recipe draws its captions here, and `generate` reads here whether
 a prompt names anything that the tiny model knows.
@@ -7,7 +7,7 @@ a prompt names anything that the tiny model knows.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 # The first name is the canonical one; the others are synonyms that training captions use as often.
@@ -28,6 +28,18 @@ SUBJECTS: Mapping[str, tuple[str, ...]] = {
     "rocket": ("a rocket launch", "a rocket"),
     "china": ("a chinese temple", "a temple"),
     "flower": ("a flower", "a dahlia"),
+    "raccoon": ("a raccoon", "a raccoon among leaves"),
+    "admiral": ("an admiral", "an old woman in uniform"),
+    "dogs": ("two dogs", "dogs at a window"),
+    "stream": ("a mountain stream", "water over rocks"),
+    "forest": ("a forest", "trees in a wood"),
+    "mountain": ("a rocky mountain", "mountains"),
+    "path": ("a path in a pasture", "a trail"),
+    "larches": ("autumn trees", "larches"),
+    "fig": ("a fig in a bowl", "a fig"),
+    "brushes": ("paint brushes", "brushes"),
+    "dandelion": ("a dandelion", "a blowball"),
+    "drum": ("a drum", "a drum on a cushion"),
 }
 MOVES: Mapping[str, tuple[str, ...]] = {
     "static": ("static shot", "still camera"),
@@ -45,6 +57,13 @@ LIGHTS: Mapping[str, tuple[str, ...]] = {
     "night": ("night", "moonlight"),
     "fog": ("fog", "misty"),
 }
+FREE: Mapping[str, tuple[str, ...]] = {  # said of some clips, after the rest
+    "close": ("close-up", "close shot"),
+    "wide": ("wide shot", "from afar"),
+    "blur": ("with motion blur", "long exposure"),
+    "soft": ("soft light", "low contrast"),
+    "hard": ("hard light", "high contrast"),
+}
 TEMPLATES: tuple[str, ...] = (
     "{subject}, {move}, {light}",
     "{light}, {subject}, {move}",
@@ -54,43 +73,52 @@ TEMPLATES: tuple[str, ...] = (
 
 @dataclass(frozen=True)
 class Understood:
-    """What a prompt names of the vocabulary; a field is None where it names nothing."""
+    """What a prompt names of the vocabulary; a field is None, or empty, where it names nothing."""
 
     subject: str | None
     move: str | None
     light: str | None
+    free: tuple[str, ...] = ()
 
 
-def caption(subject: str, move: str, light: str, *, template: int = 0, synonym: int = 0) -> str:
-    """The training caption of a clip, e.g. ``a tabby cat, zoom in, daylight``."""
-    names = (SUBJECTS[subject], MOVES[move], LIGHTS[light])
-    s, m, li = (options[synonym % len(options)] for options in names)
-    return TEMPLATES[template].format(subject=s, move=m, light=li)
+def caption(
+    subject: str, move: str, light: str, free: Sequence[str] = (), *, template: int = 0, synonym: int = 0
+) -> str:
+    """The training caption of a clip, e.g. ``a tabby cat, zoom in, daylight, close-up, with motion blur``."""
+    names = (SUBJECTS[subject], MOVES[move], LIGHTS[light], *(FREE[f] for f in free))
+    s, m, li, *rest = (options[synonym % len(options)] for options in names)
+    return ", ".join([TEMPLATES[template].format(subject=s, move=m, light=li), *rest])
 
 
 def words() -> list[str]:
     """Every word of every caption, sorted; the tokenizer's vocabulary."""
-    text = " ".join(phrase for table in (SUBJECTS, MOVES, LIGHTS) for names in table.values() for phrase in names)
-    return sorted(set(_tokens(text)) | {","})
+    tables = (SUBJECTS, MOVES, LIGHTS, FREE)
+    text = " ".join(phrase for table in tables for names in table.values() for phrase in names)
+    return sorted(set(_tokens(text)) | {",", "-"})
 
 
 def understand(prompt: str) -> Understood:
-    """Which subject, move and light the prompt names, by its longest phrase of each kind."""
+    """Which subject, move and light the prompt names, by its longest phrase of each kind, and which free words."""
     text = " ".join(_tokens(prompt))
-    return Understood(*(_longest(text, table) for table in (SUBJECTS, MOVES, LIGHTS)))
+    move, light = _longest(text, MOVES), _longest(text, LIGHTS)
+    free = tuple(key for key, names in FREE.items() if any(_says(text, " ".join(_tokens(name))) for name in names))
+    for names in MOVES.values():  # "the camera pans left" shows no camera
+        for name in names:
+            text = re.sub(rf"\b{re.escape(_bare(name))}\b", ".", text)
+    return Understood(_longest(text, SUBJECTS), move, light, free)
 
 
 def _tokens(text: str) -> list[str]:
     return re.findall(r"[a-z]+", text.lower())
 
 
+def _says(text: str, phrase: str) -> bool:
+    return re.search(rf"\b{re.escape(phrase)}\b", text) is not None
+
+
 def _longest(text: str, table: Mapping[str, tuple[str, ...]]) -> str | None:
-    found = [
-        (len(phrase), key)
-        for key, names in table.items()
-        for phrase in (key, *(_bare(n) for n in names))
-        if re.search(rf"\b{re.escape(phrase)}\b", text)
-    ]
+    phrases = ((phrase, key) for key, names in table.items() for phrase in (key, *map(_bare, names)))
+    found = [(len(phrase), key) for phrase, key in phrases if _says(text, phrase)]
     return max(found)[1] if found else None
 
 

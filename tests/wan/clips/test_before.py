@@ -1,11 +1,24 @@
 """What version 0.1.0 wrote before the house was moved (tests/before): sidecars replay bit for bit, runs go on."""
 
+import importlib.util
 import json
 import shutil
 
 import pytest
 
 from shelllcc.guidance.geometry.threads import one_thread
+from shelllcc.guidance.wan.model.pipeline import find_model
+
+SIZE = ["--size", "64x64", "--frames", "5", "--steps", "12", "--cfg", "1"]
+RUN = ["compare", "--prompt", "a rocket, tilt up, night", *SIZE, "--strengths", "0,1", "-o", "run", "--json"]
+
+
+def remake(root):
+    """tests/before/remake.py, which makes these records anew for other weights."""
+    spec = importlib.util.spec_from_file_location("remake", root / "tests/before/remake.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(autouse=True)
@@ -24,6 +37,39 @@ def test_a_sidecar_of_before_replays_bit_for_bit(name, shelllcc, root, tmp_path)
     assert record["frames_sha256"] == before["frames_sha256"]
     assert record["request"] | before["request"] == record["request"]  # which has the knobs that came since
     assert [step["move"] for step in record["trace"]] == [step["move"] for step in before["trace"]]
+    anew = remake(root).like(before, record)  # what is in the folder once weights change
+    assert anew | {key: before[key] for key in ("metrics", "sha256")} == before
+    assert anew["metrics"].keys() == before["metrics"].keys()
+    assert anew["sha256"] == record["sha256"]
+
+
+@pytest.mark.parametrize("name", ["generate.json", "batch.json", "run/00_strength-1.json"])
+def test_a_sidecar_of_other_weights_is_refused_by_their_fingerprint(name, shelllcc, root, tmp_path):
+    record = json.loads((root / "tests/before" / name).read_text())
+    record["model"]["revision"] = "0123456789abcdef"
+    record["bank"]["sha256"] = "0" * 64  # new weights have a new bank, too
+    (tmp_path / "clip.json").write_text(json.dumps(record))
+    again = ["generate", "--from", "clip.json", "-o", "again.mp4", "--steps", "3"]
+    code, _, err = shelllcc(*again)
+    [line] = err.splitlines()
+    assert code == 2
+    assert "0123456789abcdef" in line
+    assert find_model(None).revision in line
+    assert not (tmp_path / "again.mp4").exists()
+    assert "--model tiny --bank auto" in line  # which is true:
+    code, _, err = shelllcc(*again, "--model", "tiny", "--bank", "auto")
+    assert code == 0, err
+    assert json.loads((tmp_path / "again.json").read_text())["model"]["revision"] == find_model(None).revision
+
+
+def test_a_run_of_other_weights_is_refused_in_one_line(shelllcc, root, tmp_path):
+    shutil.copytree(root / "tests/before/run", tmp_path / "run")
+    told = (tmp_path / "run/run.json").read_text()
+    (tmp_path / "run/run.json").write_text(told.replace(find_model(None).revision, "0123456789abcdef"))
+    code, _, err = shelllcc(*RUN)
+    assert code == 2
+    assert len(err.splitlines()) == 1
+    assert "run" in err
 
 
 def test_a_run_of_before_goes_on_and_samples_nothing(shelllcc, root, tmp_path, monkeypatch):
@@ -33,9 +79,7 @@ def test_a_run_of_before_goes_on_and_samples_nothing(shelllcc, root, tmp_path, m
     clips = {path: path.read_bytes() for path in (tmp_path / "run").glob("00_*.mp4")}
     assert len(clips) == 2
     monkeypatch.setattr(sample, "sample", lambda *args, **options: pytest.fail("a clip was sampled"))
-    size = ["--size", "64x64", "--frames", "5", "--steps", "12"]
-    words = ["compare", "--prompt", "a rocket, tilt up, night", *size, "--strengths", "0,1", "-o", "run", "--json"]
-    code, out, err = shelllcc(*words)
+    code, out, err = shelllcc(*RUN)
     assert code == 0, err
     assert [clip["label"] for clip in json.loads(out)["items"][0]["clips"]] == ["unguided", "strength-1"]
     assert {path: path.read_bytes() for path in clips} == clips
