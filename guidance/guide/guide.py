@@ -50,7 +50,8 @@ class ShellGuide:
         self._gain = torch.zeros(0)
         self._shell = bank.shell.leading(bank.guided)
         self._texture = self._shell.texture
-        self._beyond = self.config.radius ** self._shell.fineness(fine=self.config.fine)
+        coarse, fineness = self.config.coarse, self._shell.fineness(fine=self.config.fine)
+        self._beyond = coarse * (self.config.radius / coarse) ** fineness
         self._colours = self._shell.colours(directions=self.config.colours)
 
     def begin(self, sigmas: Sequence[float]) -> None:
@@ -93,14 +94,15 @@ class ShellGuide:
                 before = _median(shell.residuals(conditional.float())[1], frames)
                 self._excess = (median / before.clamp_min(1e-6)).log()
         radius = self.bank.curve.at(sigma)[frames > 1]
-        aim = radius * (-config.calm * self._excess).exp()
+        over = self._excess - config.usual
+        aim = radius * (median.clamp_min(1e-6) / radius) ** (1 - config.toward) * (-config.calm * over).exp()
         self._beyond, self._colours = self._beyond.to(x0.device), self._colours.to(x0.device)
         ratio, texture = aim / median.clamp_min(1e-6), self._texture * radius
         change = partial(stretch, ratio=ratio, beyond=self._beyond, texture=texture)
         limited = partial(change, least=config.least, most=config.most, gate=config.gate)
         detail = shell.to_latents(residual, x0.shape, limited)
         clip = x0 - x0.mean((2, 3, 4), keepdim=True)
-        contrast = clip * ((-config.contrast * self._excess).exp() - 1).view(-1, 1, 1, 1, 1)
+        contrast = clip * ((config.tone - config.contrast * over).exp() - 1).view(-1, 1, 1, 1, 1)
         move = share * (detail + self._of_colours(contrast - detail))
 
         size, allowed = _rms(move), config.trust * _rms(x0)
@@ -108,7 +110,7 @@ class ShellGuide:
         move = move * shrink.view(-1, 1, 1, 1, 1)
         sizes = [_rms(v - self._of_colours(v)).clamp_min(1e-6) for v in (clip, clip + move)]
         self._gain = self._gain + (sizes[1] / sizes[0]).log() * (self._weights[index] if self._weights else 1.0)
-        seen = torch.stack([median, self._excess, aim, size * shrink, self._gain])
+        seen = torch.stack([median, self._excess, aim * config.coarse, size * shrink, self._gain])
         self._trace.note(index, sigma, radius, seen)
         return move
 
