@@ -15,7 +15,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import diffusers
 import torch
@@ -53,7 +53,8 @@ class Arm:
 
     guide   the guide's settings; with `random`, its moves in random directions
     rival   another rule than classifier-free guidance; it brings its own cfg
-    model   the embedded tiny Wan, or its early checkpoint, which is over-smoothed
+    model   the embedded tiny Wan, its early checkpoint, which is over-smoothed, or any other folder
+    bank    a file or a name; `auto` is the model's own
     """
 
     cfg: float = PRESETS["tiny"].cfg
@@ -63,7 +64,8 @@ class Arm:
     guide: GuideConfig | None = None
     random: bool = False
     rival: Rival | None = None
-    model: Literal["tiny", "early"] = "tiny"
+    model: str = "tiny"
+    bank: str = "auto"
 
     @property
     def forwards(self) -> float:
@@ -74,7 +76,7 @@ class Arm:
     @property
     def base(self) -> Arm:
         """The same without guidance."""
-        return replace(self, guide=None, random=False)
+        return replace(self, guide=None, random=False, bank="auto")
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,10 @@ class Sampled:
 
     frames: Tensor
     moved: float
+
+
+def folder_of(model: str) -> Path:
+    return {"tiny": TINY, "early": EARLY}.get(model) or Path(model)
 
 
 class RandomGuide(ShellGuide):
@@ -110,7 +116,7 @@ class Sampler:
 
     def pipe(self, model: str = "tiny") -> Any:
         if model not in self.pipes:
-            folder = find_model(str(EARLY) if model == "early" else None)
+            folder = find_model(str(folder_of(model)))
             self.pipes[model] = load_pipeline(folder, Loading(dtype="float32"), device=self.device)
         return self.pipes[model]
 
@@ -118,7 +124,7 @@ class Sampler:
         if arm.guide is None:
             return None
         kind = RandomGuide if arm.random else ShellGuide
-        return kind(load_bank("auto", self.pipe(arm.model)), arm.guide)
+        return kind(load_bank(arm.bank, self.pipe(arm.model)), arm.guide)
 
     def sample(self, arm: Arm) -> Sampled:
         """The arm's clips of the split's captions, each with the noise of its own seed."""
@@ -141,7 +147,7 @@ class Sampler:
 
     def _path(self, arm: Arm) -> Path:
         key: dict[str, Any] = {"arm": asdict(arm), "split": self.split, "count": self.count, "size": self.size}
-        key |= {"weights": weights_sha256(EARLY if arm.model == "early" else TINY), "device": self.device}
+        key |= {"weights": weights_sha256(folder_of(arm.model)), "device": self.device}
         if guide := self.guide(arm):
             key |= {"bank": guide.bank.sha256, "code": guidance_sha256()}
             if guide.bank.beside:
