@@ -76,7 +76,6 @@ class Fit:
     seed      of the first clip's noise; the next ones have the next
     sigma     noise level from which they were sampled again
     size      (width, height, frames) of the clips
-    expected  balance of a guided clip whose drift is 0 (measures.balance)
     model, bank   names, for people
     """
 
@@ -88,7 +87,6 @@ class Fit:
     seed: int
     sigma: float
     size: tuple[int, int, int]
-    expected: float
     model: str
     bank: str
     versions: Mapping[str, str | None]

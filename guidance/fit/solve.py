@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 Vector = NDArray[np.float64]
 
 KNOBS = ("coarse", "radius", "tone")  # logarithms
-LOW = np.array([math.log(0.3), math.log(0.15), -0.4])
-HIGH = np.array([math.log(2.5), math.log(6.0), 0.4])
-USUAL = np.array([0.8, 1.8, 0.3])  # how far a guide may well go: the prior's deviations
-FIRST = np.array([0.15, 0.5, 0.08])  # steps of the finite differences
-LIMIT = np.array([0.5, 1.0, 0.2])  # of one step
+LOW = np.array([math.log(0.3), math.log(0.15), -0.8])
+HIGH = np.array([math.log(2.5), math.log(6.0), 0.8])
+USUAL = np.array([0.8, 1.8, 0.6])  # how far a guide may well go: the prior's deviations
+FIRST = np.array([0.15, 0.5, 0.15])  # steps of the finite differences
+LIMIT = np.array([0.5, 1.0, 0.4])  # of one step
 NEAR = 0.012  # of a drift: nearer is near enough
 FLOOR = 0.01  # an error that no number of clips gets below
+COUNTS = np.array([0.4, 1.0, 0.8])  # of drifts: coarse bands answer little, and a person sees the fine ones
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def solve(
     their own already nothing is tried.
     """
     start, goal = np.array(unguided, float), np.array(wanted, float)
-    weight = 1 / np.hypot(np.array(errors, float), FLOOR)
+    weight = COUNTS / np.hypot(np.array(errors, float), FLOOR)
     if np.abs(start - goal).max() < NEAR:
         return
     response = np.zeros((len(start), len(KNOBS)))
@@ -76,7 +77,7 @@ def solve(
 def best(points: Sequence[Point], unguided: Sequence[float], wanted: Sequence[float], errors: Sequence[float]) -> Point:
     """The point of the lowest cost; unguided where none is better."""
     still = Point((0.0,) * len(KNOBS), tuple(unguided))
-    weight = 1 / np.hypot(np.array(errors, float), FLOOR)
+    weight = COUNTS / np.hypot(np.array(errors, float), FLOOR)
 
     def cost(point: Point) -> float:
         left = weight * (np.array(point.drifts) - np.array(wanted))

@@ -51,6 +51,8 @@ class GuideConfig:
               and take all of it: 40 of 96 directions [8]; .3 and .6 are no better [9]
     least     smallest factor that a residual is multiplied by; .3 is no better than .5 [9]
     most      largest one (not measured)
+    expected  balance of a clip that is as it should be, for alarms and verdicts alone (measures.balance); .264 is that
+              of the tiny Wan [10], a fit brings its own
     gate      power by which a push outward fades for patches whose residual is smaller than the shell's own: 3 [8]; 2
               and 5 are no better [9]
     """
@@ -74,6 +76,7 @@ class GuideConfig:
     least: float = 0.5
     most: float = 6.0
     gate: float = 3.0
+    expected: float = 0.264
 
     @property
     def acts(self) -> bool:
@@ -93,7 +96,7 @@ class GuideConfig:
         for name in ("calm", "edge", "contrast"):
             if not (getattr(self, name) >= 0 and math.isfinite(getattr(self, name))):
                 raise UsageError(f"{name} must be 0 or more, got {getattr(self, name):g}")
-        for name in ("tone", "usual"):
+        for name in ("tone", "usual", "expected"):
             if not math.isfinite(getattr(self, name)):
                 raise UsageError(f"{name} must be a finite number, got {getattr(self, name):g}")
         if not 0 <= self.toward <= 1:

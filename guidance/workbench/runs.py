@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal
 
 from shelllcc.guidance.errors import OutputError, UsageError
 from shelllcc.guidance.files import JsonObject, fingerprint_of, refusal, whole_file, write_json
-from shelllcc.guidance.measures.balance import balance
+from shelllcc.guidance.measures.balance import EXPECTED, balance
 from shelllcc.guidance.measures.figures import beside
 from shelllcc.guidance.measures.verdict import Verdict, judge
 from shelllcc.guidance.media.video import write_video
@@ -50,7 +50,7 @@ def check_layout(layout: str) -> Layout:
 class Shown:
     """A clip of an item: what its file is called, what differs in it, its own figures and what the guide saw.
 
-    `change` is that of a pixel beside the reference.
+    `change` is that of a pixel beside the reference, `expected` the balance of a clip as it should be (GuideConfig).
     """
 
     label: str
@@ -62,6 +62,7 @@ class Shown:
     figures: JsonObject
     change: float
     trace: Sequence[JsonObject] = ()
+    expected: float = EXPECTED
     withheld: Verdict | None = None  # in place of one on its quality, where its frames cannot be judged
 
     @property
@@ -75,7 +76,8 @@ class Shown:
         if excess is None or "distance" not in self.figures:
             return {}
         gain = self.trace[-1]["gain"][0] if self.trace else 0.0
-        return {"balance": balance(gain=gain, excess=excess, distance=self.figures["distance"])}
+        facts = {"gain": gain, "excess": excess, "distance": self.figures["distance"]}
+        return {"balance": balance(**facts, expected=self.expected)}
 
 
 class Run:

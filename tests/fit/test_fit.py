@@ -34,7 +34,6 @@ def fit():
         seed=0,
         sigma=0.95,
         size=(192, 192, 17),
-        expected=0.1,
         model="tiny",
         bank="tiny-wan",
         versions={"torch": "2"},

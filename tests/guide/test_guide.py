@@ -113,10 +113,10 @@ def test_alarms_tell_too_much_detail_and_too_little():
         return Step(0, 0.3, [distance], 1.0, [excess], [1.0], [0.1], [gain])
 
     assert alarm(step(0.15)) is None
-    assert alarm(step(0.15), config=BalanceConfig(noise=-0.05)) == "noise"
+    assert alarm(step(0.15), config=BalanceConfig(noise=-0.154)) == "noise"
     assert alarm(step(0.15), config=BalanceConfig(regression=0.2)) == "mean regression"
     assert alarm(step(0.2, distance=2.0), config=BalanceConfig(outward=0.1)) is None
-    assert alarm(step(0.15), config=BalanceConfig(expected=-0.2)) == "noise"
+    assert alarm(step(0.15), expected=-0.096) == "noise"
     assert alarm(step(0.45)) == "noise"
     assert alarm(step(0.45, distance=0.6)) is None  # a smooth clip may be given more
     assert alarm(step(0.2, distance=2.0)) == "noise"

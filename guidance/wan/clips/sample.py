@@ -76,7 +76,7 @@ class Clip:
     @property
     def alarm(self) -> Alarm | None:
         """Whether the guide went too far."""
-        return alarm(self.trace[-1]) if self.trace else None
+        return alarm(self.trace[-1], expected=self.request.guide.expected) if self.trace else None
 
     @property
     def frames_sha256(self) -> str:
@@ -151,7 +151,8 @@ class _Steps:
     def _moment(self, index: int, sigma: float) -> Moment:
         last = self.guide.trace[-1] if self.guide and self.guide.trace else None
         distance = last.distance[0] if last and last.index == index else None
-        return Moment(index + 1, self.steps, sigma, distance, alarm(last) if last else None)
+        warned = alarm(last, expected=self.guide.config.expected) if self.guide and last else None
+        return Moment(index + 1, self.steps, sigma, distance, warned)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -103,22 +103,21 @@ class Fitting:
 
     def _fit(self, kept: Sequence[int], before: Sequence[Drift], config: GuideConfig | None) -> Fit:
         trips, takes = self.trips, self.trips.takes
-        guide = config or trips.guide()
         after = self._measured(kept, config, "guided") if config else list(before)
         gains = [d.gain + d.excess + USUAL.outward * math.log(max(d.distance, 1e-6)) for d in after]
+        expected = round(robust(gains).mean, 4) if kept else GuideConfig.expected
         left_out = [take.caption for index, take in enumerate(takes) if index not in kept]
         latents = takes[0].latents
         request = trips.request
         return Fit(
             belongs=self.belongs,
-            guide=guide,
+            guide=replace(config or trips.guide(), expected=expected),
             bands=tuple(_bands(before, after)),
             clips=tuple(takes[i].caption for i in kept),
             left_out=tuple(left_out),
             seed=trips.seed,
             sigma=round(trips.sigma, 6),
             size=(request.width, request.height, 4 * (latents.shape[1] - 1) + 1),
-            expected=round(robust(gains).mean, 4) if kept else 0.0,
             model=trips.studio.model.name,
             bank=trips.bank.name,
             versions=versions(),
