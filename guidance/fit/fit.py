@@ -71,7 +71,7 @@ class Fit:
     """How the guide is set, and why.
 
     guide     all its knobs, at strength 1
-    bands     evidence; those of fit.judge.BANDS, finest first, then the contrast
+    bands     evidence; those of fit.judge.BANDS, finest first, then the contrast, then flat places
     clips     captions of the clips that came back as they were, `left_out` of those that did not
     seed      of the first clip's noise; the next ones have the next
     sigma     noise level from which they were sampled again
@@ -108,7 +108,8 @@ class Fit:
 
     def words(self) -> str:
         """What was found, for people."""
-        fine, contrast = self.bands[0], self.bands[-1]
+        named = {band.name: band for band in self.bands}
+        fine, contrast = self.bands[0], named.get("contrast", self.bands[-1])
         parts = [_said("of the finest detail", fine), _said("of the contrast", contrast)]
         told = "; ".join(part for part in parts if part)
         few = "" if len(self.clips) >= 6 else f" Only {len(self.clips)} clips came back as they were: it is gentle."

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 BANDS = ("2 to 4", "4 to 8", "8 to 16", "16 to 32")  # pixels a period, finest first
 FINE, COARSE = slice(0, 2), slice(2, 4)  # of BANDS: those that are judged together
 BLOCK = 16  # pixels: the side of a block whose means must come back alike
+QUIET = 0.3  # grey levels of 255 in flat blocks that nobody sees
 LIKE = 0.5  # correlation of these means below which a clip came back as something else
 
 
@@ -35,6 +36,7 @@ class Drift:
 
     bands     of the RMS in each of BANDS, over and above `contrast`
     contrast  of the spread of grey values
+    flat      of what moves in the flattest blocks, where noise shows first
     likeness  correlation of the means of coarse blocks, 1 where the clip came back as it was
     excess    what cfg added (guide.trace), 0 where nothing measured it
     gain      what the guide made of its detail (guide.trace), 0 where it did nothing
@@ -43,6 +45,7 @@ class Drift:
 
     bands: tuple[float, ...]
     contrast: float
+    flat: float
     likeness: float
     excess: float = 0.0
     gain: float = 0.0
@@ -73,7 +76,8 @@ def drift(back: Frames, real: Frames, **seen: float) -> Drift:
     ours, theirs = (metrics.grey(torch.from_numpy(frames)[None]) for frames in (back, real))
     spread = float((metrics.contrast(ours) + 1e-4).log() - (metrics.contrast(theirs) + 1e-4).log())
     bands = octaves(ours) - octaves(theirs) - spread
-    return Drift(tuple(bands[0].tolist()), spread, _likeness(back, real), **seen)
+    calm = float((metrics.flat_residual(ours) + QUIET).log() - (metrics.flat_residual(theirs) + QUIET).log())
+    return Drift(tuple(bands[0].tolist()), spread, calm, _likeness(back, real), **seen)
 
 
 def octaves(video: Tensor) -> Tensor:

@@ -53,6 +53,8 @@ class GuideConfig:
     most      largest one (not measured)
     expected  balance of a clip that is as it should be, for alarms and verdicts alone (measures.balance); .264 is that
               of the tiny Wan [10], a fit brings its own
+    flat      how much larger than the shell's own a patch's residual must be to count as texture; a fit raises it where
+              flat places would grow busy
     gate      power by which a push outward fades for patches whose residual is smaller than the shell's own: 3 [8]; 2
               and 5 are no better [9]
     """
@@ -75,6 +77,7 @@ class GuideConfig:
     fine: float = 5 / 12
     least: float = 0.5
     most: float = 6.0
+    flat: float = 1.0
     gate: float = 3.0
     expected: float = 0.264
 
@@ -90,7 +93,7 @@ class GuideConfig:
             raise UsageError(f"strength goes from 0 (off) over 1 (the default) to 10, got {self.strength:g}")
         if not 0 <= low < high <= 1:
             raise UsageError(f"the window is LOW:HIGH with 0 <= LOW < HIGH <= 1 (sigmas), got {low:g}:{high:g}")
-        for name in ("radius", "coarse", "trust", "dose", "gate"):
+        for name in ("radius", "coarse", "trust", "dose", "flat", "gate"):
             if not (getattr(self, name) > 0 and math.isfinite(getattr(self, name))):
                 raise UsageError(f"{name} must be positive, got {getattr(self, name):g}")
         for name in ("calm", "edge", "contrast"):

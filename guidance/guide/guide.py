@@ -97,7 +97,7 @@ class ShellGuide:
         over = self._excess - config.usual
         aim = radius * (median.clamp_min(1e-6) / radius) ** (1 - config.toward) * (-config.calm * over).exp()
         self._beyond, self._colours = self._beyond.to(x0.device), self._colours.to(x0.device)
-        ratio, texture = aim / median.clamp_min(1e-6), self._texture * radius
+        ratio, texture = aim / median.clamp_min(1e-6), self._texture * radius * config.flat
         change = partial(stretch, ratio=ratio, beyond=self._beyond, texture=texture)
         limited = partial(change, least=config.least, most=config.most, gate=config.gate)
         detail = shell.to_latents(residual, x0.shape, limited)

@@ -51,7 +51,7 @@ def drifting(monkeypatch):
 
     def drift(self, number, config):
         bend = 0.0 if config is None else 0.2 * (config.radius - 1) / config.radius
-        return Drift((-0.22 + bend, -0.22 + bend, -0.02, 0.0), 0.01 * (-1) ** number, 0.9)
+        return Drift((-0.22 + bend, -0.22 + bend, -0.02, 0.0), 0.01 * (-1) ** number, 0.0, 0.9)
 
     monkeypatch.setattr(trips.Trips, "drift", drift)
 
@@ -118,7 +118,7 @@ def test_the_nearest_fit_is_taken_with_one_remark_but_none_of_another_bank_model
 ):
     folder = tmp_path / "banks" / "fits"
     write_fit(fit_for(tiny_bank, steps=5), folder)
-    code, out, err = shelllcc("generate", "-p", "a tabby cat", *SMALL, "-o", "near.mp4")
+    code, _, err = shelllcc("generate", "-p", "a tabby cat", *SMALL, "-o", "near.mp4")
     assert code == 0
     assert err.count("nearest fit") == 1
     assert json.loads((tmp_path / "near.json").read_text())["request"]["radius"] == 2.0

@@ -178,42 +178,63 @@ def test_a_slope_and_its_error():
     assert slope([0.2] * 12, noise).error == math.inf
 
 
+NOTHING = (0.0, 0.0, 0.0, 0.0)
+
+
 def response(knobs):
     """A model that bends: what is left of drifts under knobs."""
-    coarse, radius, tone = knobs
-    fine = 0.3 * coarse + 0.22 * radius - 0.02 * radius**2
-    return (-0.10 + 0.45 * coarse + 0.05 * radius + 0.05 * tone, -0.25 + fine, 0.08 + 0.8 * tone + 0.1 * coarse)
+    coarse, radius, tone, flat = knobs
+    gain = (0.22 * radius - 0.02 * radius**2) * (1 - 0.2 * flat)
+    busier = 0.12 * max(radius, 0) * math.exp(-1.5 * flat) + 0.2 * coarse
+    return (
+        -0.10 + 0.45 * coarse + 0.05 * radius + 0.05 * tone,
+        -0.25 + 0.3 * coarse + gain,
+        0.08 + 0.8 * tone + 0.1 * coarse,
+        -0.05 + busier,
+    )
 
 
-def solved(errors, drifts=None):
-    start = drifts or response((0.0, 0.0, 0.0))
-    wanted = [d - shrunk(Estimate(d, e)) for d, e in zip(start, errors, strict=True)]
-    points = list(solve(response, start, wanted, errors))
-    return points, best(points, start, wanted, errors), wanted
+def solved(error, model=response):
+    start, errors = model(NOTHING), (error,) * 4
+    wanted = [*(d - shrunk(Estimate(d, error)) for d in start[:3]), max(0.0, start[3])]
+    points = list(solve(model, start, wanted, errors))
+    return points, best(points, start, wanted, errors)
 
 
-def test_the_solver_takes_clear_drifts_away():
-    points, found, _ = solved((0.01, 0.01, 0.01))
-    assert len(points) <= 6
-    before = response((0.0, 0.0, 0.0))
-    assert all(abs(a) < 0.2 * abs(b) + 0.01 for a, b in zip(found.drifts, before, strict=True))
+def test_the_solver_takes_clear_drifts_away_and_keeps_flat_places_flat():
+    points, found = solved(0.01)
+    assert len(points) <= 7
+    before = response(NOTHING)
+    assert all(abs(a) < 0.2 * abs(b) + 0.012 for a, b in zip(found.drifts[:3], before[:3], strict=True))
+    assert found.drifts[3] < 0.04
+    loose = solved(0.01, lambda knobs: (*response(knobs)[:3], -0.2))[1]
+    assert response(loose.knobs)[3] > found.drifts[3]  # flat places would have grown busier
     assert (np.array(found.knobs) >= LOW).all()
     assert (np.array(found.knobs) <= HIGH).all()
 
 
 def test_the_solver_tries_nothing_where_drifts_are_chance():
-    points, found, _ = solved((0.2, 0.3, 0.1))
+    points, found = solved(0.3)
     assert points == []
-    assert found.knobs == (0.0, 0.0, 0.0)
+    assert found.knobs == NOTHING
 
 
 def test_the_worse_a_drift_is_known_the_less_is_done():
-    reach = [np.abs(solved((e, e, e))[1].knobs).sum() for e in (0.01, 0.05, 0.09)]
+    reach = [np.abs(solved(error)[1].knobs).sum() for error in (0.01, 0.06, 0.12)]
     assert reach[0] > reach[1] > reach[2]
 
 
 def test_a_guide_that_only_harms_is_not_used():
-    start = (0.1, 0.1, 0.0)
-    points = list(solve(lambda knobs: (0.4, 0.4, 0.2), start, (0.0, 0.0, 0.0), (0.01,) * 3))
+    start, errors = (0.1, 0.1, 0.0, 0.0), (0.01,) * 4
+    points = list(solve(lambda knobs: (0.4, 0.4, 0.2, 0.3), start, NOTHING, errors))
     assert points
-    assert best(points, start, (0.0, 0.0, 0.0), (0.01,) * 3).knobs == (0.0, 0.0, 0.0)
+    assert best(points, start, NOTHING, errors).knobs == NOTHING
+
+
+def test_flat_places_that_grow_busy_are_told_from_detail():
+    real = film(0)
+    real[:, :, :24] = 128
+    noisy = real.astype(float)
+    noisy[:, :, :24] += torch.randn(5, 64, 24, 1, generator=torch.Generator().manual_seed(1)).numpy()
+    assert drift(noisy.round().clip(0, 255).astype("uint8"), real).flat > 0.5
+    assert drift(real, real).flat == 0

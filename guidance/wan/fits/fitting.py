@@ -19,7 +19,7 @@ from shelllcc.guidance.errors import UsageError
 from shelllcc.guidance.files import JsonObject, write_json
 from shelllcc.guidance.fit.fit import Band, Belongs, Fit
 from shelllcc.guidance.fit.judge import BANDS, LIKE, Drift, Estimate, robust, shrunk, slope
-from shelllcc.guidance.fit.solve import KNOBS, Point, best, solve
+from shelllcc.guidance.fit.solve import FIRST, Point, best, solve
 from shelllcc.guidance.guide.config import GuideConfig
 from shelllcc.guidance.measures.balance import USUAL
 from shelllcc.guidance.wan.clips.generate import versions
@@ -78,7 +78,7 @@ class Fitting:
     def _solved(self, kept: Sequence[int], before: Sequence[Drift]) -> GuideConfig | None:
         """The guide; None where the best is to do nothing."""
         start = outputs(before)
-        wanted = [e.mean - shrunk(e) for e in start]
+        wanted = [*(e.mean - shrunk(e) for e in start[:3]), max(0.0, start[3].mean)]  # flat places: no busier
         errors, still = [e.error for e in start], [e.mean for e in start]
         calm = {"calm": 0.0, "contrast": 0.0, "usual": 0.0}
 
@@ -88,7 +88,7 @@ class Fitting:
             drifts = tuple(e.mean for e in outputs(seen))
             self.points.append((Point(knobs, drifts), config))
             calm["usual"] = sum(d.excess for d in seen) / len(seen)
-            if len(self.points) == len(KNOBS):
+            if len(self.points) == len(FIRST):
                 calm.update(calmed(before, seen, [point for point, _ in self.points], still))
             return drifts
 
@@ -97,8 +97,8 @@ class Fitting:
         return next((config for point, config in self.points if point == found), None)
 
     def _config(self, knobs: Sequence[float], calm: dict[str, float]) -> GuideConfig:
-        coarse, radius, tone = knobs
-        values = {"coarse": math.exp(coarse), "radius": math.exp(radius), "tone": tone} | calm
+        coarse, radius, tone, flat = knobs
+        values = {"coarse": math.exp(coarse), "radius": math.exp(radius), "tone": tone, "flat": math.exp(flat)} | calm
         return self.trips.guide(**{name: round(value, 4) for name, value in values.items()})
 
     def _fit(self, kept: Sequence[int], before: Sequence[Drift], config: GuideConfig | None) -> Fit:
@@ -149,10 +149,9 @@ def came_back(drifts: Sequence[Drift]) -> list[int]:
     return [index for index, drift in enumerate(drifts) if drift.likeness >= LIKE]
 
 
-def outputs(drifts: Sequence[Drift]) -> tuple[Estimate, Estimate, Estimate]:
-    """Drift of the coarse bands, of the fine ones and of the contrast, over clips."""
-    coarse, fine, contrast = zip(*((drift.coarse, drift.fine, drift.contrast) for drift in drifts), strict=True)
-    return robust(coarse), robust(fine), robust(contrast)
+def outputs(drifts: Sequence[Drift]) -> list[Estimate]:
+    """Drift of the coarse bands, of the fine ones, of the contrast and of flat places, over clips."""
+    return [robust([getattr(drift, name) for drift in drifts]) for name in ("coarse", "fine", "contrast", "flat")]
 
 
 def calmed(
@@ -175,8 +174,8 @@ def calmed(
 
 def _bands(before: Sequence[Drift], after: Sequence[Drift]) -> list[Band]:
     found = []
-    for index, name in enumerate((*(f"{band} px" for band in BANDS), "contrast")):
-        pair = [robust([(*d.bands, d.contrast)[index] for d in drifts]) for drifts in (before, after)]
+    for index, name in enumerate((*(f"{band} px" for band in BANDS), "contrast", "flat places")):
+        pair = [robust([(*d.bands, d.contrast, d.flat)[index] for d in drifts]) for drifts in (before, after)]
         numbers = [value for e in pair for value in (e.mean, e.error)]
         found.append(Band(name, *(round(value, 4) if math.isfinite(value) else 9.0 for value in numbers)))
     return found

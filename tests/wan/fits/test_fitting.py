@@ -145,7 +145,7 @@ def test_a_killed_fit_goes_on_where_it_was_and_ends_as_an_unbroken_one(trips, tm
 
     def like(number, config):  # clips that return, with a drift that is none of chance
         bend = 0.0 if config is None else math.log(config.radius) * 0.2
-        return Drift((-0.2 + bend,) * 4, 0.0, 0.9)
+        return Drift((-0.2 + bend,) * 4, 0.0, 0.0, 0.9)
 
     whole = Fitting(trips, BELONGS, state=None)
     monkeypatch.setattr(trips, "drift", like)
@@ -165,7 +165,7 @@ def test_a_killed_fit_goes_on_where_it_was_and_ends_as_an_unbroken_one(trips, tm
 
 def test_what_was_kept_of_another_fit_is_not_used(trips, tmp_path, monkeypatch):
     state = tmp_path / "state.json"
-    monkeypatch.setattr(trips, "drift", lambda number, config: Drift((0.0,) * 4, 0.0, 0.9))
+    monkeypatch.setattr(trips, "drift", lambda number, config: Drift((0.0,) * 4, 0.0, 0.0, 0.9))
     Fitting(trips, BELONGS, state=state)._measured(range(4), None, "unguided")
     other = replace(BELONGS, cfg=2.0)
     assert Fitting(trips, BELONGS, state=state)._known
@@ -175,7 +175,7 @@ def test_what_was_kept_of_another_fit_is_not_used(trips, tmp_path, monkeypatch):
 
 
 def test_clips_that_come_back_as_something_else_are_left_out(trips, monkeypatch):
-    seen = [Drift((0.3,) * 4, 0.0, 0.1), *[Drift((-0.1,) * 4, 0.0, 0.9)] * 3]
+    seen = [Drift((0.3,) * 4, 0.0, 0.0, 0.1), *[Drift((-0.1,) * 4, 0.0, 0.0, 0.9)] * 3]
     assert came_back(seen) == [1, 2, 3]
     monkeypatch.setattr(trips, "drift", lambda number, config: seen[number])
     fit = Fitting(trips, BELONGS).fit()
@@ -191,12 +191,13 @@ def test_clips_that_come_back_as_something_else_are_left_out(trips, monkeypatch)
 def test_a_clips_own_excess_counts_as_far_as_it_explains_its_drift():
     from shelllcc.guidance.fit.solve import Point
 
-    points = [Point((0.2, 0, 0), (0.1, 0.1, 0)), Point((0, 0.5, 0), (0, 0.1, 0)), Point((0, 0, 0.1), (0, 0, 0.1))]
+    knobs = ((0.2, 0, 0, 0), (0, 0.5, 0, 0), (0, 0, 0.1, 0))
+    points = [Point(k, d) for k, d in zip(knobs, ((0.1, 0.1, 0, 0), (0, 0.1, 0, 0), (0, 0, 0.1, 0)), strict=True)]
     excess = [0.1 * i for i in range(8)]
-    seen = [Drift((0.0,) * 4, 0.0, 0.9, excess=e) for e in excess]
-    follows = [Drift((0.7 * e + 0.001 * (-1) ** i,) * 4, 0.5 * e, 0.9) for i, e in enumerate(excess)]
-    found = calmed(follows, seen, points, (0.0, 0.0, 0.0))
+    seen = [Drift((0.0,) * 4, 0.0, 0.0, 0.9, excess=e) for e in excess]
+    follows = [Drift((0.7 * e + 0.001 * (-1) ** i,) * 4, 0.5 * e, 0.0, 0.9) for i, e in enumerate(excess)]
+    found = calmed(follows, seen, points, (0.0,) * 4)
     assert found["calm"] == pytest.approx(0.7 / (0.5 + 0.2), rel=0.05)
     assert found["contrast"] == pytest.approx(0.5, rel=0.05)
-    chance = [Drift((0.3 * (-1) ** (i // 2),) * 4, 0.0, 0.9) for i in range(8)]
-    assert calmed(chance, seen, points, (0.0, 0.0, 0.0)) == {"calm": 0.0, "contrast": 0.0}
+    chance = [Drift((0.3 * (-1) ** (i // 2),) * 4, 0.0, 0.0, 0.9) for i in range(8)]
+    assert calmed(chance, seen, points, (0.0,) * 4) == {"calm": 0.0, "contrast": 0.0}
