@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from shelllcc.guidance.errors import UsageError
 from shelllcc.guidance.fit.fit import Band, Fit, read_fit, write_fit
 from shelllcc.guidance.fit.judge import BANDS, Drift
 from shelllcc.guidance.guide.config import GuideConfig
@@ -205,3 +206,21 @@ def test_weights_are_known_by_their_bytes_wherever_they_lie(tmp_path, other_mode
     assert weights_of(find_model(str(moved)), Loading()) == weights_of(find_model(str(other_model)), Loading())
     assert weights_of(tiny, Loading(tiling=True, dtype="float32")) == weights_of(tiny, Loading())
     assert weights_of(tiny, Loading(quantize="int8")) != weights_of(tiny, Loading())
+
+
+def test_python_takes_the_fit_of_a_pipeline(tmp_path, monkeypatch, pipe, tiny_bank):
+    from shelllcc import fitted_guide, guided
+
+    monkeypatch.setenv("SHELLLCC_BANKS", str(tmp_path))
+    with pytest.raises(UsageError, match="shelllcc fit --model tiny --steps 4 --cfg 1`"):
+        fitted_guide(pipe, steps=4, cfg=1.0)
+    write_fit(fit_for(tiny_bank), tmp_path / "fits")
+    guide = fitted_guide(pipe, steps=4, cfg=1.0, strength=2.0)
+    assert guide.config == replace(GUIDE, strength=2.0)
+    with pytest.warns(UserWarning, match="nearest fit"):
+        assert fitted_guide(pipe, steps=5, cfg=1.0).config == GUIDE
+    with guided(pipe, guide):
+        pipe(
+            "a cat", height=64, width=64, num_frames=5, num_inference_steps=4, guidance_scale=1.0, output_type="latent"
+        )
+    assert guide.trace

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +17,15 @@ from shelllcc.guidance.fit import shelf
 from shelllcc.guidance.fit.fit import Belongs, Fit
 from shelllcc.guidance.wan.clips.request import Request
 from shelllcc.guidance.wan.model.loading import Loading
-from shelllcc.guidance.wan.model.pipeline import TINY, Model
+from shelllcc.guidance.wan.model.pipeline import TINY, Model, find_model
+from shelllcc.guidance.wan.model.placing import DENOISERS
 from shelllcc.guidance.wan.model.presets import preset_for
 
 if TYPE_CHECKING:
+    from diffusers import WanPipeline
+
     from shelllcc.anchors.bank import Bank
+    from shelllcc.guidance.guide.guide import ShellGuide
 
 ASKED = ("auto", "never", "anew")  # how a fit may be asked for
 SAME = ("offload", "tiling", "dtype")  # of a loading: they make no other video, or none that anybody could tell
@@ -89,6 +94,53 @@ def find(request: Request, model: Model, loading: Loading, bank: Bank) -> shelf.
 def record_of(fit: Fit | None) -> JsonObject | None:
     """A fit as sidecars have it."""
     return None if fit is None else fit.as_dict() | {"digest": fit.digest}
+
+
+def fitted_guide(
+    pipe: WanPipeline,
+    *,
+    steps: int,
+    cfg: float,
+    cfg_2: float | None = None,
+    bank: str | Path = "auto",
+    strength: float = 1.0,
+) -> ShellGuide:
+    """The guide of the fit for a pipeline, as it was loaded from a folder or the hub, and as it will be called.
+
+    >>> with guided(pipe, fitted_guide(pipe, steps=50, cfg=5.0)):
+    ...     frames = pipe(prompt, num_inference_steps=50, guidance_scale=5.0).frames[0]
+
+    The shift is that of its scheduler. Remarks, as on a fit that is not just for these settings, are warnings. Raises
+    UsageError where there is no fit, with the command that makes one, and for a pipeline with adapters, whose files
+    nobody knows; and BankError.
+    """
+    from shelllcc.anchors.choose import load_bank
+    from shelllcc.guidance.guide.guide import ShellGuide
+
+    if any(getattr(getattr(pipe, name, None), "peft_config", None) for name in DENOISERS):
+        raise UsageError(
+            "a pipeline with adapters has no fit of its own here; sample it with `shelllcc generate --lora`"
+        )
+    model = find_model(str(pipe.config["_name_or_path"]))
+    chosen = load_bank(bank, pipe)
+    config = pipe.scheduler.config
+    belongs = Belongs(
+        bank=chosen.identity,
+        calibration=chosen.chosen.digest if chosen.chosen else None,
+        weights=weights_of(model, Loading()),
+        scheduler=type(pipe.scheduler).__name__,
+        steps=steps,
+        cfg=float(cfg),
+        cfg_2=None if cfg_2 is None else float(cfg_2),
+        shift=float(config["flow_shift"] if "flow_shift" in config else config["shift"]),
+    )
+    found = shelf.find(belongs)
+    if found.fit is None:
+        command = f"shelllcc fit --model {model.name} --steps {steps} --cfg {cfg:g}"
+        raise UsageError(f"no fit for {model.name} at these settings; `{command}` makes one")
+    if found.remark:
+        warnings.warn(found.remark, stacklevel=2)
+    return ShellGuide(chosen, replace(found.fit.guide, strength=strength))
 
 
 def followed(request: Request, model: Model, loading: Loading, bank: Bank | None) -> Fit | None:
