@@ -84,6 +84,7 @@ class Run:
     """A run's folder. `asked` is all that decides on its clips: only an equal run may go on in the folder.
 
     `inputs` are videos that it reads, which it never removes or replaces. Who writes a file there adds it to `record`.
+    `fit` are the words and bands of the fit that its clips follow, for the page.
     """
 
     def __init__(
@@ -95,8 +96,9 @@ class Run:
         settings: JsonObject,
         fps: float,
         inputs: Iterable[Path] = (),
+        fit: JsonObject | None = None,
     ) -> None:
-        self.folder, self.title, self.settings, self.fps = folder, title, settings, fps
+        self.folder, self.title, self.settings, self.fps, self.fit = folder, title, settings, fps, fit
         self.record = Record(folder, asked, inputs)
         self.items: dict[int, JsonObject] = {}
         self._pictured: dict[int, list[str]] = {}  # the clips that an item's pictures were made of, in a run before
@@ -171,6 +173,7 @@ class Run:
             "created": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
             "version": version(),
             "settings": dict(self.settings),
+            "fit": self.fit,
             "reference": items[0]["clips"][0]["label"] if items else None,
             "fps": self.fps,
             "items": [

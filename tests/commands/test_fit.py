@@ -182,9 +182,11 @@ def test_a_model_without_a_fit_is_fitted_first_or_sampled_without_guidance(
     assert code == 0, err
     assert "leaves out 20% of the finest detail" in err
     assert json.loads((tmp_path / "fitted.json").read_text())["fit"]["model"] == str(other_model)
-    code, _, err = shelllcc("compare", "-p", "a tabby cat", *SMALL, "--model", other_model, "--bank", other_bank.path)
+    words = ("compare", "-p", "a tabby cat", *SMALL, "--model", other_model, "--bank", other_bank.path, "-o", "run")
+    code, _, err = shelllcc(*words)
     assert code == 0, err
     assert "fitting" not in err
+    assert "leaves out 20% of the finest detail" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_weights_are_known_by_their_bytes_wherever_they_lie(tmp_path, other_model):
