@@ -91,7 +91,10 @@ def octaves(video: Tensor) -> Tensor:
 
 
 def robust(values: Sequence[float], *, width: float = 1.5) -> Estimate:
-    """Huber's mean: values beyond `width` deviations count as if they lay there. The error is that of so many clips."""
+    """Huber's mean: values beyond `width` deviations count as if they lay there.
+
+    The error is that of so many clips, with Student's spread for few of them: none can be told of less than four.
+    """
     if not values:
         return Estimate(0.0, math.inf)
     x = torch.tensor(values, dtype=torch.float64)
@@ -104,11 +107,11 @@ def robust(values: Sequence[float], *, width: float = 1.5) -> Estimate:
             break
         weight = (width * scale / (x - middle).abs().clamp_min(1e-12)).clamp_max(1)
         middle = (weight * x).sum() / weight.sum()
-    if len(x) == 1:
+    if len(x) < 4:
         return Estimate(float(middle), math.inf)
     clipped = (x - middle).clamp(-width * scale, width * scale) if scale >= 1e-9 else x - middle
     inner = ((x - middle).abs() <= width * scale).double().mean().clamp_min(0.5)
-    error = (clipped.square().sum() / (len(x) - 1)).sqrt() / inner / len(x) ** 0.5
+    error = (clipped.square().sum() / (len(x) - 3)).sqrt() / inner / len(x) ** 0.5
     return Estimate(float(middle), float(error))
 
 

@@ -14,7 +14,9 @@ from shelllcc.guidance.fit.judge import Drift
 from shelllcc.guidance.wan.clips.request import Request
 from shelllcc.guidance.wan.clips.sample import Start, noise_levels, sample
 from shelllcc.guidance.wan.clips.studio import Studio
-from shelllcc.guidance.wan.fits.fitting import Fitting, calmed, came_back
+from shelllcc.guidance.wan.fits import making
+from shelllcc.guidance.wan.fits.fitting import PASSES, Fitting, calmed, came_back
+from shelllcc.guidance.wan.fits.making import Shape, TooLongError, chosen_takes, cost, make_fit, shape_for
 from shelllcc.guidance.wan.fits.trips import Take, Trips, begin_at
 from shelllcc.guidance.wan.model.loading import Loading
 from shelllcc.guidance.wan.model.pipeline import find_model
@@ -201,3 +203,56 @@ def test_a_clips_own_excess_counts_as_far_as_it_explains_its_drift():
     assert found["contrast"] == pytest.approx(0.5, rel=0.05)
     chance = [Drift((0.3 * (-1) ** (i // 2),) * 4, 0.0, 0.0, 0.9) for i in range(8)]
     assert calmed(chance, seen, points, (0.0,) * 4) == {"calm": 0.0, "contrast": 0.0}
+
+
+def test_the_cost_is_that_of_the_steps_that_are_sampled_and_the_clips_that_are_decoded(trips, studio, monkeypatch):
+    counted = {"steps": 0, "decoded": 0}
+    trips.takes = trips.takes[:1]
+    trips._prefixes.clear()
+    decode, vae = studio.pipe.vae.decode, studio.pipe.vae
+
+    def decoding(*args, **kwargs):
+        counted["decoded"] += 1
+        return decode(*args, **kwargs)
+
+    monkeypatch.setattr(vae, "decode", decoding)
+    for number in range(PASSES):
+        trips.drift(0, trips.guide(radius=1.5 + number / 10) if number else None)
+    counted["steps"] = sum(calls.computed for calls in trips._prefixes[0].calls)
+
+    class Watch:
+        step, decoding = 1.0, 1000.0
+
+    assert cost(trips, Watch()) == counted["steps"] + 1000 * counted["decoded"]
+
+
+def test_a_fit_that_takes_too_long_is_told_so_after_one_clip_and_goes_on_later(trips, studio, monkeypatch, tmp_path):
+    monkeypatch.setenv("SHELLLCC_BANKS", str(tmp_path))
+    monkeypatch.setattr(
+        Trips, "drift", lambda self, number, config: seen.append(number) or Drift((0.0,) * 4, 0, 0, 0.9)
+    )
+    monkeypatch.setattr(making, "cost", lambda trips, watch: 500.0)
+    monkeypatch.setattr(making._Watch, "steps", [1.0], raising=False)
+    monkeypatch.setattr(making._Watch, "__init__", lambda self: None)
+    seen, told = [], []
+    request = Request.resolve(PRESETS["tiny"], prompt="any", **SMALL)
+    with pytest.raises(TooLongError, match=r"8\.3 minutes here, more than the 3\.0"):
+        make_fit(studio, request, trips.bank, clips=4, most=180.0, on_cost=told.append)
+    assert (told, seen) == ([500.0], [0])
+    fit = make_fit(studio, request, trips.bank, clips=4)
+    assert seen == [0, 1, 2, 3]
+    assert not fit.guide.acts
+    assert [path.name for path in (tmp_path / "fits").rglob("*.json")] == [f"{fit.belongs.name}.json"]
+
+
+def test_clips_suit_the_model_and_the_device(trips):
+    tiny, request = find_model(None), Request.resolve(PRESETS["tiny"], prompt="any")
+    assert shape_for(tiny, request, "cpu") == Shape(192, 9, 8)
+    assert shape_for(tiny, request, "cuda") == Shape(192, 17, 16)
+    full = Request.resolve(PRESETS["wan-official"], prompt="any")
+    wide = replace(tiny, transformer=tiny.transformer | {"num_attention_heads": 12, "attention_head_dim": 128})
+    assert shape_for(wide, full, "cuda", 32) == Shape(256, 17, 32)
+    captions = [{take.caption.partition(",")[0] for take in chosen_takes(Shape(256, 17, 16), m)} for m in (tiny, wide)]
+    assert "a tabby cat" in captions[0]
+    assert len(captions[0]) == len(captions[1]) == 16
+    assert len({take.caption for take in chosen_takes(Shape(256, 17, 40), wide)}) == 40
