@@ -22,6 +22,7 @@ from shelllcc.guidance.paths import reason
 
 FORMAT = "shelllcc-fit/1"
 MAX_BYTES = 1 << 20
+FEW = 6  # clips: with fewer the user is told
 SEEN = 0.05  # of an amplitude: less of a difference is none that a person sees
 
 
@@ -110,12 +111,15 @@ class Fit:
         """What was found, for people."""
         named = {band.name: band for band in self.bands}
         fine, contrast = self.bands[0], named.get("contrast", self.bands[-1])
-        parts = [_said("of the finest detail", fine), _said("of the contrast", contrast)]
-        told = "; ".join(part for part in parts if part)
-        few = "" if len(self.clips) >= 6 else f" Only {len(self.clips)} clips came back as they were: it is gentle."
+        told = [said for said in (_said("the finest detail", fine), _said("the contrast", contrast)) if said]
+        few = "" if len(self.clips) >= FEW else f". Only {len(self.clips)} clips came back as they were: it is gentle"
         if not self.guide.acts:
-            return f"this model drifts by no more than chance at these settings: the guide leaves its clips alone.{few}"
-        return f"this model {told or 'drifts a little'} at these settings.{few}"
+            return f"this model drifts by no more than chance at these settings: the guide leaves its clips alone{few}"
+        if not told:
+            return f"this model drifts by less than a person sees at these settings{few}"
+        (verb, guided), *others = told
+        more = "".join(f"; it {further}; guided, {after}" for further, after in others)
+        return f"this model {verb} at these settings; guided, {guided}{more}{few}"
 
 
 def write_fit(fit: Fit, folder: Path) -> Path:
@@ -169,12 +173,15 @@ def _size(value: Any) -> tuple[int, int, int]:
     return width, height, frames
 
 
-def _said(what: str, band: Band) -> str:
+def _said(what: str, band: Band) -> tuple[str, str] | None:
+    """What a band's drift is in words, and what is left of it; None for what nobody sees or what may be chance."""
     before, after = (math.exp(value) - 1 for value in (band.before, band.after))
     if abs(before) < max(SEEN, 2 * band.before_error):
-        return ""
-    verb = "leaves out" if before < 0 else "makes too much"
-    return f"{verb} {abs(before):.0%} {what}; guided, {after:+.0%}"
+        return None
+    return (
+        f"leaves out {-before:.0%} of {what}" if before < 0 else f"has {before:.0%} too much of {what}",
+        f"{after:+.0%}",
+    )
 
 
 def _digest(record: Mapping[str, Any]) -> str:

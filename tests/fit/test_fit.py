@@ -111,7 +111,7 @@ def test_a_fit_under_the_name_of_another_sampling_is_refused(fit, folder):
 
 
 def test_words_say_what_a_person_understands(fit):
-    assert "makes too much 27% of the finest detail; guided, +2%" in fit.words()
+    assert "has 27% too much of the finest detail at these settings; guided, +2%" in fit.words()
     still = replace(fit, guide=GuideConfig(toward=0.0, radius=1.0, calm=0.0, contrast=0.0), clips=("a",) * 3)
     assert "leaves its clips alone" in still.words()
     assert "Only 3 clips" in still.words()
