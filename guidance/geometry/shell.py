@@ -50,12 +50,15 @@ class Shell:
     mean     (p,) mean patch, p = channels * patch * patch
     basis    (p, d) orthonormal principal directions of patches, those of most variance first
     skeleton of d dimensions
+    survival share of a move of all patches that is left where they overlap and are averaged, as measured on real
+             latents: what patches are moved by is divided by it, so that a move means what it says for any patch
     """
 
     patch: int
     mean: Tensor
     basis: Tensor
     skeleton: Skeleton
+    survival: float = 1.0
 
     @property
     def channels(self) -> int:
@@ -74,7 +77,7 @@ class Shell:
 
     @property
     def texture(self) -> float:
-        """RMS, per direction, of the residual of a patch at distance 1, over all places of the skeleton."""
+        """RMS, per direction, of the residual of a patch at distance 1, over the places of the skeleton."""
         return self.skeleton.spread / self.skeleton.dimensions**0.5
 
     def fineness(self, *, fine: float) -> Tensor:
@@ -85,10 +88,14 @@ class Shell:
     def colours(self, *, directions: int) -> Tensor:
         """Projection (c, c) of latent channels onto brightness and colour.
 
-        They are the `directions` of the channels in which the patch means of the skeleton's points differ most.
+        They are the `directions` of the channels in which the patch means of the skeleton's points, as tokens come to
+        them, differ most.
         """
         patches = (self.skeleton.points @ self.basis.T).unflatten(-1, (self.channels, self.patch**2))
-        _, vectors = torch.linalg.eigh(patches.mean(-1).double().cpu().T.cov())
+        shares = self.skeleton.shares
+        means = patches.mean(-1).double().cpu().T
+        differing = means.cov() if shares is None else means.cov(aweights=shares.double().cpu(), correction=0)
+        _, vectors = torch.linalg.eigh(differing)
         leading = vectors[:, max(0, self.channels - directions) :]
         return (leading @ leading.T).to(self.mean)
 
@@ -122,6 +129,8 @@ class Shell:
         for start, part in zip(range(0, t, frames), torch.split(tokens, frames * h * w, dim=1), strict=True):
             with full_precision():
                 patches = change(part) @ self.basis.T
+                if self.survival != 1:
+                    patches /= self.survival
             span = torch.Size((b, c, min(frames, t - start), h, w))
             parts.append(average_tokens(patches, span, size=self.patch))
         return torch.cat(parts, dim=2)
