@@ -1,5 +1,6 @@
 """The guide: its knobs, its trace and its independence of the batch."""
 
+import dataclasses
 import math
 
 import pytest
@@ -181,3 +182,16 @@ def test_latents_of_another_vae_are_refused(bank):
         ShellGuide(bank).move(torch.randn(1, 48, 2, 8, 8), 0.5, share=0.3)
     with pytest.raises(UsageError):
         ShellGuide(bank, GuideConfig(), strength=0.1)
+
+
+def test_the_first_latent_frame_has_a_radius_of_its_own(bank, latents):
+    x0 = latents(34)
+    usual = bank.curve.radius
+    moves = []
+    for row in (usual[0], 0.5 * usual[0]):
+        curve = dataclasses.replace(bank.clean, radius=torch.stack([row, usual[1]]))
+        guide = ShellGuide(dataclasses.replace(bank, clean=curve), GuideConfig(radius=2.0, trust=10.0))
+        moves.append(guide.move(x0, 0.3, share=0.3))
+    assert_close(moves[0][:, :, 1:], moves[1][:, :, 1:])
+    first = [move[:, :, 0].square().mean() for move in moves]
+    assert first[1] > 1.05 * first[0]  # what is texture in it is nearer to the skeleton: less of it is taken for flat
