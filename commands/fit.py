@@ -52,6 +52,8 @@ def fit(
     alone("fit")
     check_device(common.device, here=not dry_run)
     asked = replace(common.asked(sampling, loading), prompts=("any",), fit="never")
+    if not dry_run:
+        start(asked, common.device)
     resolved = resolve(asked, wanted=True)
     request, bank = resolved.requests[0], _bank_of(resolved)
     for note in resolved.notes:
@@ -87,6 +89,7 @@ def prepare(asked: Asked, fitting: options.Fitting, device: str | None) -> Asked
     if asked.fit == "never" or asked.sidecar is not None:
         return asked
     try:
+        start(asked, device)
         resolved = resolve(asked)
     except (UsageError, BankError):  # the plan says it, with all that is wrong
         return asked
@@ -109,6 +112,25 @@ def prepare(asked: Asked, fitting: options.Fitting, device: str | None) -> Asked
             break
         streams.say(f"note: {found.words()}")
     return asked
+
+
+def start(asked: Asked, device: str | None) -> None:
+    """Make the starter bank of a model whose VAE has no bank, unless one was named or nothing is to be guided."""
+    from shelllcc.anchors.choose import AUTO, choose_bank
+    from shelllcc.anchors.fingerprints import fingerprint
+    from shelllcc.commands.progress import TerminalReporter
+    from shelllcc.guidance.wan.banks.start import start_bank
+    from shelllcc.guidance.wan.model.pipeline import find_model
+
+    if asked.bank not in (None, AUTO) or asked.values.get("strength") == 0:
+        return
+    model = find_model(asked.model)
+    try:
+        choose_bank(None, fingerprint(model.vae))
+    except BankError:
+        with TerminalReporter() as reporter:
+            reporter.stage("making a bank of photographs")
+            start_bank(model, device=device, on_clip=reporter.count, on_note=reporter.note)
 
 
 def make(

@@ -58,6 +58,12 @@ def find(wanted: Belongs) -> Found:
     return Found(None, False)
 
 
+def banks_fitted(weights: str) -> frozenset[str]:
+    """Identities of the banks that fits of a model, with its adapters, were made with."""
+    fits = [fit for fit in map(_sound, every()) if fit is not None]
+    return frozenset(fit.belongs.bank for fit in fits if fit.belongs.weights == weights)
+
+
 def _sound(path: Path) -> Fit | None:
     try:
         return read_fit(path)

@@ -93,7 +93,7 @@ def test_what_is_used_is_written_read_and_part_of_the_identity(bank, checkpoint,
         assert read.identity == made.identity
         assert read.shell.survival == made.shell.survival
         assert read.shell.texture == made.shell.texture
-        assert torch.equal(read.shell.colours(directions=1), made.shell.colours(directions=1))
+        assert_close(read.shell.colours(directions=1), made.shell.colours(directions=1))
     assert bank.shell.survival < 1
     other = dataclasses.replace(bank, shell=dataclasses.replace(bank.shell, survival=0.5))
     assert other.identity != bank.identity

@@ -1,5 +1,6 @@
 """The guide: its knobs, its trace and its independence of the batch."""
 
+import dataclasses
 import math
 
 import pytest
@@ -222,3 +223,16 @@ def test_tone_takes_contrast_back_from_every_clip(bank, latents):
     after = x0 + guide.move(x0, 0.3, share=0.5)
     spread = [guide._of_colours(x - x.mean((2, 3, 4), keepdim=True)).norm() for x in (x0, after)]
     assert spread[1] / spread[0] == pytest.approx(1 - 0.5 * (1 - math.exp(-0.3)), rel=1e-3)
+
+
+def test_the_first_latent_frame_has_a_radius_of_its_own(bank, latents):
+    x0 = latents(34)
+    usual = bank.curve.radius
+    moves = []
+    for row in (usual[0], 0.5 * usual[0]):
+        curve = dataclasses.replace(bank.clean, radius=torch.stack([row, usual[1]]))
+        guide = ShellGuide(dataclasses.replace(bank, clean=curve), GuideConfig(radius=2.0, trust=10.0))
+        moves.append(guide.move(x0, 0.3, share=0.3))
+    assert_close(moves[0][:, :, 1:], moves[1][:, :, 1:])
+    first = [move[:, :, 0].square().mean() for move in moves]
+    assert first[1] > 1.05 * first[0]  # what is texture in it is nearer to the skeleton: less of it is taken for flat

@@ -17,6 +17,7 @@ from typing import Any
 
 from shelllcc.anchors.bank import Bank
 from shelllcc.anchors.build import Recipe
+from shelllcc.anchors.choose import STARTER
 from shelllcc.anchors.fingerprints import fingerprint
 from shelllcc.anchors.latents import LatentFile, open_latents, save_latents
 from shelllcc.anchors.shelf import latents_folder, open_bank, user_folder
@@ -30,7 +31,6 @@ from shelllcc.guidance.wan.banks.make import Gathered, build_bank, gather
 from shelllcc.guidance.wan.model.pipeline import Model, pick_device, vae_weights
 
 FORM = 1  # changes when the same photograph would give other latents
-MADE_BY = "shelllcc anchors start"
 FRAMES = 17  # of a clip: five latent frames
 SIDE = 24  # latent voxels of a clip's side, where VAEs compress by 8
 MOST_SIDE = 256  # pixels: photographs have no more that are sharp
@@ -72,10 +72,10 @@ def start_bank(
 ) -> Bank:
     """The starter bank of a model's VAE, made where there is none, and kept in the user's folder.
 
-    `add` are videos or latents of the user's own, which join the photographs and those that were added before; with
-    them, or with `overwrite`, it is made anew, and `overwrite` forgets earlier ones. The bytes depend on the VAE's
-    weights, the kind of device, the shots and what was added alone. `on_clip` hears how many of the photographs' clips
-    are encoded. Raises UsageError where something else lies in its place, ModelError, OutOfMemoryError, OutputError.
+    `add` are videos or latents of the user's own that join the photographs; with them, or with `overwrite`, it is made
+    anew, of these alone, in place of an earlier one. The bytes depend on the VAE's weights, the kind of device, the
+    shots and `add` alone. `on_clip` hears how many of the photographs' clips are encoded. Raises UsageError where
+    something else lies in its place or nothing of `add` can be used, ModelError, OutOfMemoryError, OutputError.
     """
     path = starter_path(model)
     there = _bank_there(path, overwrite=overwrite)
@@ -86,7 +86,7 @@ def start_bank(
     encoding = Encoding(model, framing, latents_folder(path), target, vae_weights(model))
     shots = shots or Shots.usual(model, target)
     files = _photographs(encoding, shots, engine or Here(), on_clip)
-    others = _added(encoding, add, engine, earlier=not overwrite)
+    others = gather(add, encoding, engine=engine) if add else Gathered([], [], [])
     for note in (*(f"skipped: {reason}" for reason in others.skipped), *others.notes):
         on_note(note)
     if add and not others.files:
@@ -94,7 +94,7 @@ def start_bank(
     everything = Gathered([*files, *others.files], others.skipped, others.notes)
     origin = {
         "source": "photographs that ship with shelllcc" + (", and the user's own videos" if others.files else ""),
-        "made_by": MADE_BY,
+        "made_by": STARTER,
         "photographs": [
             {"name": p.name, "author": p.author, "licence": p.licence, "sha256": p.sha256} for p in PHOTOGRAPHS
         ],
@@ -122,7 +122,7 @@ def _bank_there(path: Path, *, overwrite: bool) -> Bank | None:
         bank = open_bank(path)
     except BankError:
         return None  # torn, or of a format that is no more: it is made anew
-    if bank.provenance.get("made_by") != MADE_BY:
+    if bank.provenance.get("made_by") != STARTER:
         raise UsageError(f"{path} is no starter bank; move it away, or --overwrite it")
     return bank
 
@@ -164,22 +164,6 @@ def _encode(job: tuple[Take, Path], *, encoding: Encoding, shots: Shots) -> None
         "caption": take.caption,
     }
     save_latents(path, latents[None], metadata)
-
-
-def _added(encoding: Encoding, add: Sequence[str | Path], engine: Engine | None, *, earlier: bool) -> Gathered:
-    """The latents of the user's own videos: these, and those that were added before."""
-    given = gather(add, encoding, engine=engine) if add else Gathered([], [], [])
-    known = [path for path in sorted(encoding.folder.glob("*.safetensors")) if earlier and _is_added(path, encoding)]
-    before = gather(known, encoding).files if known else []
-    files = {(file.source, file.clips): file for file in (*before, *given.files)}
-    return Gathered([files[key] for key in sorted(files)], given.skipped, given.notes)
-
-
-def _is_added(path: Path, encoding: Encoding) -> bool:
-    try:
-        return open_latents(path).framing == encoding.framing_text
-    except BankError:
-        return False
 
 
 def _is_whole(path: Path) -> bool:

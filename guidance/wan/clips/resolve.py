@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from shelllcc.guidance.errors import BankError, UsageError
 from shelllcc.guidance.files import JsonObject
+from shelllcc.guidance.fit.shelf import banks_fitted
 from shelllcc.guidance.paths import here
 from shelllcc.guidance.wan.clips import fitted, recorded
 from shelllcc.guidance.wan.clips.asked import Asked
@@ -75,7 +76,7 @@ def resolve(
         raise UsageError('give --prompt, e.g. --prompt "a tabby cat, zoom in, daylight"')
     usual = then.changed if then else partial(Request.resolve, _preset(asked.preset, model))
     requests = _requests(asked, lines, usual, model)
-    bank, notes = _bank_for(asked, record, requests, model, wanted=wanted)
+    bank, notes = _bank_for(asked, record, requests, model, loading, wanted=wanted)
     notes += [doubt] if doubt else []
     unfitted = list[Request]()
     if bank is not None and not record and fitted.check_asked(asked.fit) != "never":
@@ -155,7 +156,7 @@ def _check_sizes(request: Request, model: Model) -> None:
 
 
 def _bank_for(
-    asked: Asked, record: JsonObject, requests: Sequence[Request], model: Model, *, wanted: bool
+    asked: Asked, record: JsonObject, requests: Sequence[Request], model: Model, loading: Loading, *, wanted: bool
 ) -> tuple[Bank | None, list[str]]:
     """The bank, with this model's calibration in force, and notes; None where nothing is to be guided, or no bank fits
     and none was asked for."""
@@ -168,7 +169,8 @@ def _bank_for(
         return _bank_of_then(record, model)
     needed = wanted or bool(record) or asked.bank is not None or "strength" in asked.values
     try:
-        return choose_bank(asked.bank, fingerprint(model.vae), model.fingerprint, model=model.name)
+        known = banks_fitted(fitted.weights_of(model, loading))
+        return choose_bank(asked.bank, fingerprint(model.vae), model.fingerprint, model=model.name, fitted=known)
     except BankError as error:
         if needed:
             raise
