@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from shelllcc.guidance.guide.config import GuideConfig
     from shelllcc.guidance.guide.guide import ShellGuide
     from shelllcc.guidance.guide.scheduler import guided
+    from shelllcc.guidance.wan.clips.fitted import fitted_guide
 
 _HOME = {
     "Bank": "anchors.bank",
@@ -29,8 +30,9 @@ _HOME = {
     "GuideConfig": "guidance.guide.config",
     "ShellGuide": "guidance.guide.guide",
     "guided": "guidance.guide.scheduler",
+    "fitted_guide": "guidance.wan.clips.fitted",
 }
-__all__ = ["Bank", "GuideConfig", "ShellGuide", "ShellLCCError", "guided", "load_bank"]
+__all__ = ["Bank", "GuideConfig", "ShellGuide", "ShellLCCError", "fitted_guide", "guided", "load_bank"]
 
 
 def __getattr__(name: str) -> Any:

@@ -7,7 +7,20 @@ from typing import Annotated
 
 import typer
 
-from shelllcc.commands import anchors, batch, compare, config, doctor, generate, profiles, running, score, streams, tune
+from shelllcc.commands import (
+    anchors,
+    batch,
+    compare,
+    config,
+    doctor,
+    fit,
+    generate,
+    profiles,
+    running,
+    score,
+    streams,
+    tune,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -17,6 +30,7 @@ app = typer.Typer(
 )
 app.command()(generate.generate)
 app.command()(compare.compare)
+app.command()(fit.fit)
 app.command()(tune.tune)
 app.command()(batch.batch)
 app.command()(score.score)

@@ -71,7 +71,7 @@ class Bank:
 
     @functools.cached_property
     def identity(self) -> str:
-        """sha256 of what decides on a distance: shell, guided components and the radius of clean latents.
+        """sha256 of what decides on a distance or a move: shell, guided components and the radius of clean latents.
 
         Banks that differ in calibrations or provenance alone share it.
         """
@@ -82,12 +82,16 @@ class Bank:
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """What decides on a distance, by its name in the file."""
+        """What decides on a distance or a move, by its name in the file."""
         skeleton = self.shell.skeleton
         found = {"mean": self.shell.mean, "basis": self.shell.basis}
         found |= {"sigmas": self.clean.sigmas, "radius": self.clean.radius}
+        if self.shell.survival != 1:
+            found["survival"] = torch.tensor([self.shell.survival])
         if isinstance(skeleton, Anchors):
+            found |= {} if skeleton.usage is None else {"usage": skeleton.usage}
             return found | {"anchors": skeleton.anchors, "whitening": skeleton.whitening}
+        found |= {} if skeleton.visited is None else {"visited": skeleton.visited}
         return found | {f"manifold.{name}": tensor for name, tensor in skeleton.weights.items()}
 
     @property

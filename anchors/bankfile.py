@@ -110,7 +110,8 @@ def _assemble(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Ban
     held = provenance.get("held_out", [])
     if not isinstance(held, list) or not all(isinstance(source, str) for source in held):
         raise BankError("the bank has a broken header: held_out must list hashes")
-    wanted = {"mean", "basis", "sigmas", "radius"} | ({"quantiles"} & set(tensors))
+    may = {"quantiles", "survival", "visited" if kind == "amortized" else "usage"}
+    wanted = {"mean", "basis", "sigmas", "radius"} | (may & set(tensors))
     wanted |= {f"manifold.{name}" for name in LAYERS} if kind == "amortized" else {"anchors", "whitening"}
     wanted |= {f"calibration.{i}.{name}" for i in range(len(labels)) for name in ("sigmas", "radius")}
     if set(tensors) != wanted:
@@ -127,7 +128,7 @@ def _assemble(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Ban
     quantiles = tensors.get("quantiles")
     if quantiles is not None and tuple(quantiles.shape) != (2, len(LEVELS)):
         raise BankError(f"the bank's quantiles have shape {tuple(quantiles.shape)}, expected {(2, len(LEVELS))}")
-    shell = Shell(patch, tensors["mean"], tensors["basis"], skeleton)
+    shell = Shell(patch, tensors["mean"], tensors["basis"], skeleton, _survival(tensors))
     return Bank(shell, guided, curve_of(tensors), model, vae, provenance, quantiles, tuple(calibrations))
 
 
@@ -140,13 +141,27 @@ def _anchors(tensors: Mapping[str, Tensor], k: int) -> Skeleton:
         raise BankError("the bank's whitening must be upper triangular")
     if not 1 <= k <= m:
         raise BankError(f"the bank's k must lie between 1 and its {m} anchors, got {k}")
-    return Anchors(anchors, whitening, k, nearest)
+    usage = tensors.get("usage")
+    if usage is not None and (tuple(usage.shape) != (m,) or (usage < 0).any() or abs(float(usage.sum()) - 1) > 1e-3):
+        raise BankError(f"the bank's usage must be {m} shares that add up to 1, one for each anchor")
+    return Anchors(anchors, whitening, k, nearest, usage)
 
 
 def _amortized(tensors: Mapping[str, Tensor]) -> Skeleton:
     weights = {name: tensors[f"manifold.{name}"] for name in LAYERS}
     check_layers(weights)
-    return Amortized(weights)
+    visited, d = tensors.get("visited"), weights["basis"].shape[1]
+    if visited is not None and (visited.ndim != 2 or visited.shape[1] != d):
+        raise BankError(f"the bank's visited points {tuple(visited.shape)} do not fit {d} dimensions")
+    return Amortized(weights, visited)
+
+
+def _survival(tensors: Mapping[str, Tensor]) -> float:
+    """The share of a move that overlap leaves; 1 where nobody measured it."""
+    survival = tensors.get("survival", torch.ones(1))
+    if tuple(survival.shape) != (1,) or not 0.05 <= float(survival) <= 1:
+        raise BankError("the bank's survival must be one number from 0.05 to 1")
+    return float(survival)
 
 
 def check_layers(weights: Mapping[str, Tensor]) -> None:

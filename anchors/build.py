@@ -19,6 +19,7 @@ from torch import Tensor
 from shelllcc.anchors.bank import LEVELS
 from shelllcc.anchors.draws import draw
 from shelllcc.anchors.search import nearest
+from shelllcc.anchors.use import as_used
 from shelllcc.guidance.errors import UsageError
 from shelllcc.guidance.geometry.patches import to_tokens
 from shelllcc.guidance.geometry.shell import Curve, Shell
@@ -149,6 +150,7 @@ def fit_shell(
         unit = quantiles[1, MEDIAN].clone()
         shell = replace(shell, skeleton=replace(skeleton, whitening=whitening / unit))
         guided = held_out_quantiles(shell.leading(recipe.guided), held_out, sample=recipe.sample)
+        shell = as_used(shell, held_out, guided=recipe.guided)
         return Fit(shell, recipe.guided, clean_curve(guided), quantiles / unit, coverage)
 
 

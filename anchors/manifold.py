@@ -17,6 +17,7 @@ from shelllcc.anchors.bank import Bank
 from shelllcc.anchors.bankfile import LAYERS, MAX_BYTES, check_layers
 from shelllcc.anchors.build import clean_curve, held_out_quantiles
 from shelllcc.anchors.torchfile import check_plain, load_tensors
+from shelllcc.anchors.use import as_used
 from shelllcc.guidance.errors import BankError
 from shelllcc.guidance.files import sha256_of
 from shelllcc.guidance.geometry.shell import Curve, Shell
@@ -56,6 +57,7 @@ def manifold_bank(
     d = weights["basis"].shape[1]
     shell = Shell(1, torch.zeros(d), torch.eye(d), Amortized(weights))
     quantiles = held_out_quantiles(shell, held_out) if held_out else None
+    shell = as_used(shell, held_out, guided=d) if held_out else shell
     clean = Curve(torch.zeros(1), torch.full((2, 1), radius)) if quantiles is None else clean_curve(quantiles)
     return Bank(shell, d, clean, model, vae, provenance, quantiles)
 

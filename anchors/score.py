@@ -61,7 +61,9 @@ def score_latents(bank: Bank, latents: Tensor) -> Score:
 
 @torch.no_grad()
 def typical_distance(bank: Bank, latents: Tensor) -> float:
-    """Median distance, in the directions that guide, of the later latent frames of one clip (c t h w)."""
+    """Median distance, in the directions that guide, of the later latent frames of one clip (c t h w), over that of the
+    bank's real clips, so that 1 is theirs whatever the bank."""
     distance = bank.shell.leading(bank.guided).to(latents.device).residuals(latents[None].float())[1]
     first = distance.shape[1] // latents.shape[1] if latents.shape[1] > 1 else 0
-    return float(distance[0, first:].sort().values[(distance.shape[1] - first - 1) // 2])
+    median = distance[0, first:].sort().values[(distance.shape[1] - first - 1) // 2]
+    return float(median) / bank.clean.at(0.0)[latents.shape[1] > 1]

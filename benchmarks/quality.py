@@ -105,11 +105,11 @@ def changed(frames: Tensor, base: Tensor) -> float:
     return change(frames.flatten(0, 1).numpy(), base.flatten(0, 1).numpy())
 
 
-def show(name: str, row: Row) -> None:
+def show(name: str, row: Row, *, width: int = 36) -> None:
     figures = "".join(f"{row.columns[column]:>9.3f}" for column in COLUMNS)
     sides = {word: [c for c, side in row.sides.items() if side == word] for word in ("better", "worse")}
     words = "; ".join(f"{word}: {', '.join(names)}" for word, names in sides.items() if names)
-    print(f"{name:<36}{figures}{row.change:>9.3f}{row.forwards:>7.0f}  {words}", flush=True)
+    print(f"{name:<{width}}{figures}{row.change:>9.3f}{row.forwards:>7.0f}  {words}", flush=True)
 
 
 def markdown(rows: gates.Rows, count: int) -> str:

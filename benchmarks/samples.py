@@ -13,7 +13,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import diffusers
 import torch
@@ -51,7 +51,8 @@ class Arm:
 
     guide   the guide's settings; with `random`, its moves in random directions
     rival   another rule than classifier-free guidance; it brings its own cfg
-    model   the embedded tiny Wan, or its early checkpoint, which is over-smoothed
+    model   the embedded tiny Wan, its early checkpoint, which is over-smoothed, or any other folder
+    bank    a file or a name; `auto` is the sampler's
     """
 
     cfg: float = PRESETS["tiny"].cfg
@@ -61,7 +62,8 @@ class Arm:
     guide: GuideConfig | None = None
     random: bool = False
     rival: Rival | None = None
-    model: Literal["tiny", "early"] = "tiny"
+    model: str = "tiny"
+    bank: str = "auto"
 
     @property
     def forwards(self) -> float:
@@ -72,7 +74,7 @@ class Arm:
     @property
     def base(self) -> Arm:
         """The same without guidance."""
-        return replace(self, guide=None, random=False)
+        return replace(self, guide=None, random=False, bank="auto")
 
 
 @dataclass(frozen=True)
@@ -125,18 +127,19 @@ class Sampler:
 
     def pipe(self, model: str = "tiny") -> Any:
         if model not in self.pipes:
-            folder = find_model(str(self._folder(model)))
+            folder = find_model(str(self.folder(model)))
             self.pipes[model] = load_pipeline(folder, Loading(dtype="float32"), device=self.device)
         return self.pipes[model]
 
-    def _folder(self, model: str) -> Path:
-        return EARLY if model == "early" else self.model
+    def folder(self, model: str) -> Path:
+        """Where an arm's model lies."""
+        return {"tiny": self.model, "early": EARLY}.get(model) or Path(model)
 
     def guide(self, arm: Arm) -> ShellGuide | None:
         if arm.guide is None:
             return None
         kind = RandomGuide if arm.random else ShellGuide
-        return kind(load_bank(self.bank, self.pipe(arm.model)), arm.guide)
+        return kind(load_bank(self.bank if arm.bank == "auto" else arm.bank, self.pipe(arm.model)), arm.guide)
 
     def sample(self, arm: Arm) -> Sampled:
         """The arm's clips of the split's captions, each with the noise of its own seed."""
@@ -161,7 +164,7 @@ class Sampler:
     def _path(self, arm: Arm) -> Path:
         key: dict[str, Any] = {"arm": asdict(arm), "split": self.split, "size": self.size}
         key |= {"captions": prompts(self.count, self.split)}
-        key |= {"weights": weights_sha256(self._folder(arm.model)), "device": self.device}
+        key |= {"weights": weights_sha256(self.folder(arm.model)), "device": self.device}
         if guide := self.guide(arm):
             key |= {"bank": guide.bank.sha256, "code": guidance_sha256()}
             if guide.bank.beside:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -87,6 +89,46 @@ def build(
         return
     bank = build_bank(gathered, encoding, recipe, output, overwrite=overwrite)
     _print(_said(bank) | {"skipped": gathered.skipped}, as_json)
+
+
+@app.command()
+def start(
+    model: ModelOption = None,
+    add: Annotated[
+        list[str] | None,
+        typer.Option(help="Videos or latents of your own that join the photographs; may be repeated."),
+    ] = None,
+    workers: Workers = None,
+    device: Device = None,
+    overwrite: options.Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Make a bank for any Wan VAE of photographs that ship: no video, no download. It is kept in your folder of banks.
+
+    A second start takes what is there; --add makes it better, --overwrite makes it anew without what was added.
+    """
+    from shelllcc.commands.progress import TerminalReporter
+    from shelllcc.guidance.jobs.engines import engine_of
+    from shelllcc.guidance.wan.banks.start import start_bank, starter_path
+    from shelllcc.guidance.wan.model.pipeline import find_latent_space, pick_device
+
+    found = find_latent_space(model)
+    _check_output(starter_path(found))
+    target = pick_device(device)
+    usual = (os.cpu_count() or 1) if target == "cpu" else 1
+    engine = engine_of("local", workers or usual, device=target)
+    with contextlib.redirect_stdout(sys.stderr), TerminalReporter() as reporter:
+        reporter.stage("encoding photographs")
+        bank = start_bank(
+            found,
+            device=target,
+            add=add or (),
+            engine=engine,
+            overwrite=overwrite,
+            on_clip=reporter.count,
+            on_note=reporter.note,
+        )
+    _print(_said(bank), as_json)
 
 
 @app.command()
@@ -265,7 +307,7 @@ def pull(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Fetch a published bank or manifold; `generate` finds it from then on."""
+    """Fetch a published bank or manifold. It guides once it is fitted to a model, or named by --bank."""
     from shelllcc.anchors.pull import pull as fetch
     from shelllcc.anchors.shelf import user_folder
     from shelllcc.commands.progress import TerminalReporter

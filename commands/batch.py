@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shelllcc.commands import options, streams
+from shelllcc.commands import fit, options, streams
 from shelllcc.commands.sources import EngineName, parse_shard
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def batch(
     dry_run: options.DryRun = False,
     sampling: options.Sampling,
     loading: options.Loading,
+    fitting: options.Fitting,
 ) -> None:
     """Sample a file of prompts with many workers; finished clips are skipped, so that the same command goes on."""
     from shelllcc.guidance.jobs.engines import engine_of
@@ -69,7 +70,10 @@ def batch(
         output=output,
         seeds=None if seeds is None else tuple(parse.seeds(seeds)),
         overwrite=overwrite,
+        fit=fitting.fit,
     )
+    if engine == "local" and not dry_run:
+        asked = fit.prepare(asked, fitting, common.device)
     variants = () if strengths is None else parse.strengths(strengths)
     planned = plan_batch(asked, variants=variants, shard=parse_shard(shard))
     for note in planned.notes:

@@ -47,6 +47,7 @@ def compare(
     dry_run: options.DryRun = False,
     sampling: options.Sampling,
     loading: options.Loading,
+    fitting: options.Fitting,
 ) -> None:
     """Sample prompts with and without guidance, or in any variants of it, and judge them side by side."""
     from shelllcc.guidance.wan.clips import parse
@@ -64,7 +65,17 @@ def compare(
     strengths, variant = options.one_of(ctx, "strengths", "variant")
     ways = parse.variants(variant) if variant else parse.strengths(STRENGTHS if strengths is None else strengths)
     asked = common.asked(sampling, loading)
-    planned = runs.plan("compare", asked, prompt=prompt, prompts_file=prompts_file, seeds=seeds, output=output)
+    planned = runs.plan(
+        "compare",
+        asked,
+        prompt=prompt,
+        prompts_file=prompts_file,
+        seeds=seeds,
+        output=output,
+        fitting=fitting,
+        device=common.device,
+        dry_run=dry_run,
+    )
     planned.check_variants(ways)
     if dry_run:
         streams.print_json({"dry_run": True} | planned.describe(ways), indent=None if as_json else 2)

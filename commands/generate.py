@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shelllcc.commands import options, streams
+from shelllcc.commands import fit, options, streams
 
 if TYPE_CHECKING:
     from shelllcc.guidance.files import JsonObject
@@ -41,6 +41,7 @@ def generate(
     dry_run: options.DryRun = False,
     sampling: options.Sampling,
     loading: options.Loading,
+    fitting: options.Fitting,
 ) -> None:
     """Sample videos pulled onto the shell of real latents. Under torchrun, all processes make each clip together."""
     from shelllcc.guidance.wan.clips import parallel
@@ -61,6 +62,9 @@ def generate(
         vouched = asked.sources
         if sidecar is not None:
             asked = options.flags_alone(ctx, asked)
+        asked = replace(asked, fit=fitting.fit)
+        if ranks.count == 1 and not dry_run:
+            asked = fit.prepare(asked, fitting, common.device)
         agreed = _agreed(
             sidecar, trust=trust and options.is_flag(ctx, "trust"), ask=not common.as_json and ranks.count == 1
         )

@@ -176,6 +176,18 @@ class Loading:
 
 
 @dataclass(frozen=True)
+class Fitting:
+    """How the guide is fitted to the model before it guides."""
+
+    fit: Annotated[
+        str, typer.Option("--fit", help="How the guide is set: auto (the fit for these settings), never, or anew.")
+    ] = "auto"
+    fit_budget: Annotated[
+        float, typer.Option("--fit-budget", min=0, help="Most minutes that a fit may take when there is none yet.")
+    ] = 3.0
+
+
+@dataclass(frozen=True)
 class Common:
     """What every command that samples takes."""
 

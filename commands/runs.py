@@ -8,10 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shelllcc.commands import streams
+from shelllcc.commands import fit, streams
 from shelllcc.commands.tables import short, table
 
 if TYPE_CHECKING:
+    from shelllcc.commands.options import Fitting
     from shelllcc.commands.progress import TerminalReporter
     from shelllcc.guidance.files import JsonObject
     from shelllcc.guidance.wan.clips.asked import Asked
@@ -27,13 +28,17 @@ def plan(
     prompts_file: Path | None,
     seeds: str | None,
     output: Path | None,
+    fitting: Fitting,
+    device: str | None,
+    dry_run: bool = False,
 ) -> Planned:
-    """The run of a command; says what the user should hear of it."""
+    """The run of a command; says what the user should hear of it. Fits that it lacks are made first."""
     from shelllcc.guidance.wan.clips import parse
     from shelllcc.guidance.workbench.planned import plan_run
 
     numbers = None if seeds is None else tuple(parse.seeds(seeds))
     asked = replace(asked, prompts=tuple(prompt or ()), prompts_file=prompts_file, seeds=numbers, output=output)
+    asked = replace(asked, fit=fitting.fit) if dry_run else fit.prepare(asked, fitting, device)
     planned = plan_run(command, asked)
     for note in planned.resolved.notes:
         streams.say(f"note: {note}")

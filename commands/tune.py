@@ -34,6 +34,7 @@ def tune(
     common: options.Common,
     sampling: options.Sampling,
     loading: options.Loading,
+    fitting: options.Fitting,
 ) -> None:
     """Find the strength that a prompt needs, and keep it for `generate --strength auto`."""
     from shelllcc.guidance.wan.clips import profiles as store
@@ -43,8 +44,16 @@ def tune(
 
     alone("tune")
     check_device(common.device)
-    asked = common.asked(sampling, loading)
-    planned = runs.plan("tune", asked, prompt=prompt, prompts_file=prompts_file, seeds=seeds, output=output)
+    planned = runs.plan(
+        "tune",
+        common.asked(sampling, loading),
+        prompt=prompt,
+        prompts_file=prompts_file,
+        seeds=seeds,
+        output=output,
+        fitting=fitting,
+        device=common.device,
+    )
     tuning.check_budget(budget, planned)
     store.check_writable()
     run, found = planned.run(), []

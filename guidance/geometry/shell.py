@@ -50,12 +50,15 @@ class Shell:
     mean     (p,) mean patch, p = channels * patch * patch
     basis    (p, d) orthonormal principal directions of patches, those of most variance first
     skeleton of d dimensions
+    survival share of a move of all patches that is left where they overlap and are averaged, as measured on real
+             latents: what patches are moved by is divided by it, so that a move means what it says for any patch
     """
 
     patch: int
     mean: Tensor
     basis: Tensor
     skeleton: Skeleton
+    survival: float = 1.0
 
     @property
     def channels(self) -> int:
@@ -74,7 +77,7 @@ class Shell:
 
     @property
     def texture(self) -> float:
-        """RMS, per direction, of the residual of a patch at distance 1, over all places of the skeleton."""
+        """RMS, per direction, of the residual of a patch at distance 1, over the places of the skeleton."""
         return self.skeleton.spread / self.skeleton.dimensions**0.5
 
     def fineness(self, *, fine: float) -> Tensor:
@@ -85,10 +88,14 @@ class Shell:
     def colours(self, *, directions: int) -> Tensor:
         """Projection (c, c) of latent channels onto brightness and colour.
 
-        They are the `directions` of the channels in which the patch means of the skeleton's points differ most.
+        They are the `directions` of the channels in which the patch means of the skeleton's points, as tokens come to
+        them, differ most.
         """
         patches = (self.skeleton.points @ self.basis.T).unflatten(-1, (self.channels, self.patch**2))
-        _, vectors = torch.linalg.eigh(patches.mean(-1).double().cpu().T.cov())
+        shares = self.skeleton.shares
+        means = patches.mean(-1).double().cpu().T
+        differing = means.cov() if shares is None else means.cov(aweights=shares.double().cpu(), correction=0)
+        _, vectors = torch.linalg.eigh(differing)
         leading = vectors[:, max(0, self.channels - directions) :]
         return (leading @ leading.T).to(self.mean)
 
@@ -111,17 +118,21 @@ class Shell:
             return parts[0]
         return torch.cat([r for r, _ in parts], dim=1), torch.cat([d for _, d in parts], dim=1)
 
-    def to_latents(self, tokens: Tensor, shape: torch.Size, change: Callable[[Tensor], Tensor]) -> Tensor:
+    def to_latents(self, tokens: Tensor, shape: torch.Size, change: Callable[..., Tensor], *beside: Tensor) -> Tensor:
         """What `change` makes of projected patches (b, n, d), as one move of the latents of `shape` (b c t h w).
 
-        It is given some whole frames at a time, so that all moves of patches never lie in memory at once.
+        It is given some whole frames at a time, so that all moves of patches never lie in memory at once, and after
+        them the same patches of each of `beside` (1 or b, n, ...).
         """
         b, c, t, h, w = shape
         frames = self._frames_at_once(shape)
         parts = []
-        for start, part in zip(range(0, t, frames), torch.split(tokens, frames * h * w, dim=1), strict=True):
+        pieces = zip(*(torch.split(v, frames * h * w, dim=1) for v in (tokens, *beside)), strict=True)
+        for start, piece in zip(range(0, t, frames), pieces, strict=True):
             with full_precision():
-                patches = change(part) @ self.basis.T
+                patches = change(*piece) @ self.basis.T
+                if self.survival != 1:
+                    patches /= self.survival
             span = torch.Size((b, c, min(frames, t - start), h, w))
             parts.append(average_tokens(patches, span, size=self.patch))
         return torch.cat(parts, dim=2)
@@ -132,7 +143,7 @@ class Shell:
 
 
 def stretch(
-    residual: Tensor, ratio: Tensor, *, beyond: Tensor, texture: float, least: float, most: float, gate: float
+    residual: Tensor, ratio: Tensor, *, beyond: Tensor, texture: Tensor | float, least: float, most: float, gate: float
 ) -> Tensor:
     """Moves (b, n, d) that take the residuals of each clip about `ratio` (b,) times as far from the skeleton.
 
@@ -140,8 +151,8 @@ def stretch(
     elsewhere, along r W W^T with W the whitening: the move is that gradient preconditioned by the squared scale,
     (W W^T)^-1. Two things that real clips teach are added. Direction i goes `beyond[i]` (d,) times as far, fine ones
     farther than coarse ones, and every factor is kept within `least` and `most`. And what is pushed outward must be
-    texture: where the RMS e of a patch's residual is smaller than `texture`, its RMS on the shell, the push fades by
-    e^gate / (e^gate + texture^gate), so that flat places are not filled with noise.
+    texture: where the RMS e of a patch's residual is smaller than `texture`, its RMS on the shell, one for all or
+    (1, n, 1), the push fades by e^gate / (e^gate + texture^gate), so that flat places are not filled with noise.
     """
     factor = (ratio[:, None] * beyond).clamp(least, most)[:, None] - 1
     energy = residual.square().mean(-1, keepdim=True) ** (gate / 2)

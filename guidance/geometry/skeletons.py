@@ -27,12 +27,14 @@ class Anchors:
 
     whitening (m, d, d) upper triangular: residuals of anchor i times whitening[i] have unit scale on the shell; or
     (1, d, d) for all.
+    usage     (m,) share of real tokens of which each is the nearest; None where nobody counted, and all count alike.
     """
 
     anchors: Tensor
     whitening: Tensor
     k: int = 1
     search: Search = coding.nearest
+    usage: Tensor | None = None
 
     @property
     def dimensions(self) -> int:
@@ -45,9 +47,10 @@ class Anchors:
 
     @property
     def spread(self) -> float:
-        """RMS scale of residuals, over anchors and directions."""
-        scale = torch.linalg.inv(self.whitening)
-        return float(scale.square().sum((1, 2)).mean().div(self.dimensions).sqrt())
+        """RMS scale of residuals, over anchors as they are used, and directions."""
+        sizes = torch.linalg.inv(self.whitening).square().sum((1, 2))
+        usage = self.usage if len(sizes) > 1 else None
+        return float((sizes.mean() if usage is None else usage @ sizes).div(self.dimensions).sqrt())
 
     @property
     def points(self) -> Tensor:
@@ -55,12 +58,18 @@ class Anchors:
         return self.anchors
 
     @property
+    def shares(self) -> Tensor | None:
+        """How often tokens come to each of the points (m,); None where they count alike."""
+        return self.usage
+
+    @property
     def order(self) -> Tensor:
         """Directions (d,), the coarsest first: principal ones are in that order."""
         return torch.arange(self.dimensions)
 
     def to(self, device: torch.device) -> Anchors:
-        return replace(self, anchors=self.anchors.to(device), whitening=self.whitening.to(device))
+        usage = None if self.usage is None else self.usage.to(device)
+        return replace(self, anchors=self.anchors.to(device), whitening=self.whitening.to(device), usage=usage)
 
     def leading(self, components: int) -> Anchors:
         """The skeleton of the leading dimensions. A triangular whitening of all whitens the leading ones, too."""
@@ -89,9 +98,11 @@ class Amortized:
 
     z_hat = softmax(predictor(z)) @ basis * global_scale + global_bias; the scale exp(surface_head(z_hat)) is a standard
     deviation, and the distance |(z - z_hat) / (scale + 1e-6)|. Batch normalisation runs on its stored statistics.
+    visited   (n, d) points under real tokens; None where nobody looked, and the bases stand for them, used or not.
     """
 
     weights: Mapping[str, Tensor]
+    visited: Tensor | None = None
 
     @property
     def dimensions(self) -> int:
@@ -104,13 +115,20 @@ class Amortized:
 
     @property
     def spread(self) -> float:
-        """RMS scale of residuals, over bases and directions."""
+        """RMS scale of residuals, over points and directions."""
         return float(self.scale(self.points).square().mean().sqrt())
 
     @property
     def points(self) -> Tensor:
         """Points (m, d) all over the skeleton."""
+        if self.visited is not None:
+            return self.visited
         return self.weights["basis"] * self.weights["global_scale"] + self.weights["global_bias"]
+
+    @property
+    def shares(self) -> Tensor | None:
+        """As `Anchors.shares`: visited points count alike."""
+        return None
 
     @property
     def order(self) -> Tensor:
@@ -118,7 +136,8 @@ class Amortized:
         return self.points.var(0).argsort(descending=True)
 
     def to(self, device: torch.device) -> Amortized:
-        return Amortized({name: tensor.to(device) for name, tensor in self.weights.items()})
+        visited = None if self.visited is None else self.visited.to(device)
+        return Amortized({name: tensor.to(device) for name, tensor in self.weights.items()}, visited)
 
     def leading(self, components: int) -> Amortized:
         raise ValueError(f"an amortized skeleton has {self.dimensions} dimensions, all of which its networks need")

@@ -26,6 +26,11 @@ class GuideConfig:
               above 1 because averaging patches and the remaining steps undo much of each move [8, 9]
     calm      how much the radius aimed at shrinks with what cfg adds to the distance (the excess): by exp(-calm excess)
               [8, 9]
+    toward    how much of a clip's way to the calibrated radius counts: 1 is all of it, at 0 the clip's own distance is
+              what `coarse` and `radius` multiply, as a fit has it (guidance.fit)
+    coarse    as `radius`, in the coarsest directions
+    tone      logarithm of what the spread of brightness and colour of every clip is multiplied by
+    usual     the excess at which coarse, radius and tone hold as they are
     trust     largest RMS of a step's move, relative to the RMS of x0 (not measured)
 
     How far each step goes (guide.dose):
@@ -34,6 +39,7 @@ class GuideConfig:
               `dose` together [9]
     dose      the sum, over the steps inside the window, of how much of a move enters the sample, at which a step goes
               `share` of the way: that of 25 steps at shift 3 in the default window [8]
+    last      whether the last step is one of them: nothing could mend it, but of four steps it may be all there is
     edge      a step so near to the window, in sigma, is inside it: UniPC puts a step of sigma 0.5 at 0.5015 [9]
 
     Which way, and how far at most (geometry.shell):
@@ -45,6 +51,10 @@ class GuideConfig:
               and take all of it: 40 of 96 directions [8]; .3 and .6 are no better [9]
     least     smallest factor that a residual is multiplied by; .3 is no better than .5 [9]
     most      largest one (not measured)
+    expected  balance of a clip that is as it should be, for alarms and verdicts alone (measures.balance); .264 is that
+              of the tiny Wan [10], a fit brings its own
+    flat      how much larger than the shell's own a patch's residual must be to count as texture; a fit raises it where
+              flat places would grow busy
     gate      power by which a push outward fades for patches whose residual is smaller than the shell's own: 3 [8]; 2
               and 5 are no better [9]
     """
@@ -53,16 +63,29 @@ class GuideConfig:
     window: tuple[float, float] = (0.0, 0.5)
     radius: float = 3.4
     calm: float = 3.8
+    toward: float = 1.0
+    coarse: float = 1.0
+    tone: float = 0.0
+    usual: float = 0.0
     trust: float = 0.3
     share: float = 0.34
     dose: float = 1.24
+    last: bool = False
     edge: float = 5e-3
     contrast: float = 1.5
     colours: int = 3
     fine: float = 5 / 12
     least: float = 0.5
     most: float = 6.0
+    flat: float = 1.0
     gate: float = 3.0
+    expected: float = 0.264
+
+    @property
+    def acts(self) -> bool:
+        """Whether any clip is moved: not at strength 0, nor by knobs that leave every residual as it is."""
+        still = self.coarse == self.radius == 1 and not any((self.toward, self.tone, self.calm, self.contrast))
+        return self.strength > 0 and not still
 
     def __post_init__(self) -> None:
         low, high = self.window
@@ -70,12 +93,19 @@ class GuideConfig:
             raise UsageError(f"strength goes from 0 (off) over 1 (the default) to 10, got {self.strength:g}")
         if not 0 <= low < high <= 1:
             raise UsageError(f"the window is LOW:HIGH with 0 <= LOW < HIGH <= 1 (sigmas), got {low:g}:{high:g}")
-        for name in ("radius", "trust", "dose", "gate"):
+        for name in ("radius", "coarse", "trust", "dose", "flat", "gate"):
             if not (getattr(self, name) > 0 and math.isfinite(getattr(self, name))):
                 raise UsageError(f"{name} must be positive, got {getattr(self, name):g}")
         for name in ("calm", "edge", "contrast"):
             if not (getattr(self, name) >= 0 and math.isfinite(getattr(self, name))):
                 raise UsageError(f"{name} must be 0 or more, got {getattr(self, name):g}")
+        for name in ("tone", "usual", "expected"):
+            if not math.isfinite(getattr(self, name)):
+                raise UsageError(f"{name} must be a finite number, got {getattr(self, name):g}")
+        if not 0 <= self.toward <= 1:
+            raise UsageError(f"toward must lie in 0 .. 1, got {self.toward:g}")
+        if not isinstance(self.last, bool):
+            raise UsageError(f"last must be true or false, got {self.last!r}")
         if not 0 < self.share < 1:
             raise UsageError(f"share must lie between 0 and 1, got {self.share:g}")
         if not 0 < self.fine <= 1:

@@ -50,7 +50,8 @@ class ShellGuide:
         self._gain = torch.zeros(0)
         self._shell = bank.shell.leading(bank.guided)
         self._texture = self._shell.texture
-        self._beyond = self.config.radius ** self._shell.fineness(fine=self.config.fine)
+        coarse, fineness = self.config.coarse, self._shell.fineness(fine=self.config.fine)
+        self._beyond = coarse * (self.config.radius / coarse) ** fineness
         self._colours = self._shell.colours(directions=self.config.colours)
 
     def begin(self, sigmas: Sequence[float]) -> None:
@@ -92,15 +93,16 @@ class ShellGuide:
             if conditional is not None:
                 before = _median(shell.residuals(conditional.float())[1], frames)
                 self._excess = (median / before.clamp_min(1e-6)).log()
-        radius = self.bank.curve.at(sigma)[frames > 1]
-        aim = radius * (-config.calm * self._excess).exp()
+        rows = self.bank.curve.at(sigma)
+        radius, over = rows[frames > 1], self._excess - config.usual
+        aim = radius * (median.clamp_min(1e-6) / radius) ** (1 - config.toward) * (-config.calm * over).exp()
         self._beyond, self._colours = self._beyond.to(x0.device), self._colours.to(x0.device)
-        ratio, texture = aim / median.clamp_min(1e-6), self._texture * radius
-        change = partial(stretch, ratio=ratio, beyond=self._beyond, texture=texture)
-        limited = partial(change, least=config.least, most=config.most, gate=config.gate)
-        detail = shell.to_latents(residual, x0.shape, limited)
+        ratio = aim / median.clamp_min(1e-6)
+        texture = _of_frames(residual, rows, frames) * (self._texture * config.flat)
+        change = partial(stretch, beyond=self._beyond, least=config.least, most=config.most, gate=config.gate)
+        detail = shell.to_latents(residual, x0.shape, lambda part, of: change(part, ratio, texture=of), texture)
         clip = x0 - x0.mean((2, 3, 4), keepdim=True)
-        contrast = clip * ((-config.contrast * self._excess).exp() - 1).view(-1, 1, 1, 1, 1)
+        contrast = clip * ((config.tone - config.contrast * over).exp() - 1).view(-1, 1, 1, 1, 1)
         move = share * (detail + self._of_colours(contrast - detail))
 
         size, allowed = _rms(move), config.trust * _rms(x0)
@@ -108,7 +110,7 @@ class ShellGuide:
         move = move * shrink.view(-1, 1, 1, 1, 1)
         sizes = [_rms(v - self._of_colours(v)).clamp_min(1e-6) for v in (clip, clip + move)]
         self._gain = self._gain + (sizes[1] / sizes[0]).log() * (self._weights[index] if self._weights else 1.0)
-        seen = torch.stack([median, self._excess, aim, size * shrink, self._gain])
+        seen = torch.stack([median, self._excess, aim * config.coarse, size * shrink, self._gain])
         self._trace.note(index, sigma, radius, seen)
         return move
 
@@ -123,6 +125,14 @@ def _median(distance: Tensor, frames: int) -> Tensor:
     first = distance.shape[1] // frames if frames > 1 else 0
     later = distance[:, first:]
     return later.sort(dim=1).values[:, (later.shape[1] - 1) // 2]  # torch.median is not deterministic on CUDA
+
+
+def _of_frames(tokens: Tensor, rows: tuple[float, float], frames: int) -> Tensor:
+    """For each of the tokens (b, n, d) its number (1, n, 1): the first of the rows in the first latent frame, which a
+    causal VAE gives statistics of its own, the second in later ones."""
+    numbers = tokens.new_full((1, tokens.shape[1], 1), rows[1])
+    numbers[:, : tokens.shape[1] // frames] = rows[0]
+    return numbers
 
 
 def _rms(x: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ Read in diffusers 0.42.1; `tests/wan/model/test_seams.py` holds a contract for e
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -30,6 +31,28 @@ def step_exchanged(scheduler: Any, exchange: Callable[[Callable[..., Any]], Call
     """
     original = type(scheduler)
     body = {"step": exchange(original.step), "__module__": original.__module__}
+    scheduler.__class__ = type(original.__name__, (original,), body)
+    try:
+        yield
+    finally:
+        scheduler.__class__ = original
+
+
+@contextmanager
+def begun_later(scheduler: Any, first: int) -> Iterator[None]:
+    """Within the block every schedule that is set lacks its first steps, so that a sampling begins at step `first`.
+
+    Noise levels and timesteps are cut alike: a solver sees a shorter schedule of its own, and counts its steps from 0.
+    """
+    original = type(scheduler)
+
+    @functools.wraps(original.set_timesteps)
+    def set_timesteps(self: Any, *args: Any, **kwargs: Any) -> None:
+        original.set_timesteps(self, *args, **kwargs)
+        self.timesteps, self.sigmas = self.timesteps[first:], self.sigmas[first:]
+        self.num_inference_steps = len(self.timesteps)
+
+    body = {"set_timesteps": set_timesteps, "__module__": original.__module__}
     scheduler.__class__ = type(original.__name__, (original,), body)
     try:
         yield

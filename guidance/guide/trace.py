@@ -16,8 +16,8 @@ class Step:
     distance  median distance of x0's patches, of the later latent frames where there are any
     target    the calibrated radius: the distance of x0 predicted from real latents at this sigma
     excess    logarithm of what cfg added to the distance, as measured in the first guided step
-    aimed     target * exp(-calm * excess): the radius aimed at in the coarsest direction; the finest ones aim at
-              GuideConfig.radius times as much
+    aimed     the radius aimed at in the coarsest direction: target * exp(-calm * excess), times GuideConfig.coarse; the
+              finest ones aim at GuideConfig.radius in place of it
     move      RMS of the applied move
     gain      logarithm of what the moves up to here made of the size of x0's detail, each weighted by how much of it
               enters the sample

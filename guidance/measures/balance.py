@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from shelllcc.guidance.guide.config import GuideConfig
 from shelllcc.guidance.guide.trace import Step
 
 Alarm = Literal["noise", "mean regression"]
@@ -19,37 +20,40 @@ ADVICE: dict[Alarm, str] = {
 class BalanceConfig:
     """The numbers behind balances and alarms, all in the natural logarithm. Fitted on the embedded tiny Wan alone.
 
-    outward     weight of a clip's distance in the balance; the fit gave .526 (docs/research-log.md, section 10)
-    expected    the balance's zero; the fit gave .159 (section 10)
+    outward     weight of a clip's distance in the balance; regression gave .526 (docs/research-log.md, section 10)
     noise       balance above which the guide warns of noise while it samples (section 10)
     regression  net gain below which it warns of mean regression (section 9)
     """
 
     outward: float = 0.5
-    expected: float = 0.16
-    noise: float = 0.25
+    noise: float = 0.146
     regression: float = -0.1
 
 
 USUAL = BalanceConfig()
+EXPECTED = GuideConfig.expected
 
 
-def balance(*, gain: float, excess: float, distance: float, config: BalanceConfig = USUAL) -> float:
+def balance(
+    *, gain: float, excess: float, distance: float, expected: float = EXPECTED, config: BalanceConfig = USUAL
+) -> float:
     """Detail too much (above 0) or too little (below 0) for a clip at a distance, as a logarithm.
 
     The farther out a clip lies, the less detail the guide and cfg may have made. `distance` is that of the sampled clip
-    (anchors.score.typical_distance). While sampling, `alarm` gives that of x0 over the calibrated radius, which is
-    larger: `BalanceConfig.noise` allows for it.
+    over that of real ones (anchors.score.typical_distance), `expected` what a clip has that is as it should be
+    (GuideConfig). While sampling, `alarm` gives the distance of x0 over the calibrated radius, which is larger:
+    `BalanceConfig.noise` allows for it.
     """
-    return gain + excess + config.outward * math.log(max(distance, 1e-6)) - config.expected
+    return gain + excess + config.outward * math.log(max(distance, 1e-6)) - expected
 
 
-def alarm(step: Step, clip: int = 0, *, config: BalanceConfig = USUAL) -> Alarm | None:
+def alarm(step: Step, clip: int = 0, *, expected: float = EXPECTED, config: BalanceConfig = USUAL) -> Alarm | None:
     """What the balance and the gain up to a step warn of: detail made larger, or smaller, than real clips have it.
 
     What cfg added to a clip is the guide's to take back, and no alarm.
     """
     gain, excess, distance = step.gain[clip], step.excess[clip], step.distance[clip] / step.target
-    if gain > 0 and balance(gain=gain, excess=excess, distance=distance, config=config) > config.noise:
+    found = balance(gain=gain, excess=excess, distance=distance, expected=expected, config=config)
+    if gain > 0 and found > config.noise:
         return "noise"
     return "mean regression" if gain + max(excess, 0.0) < config.regression else None

@@ -33,18 +33,18 @@ def laplacian_variance(video: Tensor, *, border: Border = "replicate") -> Tensor
 def high_frequency_share(video: Tensor) -> Tensor:
     """hf (b,): share of spectral energy, without the mean, at a normalised radius above 0.25 cycles a pixel."""
     power = torch.fft.fft2(video - video.mean((-2, -1), keepdim=True)).abs().square()
-    outside = _frequency(video.shape[-2], video.shape[-1], video.device) > 0.25
+    outside = frequency(video.shape[-2], video.shape[-1], video.device) > 0.25
     return (power * outside).sum((-2, -1)).div(power.sum((-2, -1)).clamp_min(1e-12)).mean(-1)
 
 
 def radial_power(video: Tensor, *, bins: int = 48) -> Tensor:
     """(b, bins - 1) power, averaged over frames, in rings of equal width up to Nyquist; the innermost is left out."""
-    return _rings(_power(video).mean(1), bins)
+    return _rings(power(video).mean(1), bins)
 
 
 def radial_spectrum(video: Tensor, *, bins: int = 48) -> Tensor:
     """(bins - 1,) log10 of the power, averaged over all frames of the set, in the rings of `radial_power`."""
-    return (_rings(_power(video).mean((0, 1)), bins) + 1e-12).log10()
+    return (_rings(power(video).mean((0, 1)), bins) + 1e-12).log10()
 
 
 def spectrum_distance(video: Tensor, real: Tensor) -> float:
@@ -135,7 +135,7 @@ def _laplacian(video: Tensor, border: Border = "replicate") -> Tensor:
     return p[..., :-2, 1:-1] + p[..., 2:, 1:-1] + p[..., 1:-1, :-2] + p[..., 1:-1, 2:] - 4 * video
 
 
-def _power(video: Tensor) -> Tensor:
+def power(video: Tensor) -> Tensor:
     """(b t H W) power of every bin of fft2 of the frames, without their means and under a Hann window."""
     h, w = video.shape[-2:]
     window = torch.outer(torch.hann_window(h), torch.hann_window(w)).to(video.device)
@@ -144,7 +144,7 @@ def _power(video: Tensor) -> Tensor:
 
 def _rings(power: Tensor, bins: int) -> Tensor:
     """(..., bins - 1) mean of the power (..., H, W) in rings of equal width up to Nyquist, without the innermost."""
-    ring = (_frequency(power.shape[-2], power.shape[-1], power.device) / 0.5 * bins).long()
+    ring = (frequency(power.shape[-2], power.shape[-1], power.device) / 0.5 * bins).long()
     kept = (ring < bins) & (ring > 0)
     inside = power[..., kept]
     total = torch.zeros(*power.shape[:-2], bins, device=power.device).index_add_(-1, ring[kept], inside)
@@ -152,7 +152,7 @@ def _rings(power: Tensor, bins: int) -> Tensor:
     return total[..., 1:] / count[1:].clamp_min(1)
 
 
-def _frequency(h: int, w: int, device: torch.device) -> Tensor:
+def frequency(h: int, w: int, device: torch.device) -> Tensor:
     """Radius in cycles a pixel of every bin of fft2; the sides' Nyquist is 0.5."""
     y, x = torch.fft.fftfreq(h, device=device), torch.fft.fftfreq(w, device=device)
     return (y[:, None].square() + x.square()).sqrt()

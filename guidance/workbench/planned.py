@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from shelllcc.guidance.errors import UsageError
 from shelllcc.guidance.files import JsonObject
 from shelllcc.guidance.wan.clips.asked import Asked
+from shelllcc.guidance.wan.clips.fitted import followed
 from shelllcc.guidance.wan.clips.parse import Variant, slug
 from shelllcc.guidance.wan.clips.recorded import bank_record, model_record
 from shelllcc.guidance.wan.clips.request import Request
@@ -72,7 +73,11 @@ class Planned:
             asked["variants"] = [{"label": way.label, "settings": dict(way.settings)} for way in variants]
         settings = {"model": resolved.model.name, "bank": resolved.bank and resolved.bank.name}
         settings |= {k: v for k, v in first.lasting().items() if k not in VARYING and v is not None}
-        return Run(self.folder, title=self.title, asked=asked, settings=settings, fps=first.fps)
+        found = followed(first, resolved.model, resolved.loading, resolved.bank)
+        fit: JsonObject | None = None
+        if found is not None:
+            fit = {"words": found.words(), "bands": [asdict(band) for band in found.bands]}
+        return Run(self.folder, title=self.title, asked=asked, settings=settings, fps=first.fps, fit=fit)
 
 
 def plan_run(title: str, asked: Asked) -> Planned:

@@ -19,7 +19,17 @@ from urllib.parse import quote
 
 from shelllcc.guidance.files import whole_file
 
-SCRIPTS = ("dom", "clock", "player", "stage", "figures", "trace", "blind", "page")  # each builds on those before it
+SCRIPTS = (
+    "dom",
+    "clock",
+    "player",
+    "stage",
+    "figures",
+    "trace",
+    "fit",
+    "blind",
+    "page",
+)  # each builds on those before it
 KINDS = {
     ".mp4": "video/mp4",
     ".webm": "video/webm",

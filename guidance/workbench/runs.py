@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal
 
 from shelllcc.guidance.errors import OutputError, UsageError
 from shelllcc.guidance.files import JsonObject, fingerprint_of, refusal, whole_file, write_json
-from shelllcc.guidance.measures.balance import balance
+from shelllcc.guidance.measures.balance import EXPECTED, balance
 from shelllcc.guidance.measures.figures import beside
 from shelllcc.guidance.measures.verdict import Verdict, judge
 from shelllcc.guidance.media.video import write_video
@@ -50,7 +50,7 @@ def check_layout(layout: str) -> Layout:
 class Shown:
     """A clip of an item: what its file is called, what differs in it, its own figures and what the guide saw.
 
-    `change` is that of a pixel beside the reference.
+    `change` is that of a pixel beside the reference, `expected` the balance of a clip as it should be (GuideConfig).
     """
 
     label: str
@@ -62,6 +62,7 @@ class Shown:
     figures: JsonObject
     change: float
     trace: Sequence[JsonObject] = ()
+    expected: float = EXPECTED
     withheld: Verdict | None = None  # in place of one on its quality, where its frames cannot be judged
 
     @property
@@ -75,13 +76,15 @@ class Shown:
         if excess is None or "distance" not in self.figures:
             return {}
         gain = self.trace[-1]["gain"][0] if self.trace else 0.0
-        return {"balance": balance(gain=gain, excess=excess, distance=self.figures["distance"])}
+        facts = {"gain": gain, "excess": excess, "distance": self.figures["distance"]}
+        return {"balance": balance(**facts, expected=self.expected)}
 
 
 class Run:
     """A run's folder. `asked` is all that decides on its clips: only an equal run may go on in the folder.
 
     `inputs` are videos that it reads, which it never removes or replaces. Who writes a file there adds it to `record`.
+    `fit` are the words and bands of the fit that its clips follow, for the page.
     """
 
     def __init__(
@@ -93,8 +96,9 @@ class Run:
         settings: JsonObject,
         fps: float,
         inputs: Iterable[Path] = (),
+        fit: JsonObject | None = None,
     ) -> None:
-        self.folder, self.title, self.settings, self.fps = folder, title, settings, fps
+        self.folder, self.title, self.settings, self.fps, self.fit = folder, title, settings, fps, fit
         self.record = Record(folder, asked, inputs)
         self.items: dict[int, JsonObject] = {}
         self._pictured: dict[int, list[str]] = {}  # the clips that an item's pictures were made of, in a run before
@@ -169,6 +173,7 @@ class Run:
             "created": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
             "version": version(),
             "settings": dict(self.settings),
+            "fit": self.fit,
             "reference": items[0]["clips"][0]["label"] if items else None,
             "fps": self.fps,
             "items": [

@@ -124,6 +124,7 @@ class Sweep:
             figures=metrics[plan.label],
             change=metrics["change"],
             trace=record["trace"],
+            expected=request.guide.expected,
         )
 
 

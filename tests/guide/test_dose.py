@@ -63,3 +63,14 @@ def test_few_steps_and_many_get_the_same_dose():
     grown = [left(25, strength) for strength in (0.0, 0.5, 1.0, 2.0, 4.0)]
     assert grown == sorted(set(grown))
     assert max(dose.shares(flow(10), GuideConfig(strength=10.0))) <= 1
+
+
+@pytest.mark.parametrize(("steps", "shift"), [(25, 3.0), (8, 5.0), (6, 5.0), (4, 5.0), (50, 8.0), (12, 5.0)])
+def test_an_interval_holds_enough_steps_whatever_the_schedule(steps, shift):
+    sigmas = flow(steps, shift)
+    window, last = dose.interval(sigmas)
+    config = GuideConfig(window=window, last=last)
+    entering = [w for w, s in zip(dose.weights(sigmas), dose.shares(sigmas, config), strict=True) if s > 0]
+    assert sum(entering) >= dose.ENOUGH
+    assert last == (sigmas[-2] >= dose.LARGE)
+    assert (window, last) == ((0.0, 0.5), False) or steps < 25

@@ -108,7 +108,7 @@ def _encode(video: Path, encoding: Encoding) -> Encoded:
         path = encoding.path(source, caption)
         if path.exists():
             return Encoded(video, path)
-        vae = _vae(encoding.model.source, encoding.model.revision, encoding.device)
+        vae = vae_of(encoding)
         with one_thread():
             clips = [encode_frames(vae, frames) for frames in read_clips(video, encoding.framing)]
     except OSError as error:
@@ -127,6 +127,11 @@ def _encode(video: Path, encoding: Encoding) -> Encoded:
     }
     save_latents(path, torch.stack(clips), metadata)
     return Encoded(video, path)
+
+
+def vae_of(encoding: Encoding) -> AutoencoderKLWan:
+    """The VAE that encodes, loaded once in each process. Raises ModelError."""
+    return _vae(encoding.model.source, encoding.model.revision, encoding.device)
 
 
 @cache

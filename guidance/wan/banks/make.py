@@ -119,12 +119,18 @@ def check_free(
 
 
 def build_bank(
-    gathered: Gathered, encoding: Encoding, recipe: Recipe, output: Path, *, overwrite: bool = False
+    gathered: Gathered,
+    encoding: Encoding,
+    recipe: Recipe,
+    output: Path,
+    *,
+    origin: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
 ) -> Bank:
     """Fit, save and return the bank of the gathered latents.
 
-    Its bytes depend on the latents, the recipe, the framing and the model's name alone. Raises UsageError where
-    `output` holds another one, unless `overwrite`.
+    Its bytes depend on the latents, the recipe, the framing, the model's name and `origin`, which joins the provenance,
+    alone. Raises UsageError where `output` holds another one, unless `overwrite`.
     """
     channels = int(encoding.model.vae["z_dim"])
     sets = split_sources((file.source for file in gathered.files), recipe.held_out)
@@ -135,6 +141,7 @@ def build_bank(
     held = [file for file in gathered.files if sets[file.source] == "held out"]
     counts = {name: len(clips) for name, clips in parts.items()}
     provenance = _provenance("build", encoding, sets, counts, held) | {"recipe": asdict(recipe)}
+    provenance |= dict(origin or {})
     if not overwrite:
         check_free(output, provenance)
     fit = fit_shell(parts["placing"], parts["scaling"], parts["held out"], recipe)

@@ -25,6 +25,7 @@ class Asked:
     sidecar    of a clip to replay
     compare    also the unguided clip, and both side by side
     overwrite  what lies there, whatever made it
+    fit        `auto` takes the fit that there is, `never` none, `anew` one that is made now
     """
 
     prompts: tuple[str, ...] = ()
@@ -39,6 +40,7 @@ class Asked:
     sidecar: Path | None = None
     compare: bool = False
     overwrite: bool = False
+    fit: str = "auto"
 
     @property
     def sources(self) -> set[str]:

@@ -17,9 +17,11 @@ from shelllcc.guidance.files import JsonObject, as_json, sha256_of, whole_file
 from shelllcc.guidance.measures.balance import ADVICE, alarm
 from shelllcc.guidance.media.video import encode
 from shelllcc.guidance.versions import version
+from shelllcc.guidance.wan.clips import fitted
 from shelllcc.guidance.wan.clips.parallel import agree_on_clip
 from shelllcc.guidance.wan.clips.plan import Plan
 from shelllcc.guidance.wan.clips.replacing import companions
+from shelllcc.guidance.wan.clips.request import Request
 from shelllcc.guidance.wan.model.seams import device_of
 
 if TYPE_CHECKING:
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
 
     from shelllcc.anchors.bank import Bank
     from shelllcc.guidance.wan.clips.prefix import Prefix
-    from shelllcc.guidance.wan.clips.request import Request
     from shelllcc.guidance.wan.clips.sample import Clip, Moment
     from shelllcc.guidance.wan.clips.studio import Studio
 
@@ -124,6 +125,7 @@ def write(
         "metrics": _metrics(clips, plan.bank) | dict(metrics or {}),
         "trace": _trace(clips[plan.label]),
         "alarm": clips[plan.label].alarm,
+        "fit": fitted.record_of(fitted.followed(plan.request, plan.model, plan.loading, plan.bank)),
     }
     frames: dict[str, Iterable[Any]] = {label: clip.frames for label, clip in clips.items()}
     if plan.compare:
@@ -145,7 +147,9 @@ def write(
 
 def remarks(record: JsonObject) -> Iterator[str]:
     """What the user should hear of a clip, by its sidecar."""
-    if record["bank"] and not record["trace"]:
+    if record["bank"] and not Request.from_dict(record["request"]).guide.acts:
+        yield "the guide left this clip alone: its fit found no drift beyond chance"
+    elif record["bank"] and not record["trace"]:
         low, high = record["request"]["window"]
         yield f"the guide never acted: no step but the last lies in the sigmas {low:g}:{high:g}; widen --window"
     if found := record["alarm"]:
@@ -161,7 +165,8 @@ def _anywhere(recipe: JsonObject) -> JsonObject:
 
 def _trace(clip: Clip) -> list[JsonObject]:
     """Every step of the guide, with the alarm that stood after it."""
-    return [asdict(step) | {"alarm": alarm(step)} for step in clip.trace]
+    expected = clip.request.guide.expected
+    return [asdict(step) | {"alarm": alarm(step, expected=expected)} for step in clip.trace]
 
 
 def _metrics(clips: Mapping[str, Clip], bank: Bank | None) -> JsonObject:

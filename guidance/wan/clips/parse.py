@@ -20,6 +20,7 @@ from shelllcc.guidance.wan.clips.request import Value
 AUTO = "auto"
 SLUG_BYTES = 80  # of a file's name made from a prompt
 DIGITS = 100  # of a whole number, at most: Python makes none of thousands
+SWITCH: Mapping[str, bool] = {"true": True, "false": False}  # words for a knob that is one
 KNOBS = tuple(knob.name for knob in fields(GuideConfig))
 
 Number = TypeVar("Number", int, float)
@@ -62,13 +63,7 @@ def size(text: str | None) -> tuple[int | None, int | None]:
 
 def window(text: str | None) -> tuple[float, float] | None:
     """The sigmas of LOW:HIGH."""
-    if text is None:
-        return None
-    low, _, high = text.partition(":")
-    try:
-        return float(low), float(high)
-    except ValueError:
-        raise UsageError(f"the window is LOW:HIGH in sigmas, e.g. 0.1:0.9, got {text}") from None
+    return None if text is None else _window(text)
 
 
 def strength(text: str | None) -> float | str | None:
@@ -197,10 +192,29 @@ def _variant(text: str) -> Variant:
             )
         if knob in settings:
             raise UsageError(f"{knob} comes twice in the variant {text}")
-        settings[knob] = window(value) if knob == "window" else _number(knob, value, type(getattr(GuideConfig, knob)))
+        settings[knob] = _knob(knob, value)
     GuideConfig(**settings)
     label = slug(title, "variant") if colon else _label(settings)
     return Variant(label, title, settings)
+
+
+def _window(text: str) -> tuple[float, float]:
+    low, _, high = text.partition(":")
+    try:
+        return float(low), float(high)
+    except ValueError:
+        raise UsageError(f"the window is LOW:HIGH in sigmas, e.g. 0.1:0.9, got {text}") from None
+
+
+def _knob(name: str, text: str) -> Knob:
+    kind = type(getattr(GuideConfig, name))
+    if kind is bool:
+        if text not in SWITCH:
+            raise UsageError(f"{name} takes {' or '.join(SWITCH)}, got {text}")
+        return SWITCH[text]
+    if name == "window":
+        return _window(text)
+    return _number(name, text, kind)
 
 
 def _label(settings: Mapping[str, Knob]) -> str:

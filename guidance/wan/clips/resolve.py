@@ -5,6 +5,7 @@ Knows nothing of files to write. Precedence: values given now, the sidecar that 
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,10 +13,11 @@ from typing import TYPE_CHECKING
 
 from shelllcc.guidance.errors import BankError, UsageError
 from shelllcc.guidance.files import JsonObject
+from shelllcc.guidance.fit.shelf import banks_fitted
 from shelllcc.guidance.paths import here
-from shelllcc.guidance.wan.clips import recorded
+from shelllcc.guidance.wan.clips import fitted, recorded
 from shelllcc.guidance.wan.clips.asked import Asked
-from shelllcc.guidance.wan.clips.parse import AUTO, Line, read_prompts
+from shelllcc.guidance.wan.clips.parse import AUTO, KNOBS, Line, read_prompts
 from shelllcc.guidance.wan.clips.profiles import tuned_request
 from shelllcc.guidance.wan.clips.request import Request
 from shelllcc.guidance.wan.model.loading import Loading
@@ -31,7 +33,8 @@ if TYPE_CHECKING:
 class Resolved:
     """What to sample, and with what: one request a prompt, the bank that they share, and what the user should hear.
 
-    `seeds` are those that prompts have of their own, from their line of a prompts file, `places` these lines.
+    `seeds` are those that prompts have of their own, from their line of a prompts file, `places` these lines, and
+    `unfitted` the requests that would be guided if there were a fit for them.
     """
 
     model: Model
@@ -41,6 +44,7 @@ class Resolved:
     loading: Loading
     notes: tuple[str, ...]
     places: tuple[str, ...] = ("",)
+    unfitted: tuple[Request, ...] = ()
 
     def place(self, when: Callable[[Request], bool]) -> str:
         """How to begin a complaint about the first such request: with its line of a prompts file, if it has one."""
@@ -72,12 +76,17 @@ def resolve(
         raise UsageError('give --prompt, e.g. --prompt "a tabby cat, zoom in, daylight"')
     usual = then.changed if then else partial(Request.resolve, _preset(asked.preset, model))
     requests = _requests(asked, lines, usual, model)
-    bank, notes = _bank_for(asked, record, requests, model, wanted=wanted)
+    bank, notes = _bank_for(asked, record, requests, model, loading, wanted=wanted)
     notes += [doubt] if doubt else []
+    unfitted = list[Request]()
+    if bank is not None and not record and fitted.check_asked(asked.fit) != "never":
+        requests, unfitted, told = _fitted(asked, lines, requests, model, loading, bank, wanted=wanted)
+        notes += told
     requests, found = _settled(asked, lines, requests, model, loading, bank)
     notes += [*found, *_unknown_to_tiny(model, requests)]
     seeds, places = tuple(line.seed for line in lines), tuple(line.place for line in lines)
-    return Resolved(model, tuple(requests), seeds, bank, loading, tuple(dict.fromkeys(notes)), places)
+    said = tuple(dict.fromkeys(notes))
+    return Resolved(model, tuple(requests), seeds, bank, loading, said, places, tuple(unfitted))
 
 
 def check_comparable(loading: Loading) -> None:
@@ -147,7 +156,7 @@ def _check_sizes(request: Request, model: Model) -> None:
 
 
 def _bank_for(
-    asked: Asked, record: JsonObject, requests: Sequence[Request], model: Model, *, wanted: bool
+    asked: Asked, record: JsonObject, requests: Sequence[Request], model: Model, loading: Loading, *, wanted: bool
 ) -> tuple[Bank | None, list[str]]:
     """The bank, with this model's calibration in force, and notes; None where nothing is to be guided, or no bank fits
     and none was asked for."""
@@ -160,7 +169,8 @@ def _bank_for(
         return _bank_of_then(record, model)
     needed = wanted or bool(record) or asked.bank is not None or "strength" in asked.values
     try:
-        return choose_bank(asked.bank, fingerprint(model.vae), model.fingerprint, model=model.name)
+        known = banks_fitted(fitted.weights_of(model, loading))
+        return choose_bank(asked.bank, fingerprint(model.vae), model.fingerprint, model=model.name, fitted=known)
     except BankError as error:
         if needed:
             raise
@@ -176,6 +186,58 @@ def _bank_of_then(record: JsonObject, model: Model) -> tuple[Bank, list[str]]:
     now, remarks = choose_bank(here(str(known.get("path"))) or str(known.get("name")), fingerprint(model.vae))
     bank, held = recorded.recorded_bank(record, now.for_model(model.fingerprint), model)
     return bank, [*remarks, *(held or uncalibrated(bank, model.name))]
+
+
+def _fitted(
+    asked: Asked,
+    lines: Sequence[Line],
+    requests: Sequence[Request],
+    model: Model,
+    loading: Loading,
+    bank: Bank,
+    *,
+    wanted: bool,
+) -> tuple[list[Request], list[Request], list[str]]:
+    """The requests under their fits, those that lack one, and notes.
+
+    Without a fit nothing is guided but what the guide's defaults were found for, or what was set by hand. Raises
+    UsageError where guidance is `wanted`, and for a fit that is torn or was edited.
+    """
+    found, lacking, notes = list(requests), list[Request](), list[str]()
+    for index, (line, request) in enumerate(zip(lines, requests, strict=True)):
+        if request.guide.strength == 0:
+            continue
+        given = {*asked.values, *line.values} & set(KNOBS) - {"strength"}
+        known = fitted.find(request, model, loading, bank)
+        if not known.exact:
+            lacking.append(request)
+        if known.fit is not None:
+            found[index] = fitted.under(request, known.fit, given)
+            notes += [known.remark] if known.remark else []
+        elif not given and not fitted.defaults_hold(model):
+            told = f"no fit says how to guide {model.name} at these settings; make one with `{fit_command(asked)}`"
+            if wanted:
+                raise UsageError(f"{told}, or give --fit never")
+            found[index] = request.unguided()
+            notes.append(f"sampling without guidance: {told}")
+    return found, lacking, notes
+
+
+def fit_command(asked: Asked) -> str:
+    """The command that fits the guide to what is asked for."""
+    words = ["shelllcc", "fit"]
+    words += ["--model", asked.model] if asked.model else []
+    words += ["--bank", asked.bank] if asked.bank else []
+    for name in ("steps", "cfg", "cfg_2", "shift"):
+        if isinstance(value := asked.values.get(name), int | float):
+            words += [f"--{name.replace('_', '-')}", f"{value:g}"]
+    for name in ("transformer", "transformer_2"):
+        if isinstance(source := asked.loading.get(name), str):
+            words += [f"--{name.replace('_', '-')}", source]
+    loras = asked.loading.get("loras")
+    for lora in loras if isinstance(loras, tuple) else ():
+        words += ["--lora", f"{lora.source}:{lora.weight:g}"]
+    return shlex.join(words)
 
 
 def _settled(

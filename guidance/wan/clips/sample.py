@@ -19,6 +19,7 @@ from shelllcc.guidance.guide import dose
 from shelllcc.guidance.guide.config import GuideConfig
 from shelllcc.guidance.guide.guide import ShellGuide
 from shelllcc.guidance.guide.scheduler import guided
+from shelllcc.guidance.guide.seams import begun_later
 from shelllcc.guidance.guide.trace import Step
 from shelllcc.guidance.measures.balance import Alarm, alarm
 from shelllcc.guidance.wan.clips.embeddings import Texts
@@ -37,6 +38,14 @@ if TYPE_CHECKING:
     Frames = NDArray[np.uint8]
 
 ADVICE = "use fewer --frames or a smaller --size"
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a sampling begins in place of pure noise: noised normalised latents (1 c t h w), at step `index`."""
+
+    latents: Tensor
+    index: int
 
 
 @dataclass(frozen=True)
@@ -67,7 +76,7 @@ class Clip:
     @property
     def alarm(self) -> Alarm | None:
         """Whether the guide went too far."""
-        return alarm(self.trace[-1]) if self.trace else None
+        return alarm(self.trace[-1], expected=self.request.guide.expected) if self.trace else None
 
     @property
     def frames_sha256(self) -> str:
@@ -95,12 +104,14 @@ def sample(
     prefix: Prefix | None = None,
     texts: Texts | None = None,
     cache: str = "none",
+    start: Start | None = None,
     on_moment: Callable[[Moment], None] = lambda moment: None,
 ) -> Clip:
     """Sample the clip; the noise comes from a CPU generator of the request's seed, so that seeds are portable.
 
     `prefix` holds what an earlier sampling that differs in the guide alone may share, `texts` embeddings on disk; the
-    frames are the same without. `cache` names a feature cache of diffusers (see caches). Raises SamplingError as soon
+    frames are the same without. `cache` names a feature cache of diffusers (see caches). With a `start` the steps
+    before it are left out. Raises SamplingError as soon
     as the model gives NaN or infinity, OutOfMemoryError, and LostGpuError where the GPU failed.
 
     `on_moment` hears of every step, of the last one before decoding begins. What it raises ends the sampling, and the
@@ -108,9 +119,10 @@ def sample(
     so that to yield from within it would take a thread.
     """
     set_shift(pipe, request.shift)
-    steps = _Steps(request, guide, on_moment)
-    with _hooked(pipe, request, guide, prefix, cache), _told(pipe, steps):
-        frames = _call(pipe, request, texts, steps)
+    steps = _Steps(request.steps - (start.index if start else 0), guide, on_moment)
+    later = begun_later(pipe.scheduler, start.index) if start else contextlib.nullcontext()
+    with later, _hooked(pipe, request, guide, prefix, cache), _told(pipe, steps):
+        frames = _call(pipe, request, texts, steps, start)
     if not np.isfinite(frames).all():
         raise SamplingError("the VAE gave NaN or infinity; check its weights")
     trace = list(guide.trace) if guide else []
@@ -120,8 +132,8 @@ def sample(
 class _Steps:
     """What the pipeline calls after every step: looks at it, tells of it, and keeps the last one's latents."""
 
-    def __init__(self, request: Request, guide: ShellGuide | None, on_moment: Callable[[Moment], None]) -> None:
-        self.request, self.guide, self.on_moment = request, guide, on_moment
+    def __init__(self, steps: int, guide: ShellGuide | None, on_moment: Callable[[Moment], None]) -> None:
+        self.steps, self.guide, self.on_moment = steps, guide, on_moment
         self.latents: list[Tensor] = []  # one, (1 c t h w), when all steps are done
 
     def __call__(self, pipe: Any, index: int, _timestep: Any, state: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,7 +151,8 @@ class _Steps:
     def _moment(self, index: int, sigma: float) -> Moment:
         last = self.guide.trace[-1] if self.guide and self.guide.trace else None
         distance = last.distance[0] if last and last.index == index else None
-        return Moment(index + 1, self.request.steps, sigma, distance, alarm(last) if last else None)
+        warned = alarm(last, expected=self.guide.config.expected) if self.guide and last else None
+        return Moment(index + 1, self.steps, sigma, distance, warned)
 
 
 @contextlib.contextmanager
@@ -174,7 +187,9 @@ def _told(pipe: WanPipeline, steps: _Steps) -> Iterator[None]:
         raise ours from error
 
 
-def _call(pipe: WanPipeline, request: Request, texts: Texts | None, steps: _Steps) -> NDArray[np.float32]:
+def _call(
+    pipe: WanPipeline, request: Request, texts: Texts | None, steps: _Steps, start: Start | None
+) -> NDArray[np.float32]:
     """The pipeline's frames (t H W 3), from 0 to 1."""
     frames: NDArray[np.float32] = pipe(
         **_texts(pipe, request, texts),
@@ -185,6 +200,7 @@ def _call(pipe: WanPipeline, request: Request, texts: Texts | None, steps: _Step
         guidance_scale=request.cfg,
         guidance_scale_2=request.cfg_2 if getattr(pipe, "transformer_2", None) is not None else None,
         generator=torch.Generator("cpu").manual_seed(request.seed),
+        latents=None if start is None else start.latents.to(device_of(pipe)),
         output_type="np",
         callback_on_step_end=steps,
     ).frames[0]
@@ -197,12 +213,16 @@ def first_move(pipe: WanPipeline, request: Request, config: GuideConfig | None) 
     The transformer's calls up to that step's are those of the unguided sampling. No guide is built: the noise levels of
     the pipeline's scheduler tell. None stands for no guide.
     """
-    if config is None:
-        return request.steps
+    return request.steps if config is None else dose.first_move(noise_levels(pipe, request), config)
+
+
+def noise_levels(pipe: WanPipeline, request: Request) -> list[float]:
+    """The noise levels of the request's sampling, one more than it has steps; the last is 0."""
     set_shift(pipe, request.shift)
     scheduler = copy.deepcopy(pipe.scheduler)
     scheduler.set_timesteps(request.steps)
-    return dose.first_move(scheduler.sigmas.tolist(), config)
+    levels: list[float] = scheduler.sigmas.tolist()
+    return levels
 
 
 def _texts(pipe: WanPipeline, request: Request, texts: Texts | None) -> dict[str, Any]:

@@ -35,7 +35,7 @@ class Model:
     """A pipeline folder or hub id (owner/name or owner/name@revision), and its configs, read without any weights.
 
     `revision` is the hub's, or of a folder the fingerprint of its files. `boundary` is the sigma below which the second
-    transformer of two takes over.
+    transformer of two takes over, `scheduler` the name of the scheduler's class.
     """
 
     source: str
@@ -45,6 +45,7 @@ class Model:
     two_stage: bool
     text_encoder: dict[str, Any] = field(default_factory=dict)
     boundary: float | None = None
+    scheduler: str = ""
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -285,7 +286,9 @@ def _describe(source: str, revision: str, folder: Path) -> Model:
     boundary = index.get("boundary_ratio") if two_stage else None
     if boundary is not None and not (type(boundary) in (int, float) and 0 <= boundary <= 1):
         raise ModelError(f"{source}/model_index.json has boundary_ratio {boundary!r}; it must be a number from 0 to 1")
-    return Model(source, revision, transformer, vae, two_stage, texts, boundary)
+    scheduler = index.get("scheduler")
+    name = str(scheduler[1]) if isinstance(scheduler, list) and len(scheduler) == 2 else ""
+    return Model(source, revision, transformer, vae, two_stage, texts, boundary, name)
 
 
 def _find_on_hub(model: str) -> Model:

@@ -534,6 +534,7 @@ function showRun() {
   const facts = [when, plural(run.items.length, "item"), plural(titles.size, "variant"), referenceLabel === null ? null : `judged against ${titleOf(referenceLabel)}`];
   byId("facts").replaceChildren(...facts.filter(fact => fact && fact !== "–").map((fact, place) => el("span", { class: place > 1 ? "open-only" : null }, fact)));
   byId("made").textContent = `Made by shelllcc ${run.version ?? ""}.`;
+  drawFit(byId("fitted"), run.fit);
   const settings = settingsList(run.settings);
   byId("settings").hidden = !settings.length;
   byId("settings-list").replaceChildren(...settings);

@@ -368,6 +368,7 @@ def test_wan21_configs_run_at_a_toy_size(shelllcc, root, tmp_path):
 
     main(tmp_path / "geometry", toy=True, device="cpu")
     words = ["--model", "geometry/model", "--bank", "geometry/bank.safetensors", "--preset", "diffusers-480p"]
+    words += ["--fit", "never"]
     code, out, err = shelllcc(
         "generate", "--prompt", "一只猫在草地上 a cat", *words, *SMALL, "--compare", "-o", "wan.mp4", "--json"
     )

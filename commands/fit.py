@@ -1,0 +1,217 @@
+"""The command `fit`: parse, one call, print; and fits that other commands make first. Heavy libraries inside."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from shelllcc.commands import options, streams
+from shelllcc.commands.tables import table
+from shelllcc.guidance.errors import BankError, UsageError
+
+if TYPE_CHECKING:
+    from shelllcc.anchors.bank import Bank
+    from shelllcc.guidance.files import JsonObject
+    from shelllcc.guidance.fit.fit import Belongs, Fit
+    from shelllcc.guidance.wan.clips.asked import Asked
+    from shelllcc.guidance.wan.clips.request import Request
+    from shelllcc.guidance.wan.clips.resolve import Resolved
+    from shelllcc.guidance.wan.fits.fitting import Progress
+
+EVERY = 15  # seconds between lines of progress where stderr is no terminal
+
+
+@options.expanded
+def fit(
+    *,
+    clips: Annotated[
+        int | None, typer.Option(min=4, help="Clips that are sampled again. (default: 16; 8 on the CPU)")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the first clip's noise.")] = 0,
+    again: Annotated[bool, typer.Option("--again", help="Also where there is a fit.")] = False,
+    common: options.Common,
+    dry_run: options.DryRun = False,
+    sampling: options.Sampling,
+    loading: options.Loading,
+) -> None:
+    """Fit the guide to a model as it is sampled here: real clips go in, and should come back as real clips.
+
+    Give it what `generate` gets: steps, cfg, shift, adapters. A fit that was killed goes on where it was.
+    """
+    from shelllcc.guidance.fit import shelf
+    from shelllcc.guidance.wan.clips.parallel import alone
+    from shelllcc.guidance.wan.clips.resolve import resolve
+    from shelllcc.guidance.wan.fits.making import shape_for
+    from shelllcc.guidance.wan.model.pipeline import pick_device
+    from shelllcc.guidance.wan.model.placing import check_device
+
+    alone("fit")
+    check_device(common.device, here=not dry_run)
+    asked = replace(common.asked(sampling, loading), prompts=("any",), fit="never")
+    if not dry_run:
+        start(asked, common.device)
+    resolved = resolve(asked, wanted=True)
+    request, bank = resolved.requests[0], _bank_of(resolved)
+    for note in resolved.notes:
+        if "tiny model knows no subject" not in note:
+            streams.say(f"note: {note}")
+    belongs = _belongs(resolved, request, bank)
+    path = shelf.folder() / f"{belongs.name}.json"
+    if dry_run:
+        shape = shape_for(resolved.model, request, common.device or "cpu", clips)
+        report = {"dry_run": True, "fit": str(path), "belongs": asdict(belongs), "clips": asdict(shape)}
+        streams.print_json(report, indent=None if common.as_json else 2)
+        return
+    pick_device(common.device)
+    known = None if again else shelf.find(belongs)
+    found = known.fit if known and known.exact else None
+    if found is None:
+        if again:
+            path.unlink(missing_ok=True)
+        found = make(resolved, request, bank, common.device, clips=clips, seed=seed)
+    _report(found, str(path), known=bool(known and known.exact), as_json=common.as_json)
+
+
+def prepare(asked: Asked, fitting: options.Fitting, device: str | None) -> Asked:
+    """Have the fits that a command is to follow made, as far as that may be; returns what is asked for.
+
+    What cannot be made in time is said in one line, with the command that makes it, and sampled without guidance.
+    """
+    from shelllcc.guidance.wan.clips.fitted import check_asked
+    from shelllcc.guidance.wan.clips.resolve import fit_command, resolve
+    from shelllcc.guidance.wan.fits.making import TooLongError
+
+    asked = replace(asked, fit=check_asked(fitting.fit))
+    if asked.fit == "never" or asked.sidecar is not None:
+        return asked
+    try:
+        start(asked, device)
+        resolved = resolve(asked)
+    except (UsageError, BankError):  # the plan says it, with all that is wrong
+        return asked
+    if resolved.bank is None:
+        return asked
+    wanted = resolved.unfitted
+    if asked.fit == "anew":
+        wanted = tuple(request for request in resolved.requests if request.guide.strength > 0) or wanted
+    made = set[str]()
+    for request in wanted:
+        belongs = _belongs(resolved, request, resolved.bank)
+        if belongs.name in made or not _may(asked, resolved, request):
+            continue
+        made.add(belongs.name)
+        most = None if asked.fit == "anew" else 60 * fitting.fit_budget
+        try:
+            found = make(resolved, request, resolved.bank, device, most=most)
+        except TooLongError as error:
+            streams.say(f"note: {error}; `{fit_command(asked)}` makes it")
+            break
+        streams.say(f"note: {found.words()}")
+    return asked
+
+
+def start(asked: Asked, device: str | None) -> None:
+    """Make the starter bank of a model whose VAE has no bank, unless one was named or nothing is to be guided."""
+    from shelllcc.anchors.choose import AUTO, choose_bank
+    from shelllcc.anchors.fingerprints import fingerprint
+    from shelllcc.commands.progress import TerminalReporter
+    from shelllcc.guidance.wan.banks.start import start_bank
+    from shelllcc.guidance.wan.model.pipeline import find_model
+
+    if asked.bank not in (None, AUTO) or asked.values.get("strength") == 0:
+        return
+    model = find_model(asked.model)
+    try:
+        choose_bank(None, fingerprint(model.vae))
+    except BankError:
+        with TerminalReporter() as reporter:
+            reporter.stage("making a bank of photographs")
+            start_bank(model, device=device, on_clip=reporter.count, on_note=reporter.note)
+
+
+def make(
+    resolved: Resolved,
+    request: Request,
+    bank: Bank,
+    device: str | None,
+    *,
+    clips: int | None = None,
+    seed: int = 0,
+    most: float | None = None,
+) -> Fit:
+    """A fit, with its progress on stderr."""
+    from shelllcc.commands.progress import TerminalReporter
+    from shelllcc.guidance.wan.clips.studio import Studio
+    from shelllcc.guidance.wan.fits.making import make_fit
+
+    said = time.monotonic()
+    with TerminalReporter() as reporter:
+
+        def on_cost(seconds: float) -> None:
+            reporter.note(f"fitting the guide to this model takes about {_minutes(seconds)}")
+
+        def on_progress(progress: Progress) -> None:
+            nonlocal said
+            state = f"{progress.stage}, clip {progress.done} of {progress.total}"
+            left = "" if progress.left is None else f", {_minutes(progress.left)} left"
+            reporter.count(progress.done, progress.total, state + left)
+            if not reporter.live and time.monotonic() - said > EVERY:
+                said = time.monotonic()
+                reporter.line(f"shelllcc: fitting: {state}{left}")
+
+        studio = Studio(resolved.model, resolved.loading, reporter, device=device)
+        return make_fit(
+            studio, request, bank, clips=clips, seed=seed, most=most, on_progress=on_progress, on_cost=on_cost
+        )
+
+
+def _may(asked: Asked, resolved: Resolved, request: Request) -> bool:
+    """Whether a request waits for a fit: not where the guide's defaults were found for its model."""
+    from shelllcc.guidance.wan.clips.fitted import defaults_hold
+
+    return asked.fit == "anew" or not defaults_hold(resolved.model)
+
+
+def _bank_of(resolved: Resolved) -> Bank:
+    if resolved.bank is None:
+        raise UsageError("to fit there must be a bank; " + " ".join(resolved.notes))
+    return resolved.bank
+
+
+def _belongs(resolved: Resolved, request: Request, bank: Bank) -> Belongs:
+    from shelllcc.guidance.wan.clips.fitted import belonging
+
+    return belonging(request, resolved.model, resolved.loading, bank)
+
+
+def _report(found: Fit, path: str, *, known: bool, as_json: bool) -> None:
+    """The evidence, for people or programs."""
+    record: JsonObject = found.as_dict() | {"digest": found.digest, "words": found.words(), "path": path}
+    if as_json:
+        streams.print_json(record | {"known": known})
+        return
+    rows = [
+        (band.name, _percent(band.before), f"{band.before_error:.1%}", _percent(band.after), f"{band.after_error:.1%}")
+        for band in found.bands
+    ]
+    table(("detail of", "unguided", "+-", "guided", "+-"), rows)
+    guide = found.guide
+    knobs = {name: getattr(guide, name) for name in ("coarse", "radius", "tone", "calm", "contrast")}
+    low, high = guide.window
+    streams.print_line(f"guide     {', '.join(f'{k} {v:g}' for k, v in knobs.items())}, window {low:g}:{high:.3g}")
+    streams.print_line(f"clips     {len(found.clips)} came back, {len(found.left_out)} left out")
+    streams.print_line(f"found     {found.words()}")
+    streams.print_line(f"fit       {path}{' (made before)' if known else ''}")
+
+
+def _percent(drift: float) -> str:
+    """A drift as what is too much or missing of an amplitude."""
+    return f"{math.exp(drift) - 1:+.1%}"
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} minutes"

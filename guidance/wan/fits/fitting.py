@@ -1,0 +1,209 @@
+"""A fit: what round trips say of a model and sampler, and how the guide is set against it.
+
+Every clip's drift is written down as it is measured, so that a fit that was killed goes on where it was. Knows nothing
+of terminals.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from shelllcc.guidance.errors import UsageError
+from shelllcc.guidance.files import JsonObject, write_json
+from shelllcc.guidance.fit.fit import Band, Belongs, Fit
+from shelllcc.guidance.fit.judge import BANDS, LIKE, Drift, Estimate, robust, shrunk, slope
+from shelllcc.guidance.fit.solve import FIRST, Point, best, solve
+from shelllcc.guidance.guide.config import GuideConfig
+from shelllcc.guidance.measures.balance import USUAL
+from shelllcc.guidance.wan.clips.generate import versions
+
+if TYPE_CHECKING:
+    from shelllcc.guidance.wan.fits.trips import Trips
+
+LEAST = 4  # clips that must come back for anything to be said
+PASSES = 7  # of all clips, that a fit usually takes: one unguided, three for the response, three to solve
+MOST_CALM = 6.0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a fit is: clips sampled, of how many, and seconds left, None before it is known."""
+
+    done: int
+    total: int
+    left: float | None
+    stage: str
+
+
+Report = Callable[[Progress], None]
+
+
+class Fitting:
+    """One fit under way. `state` is the file where drifts are kept until it is done; None keeps none."""
+
+    def __init__(
+        self,
+        trips: Trips,
+        belongs: Belongs,
+        *,
+        state: Path | None = None,
+        on_progress: Report = lambda progress: None,
+    ) -> None:
+        self.trips, self.belongs, self.state, self.on_progress = trips, belongs, state, on_progress
+        self.points: list[tuple[Point, GuideConfig]] = []
+        self._done, self._seconds, self._sampled = 0, 0.0, 0
+        self._key = _key(trips, belongs)
+        self._known = _kept(state, self._key)
+
+    def fit(self) -> Fit:
+        """Measure, solve, and say what was found. Raises UsageError where there are too few clips to begin with."""
+        everything = range(len(self.trips.takes))
+        if len(everything) < LEAST:
+            raise UsageError(f"a fit needs {LEAST} captioned clips or more, got {len(everything)}")
+        before = self._measured(everything, None, "unguided")
+        kept = came_back(before)
+        chosen = self._solved(kept, [before[i] for i in kept]) if len(kept) >= LEAST else None
+        fit = self._fit(kept, [before[i] for i in kept], chosen)
+        if self.state is not None:
+            self.state.unlink(missing_ok=True)
+        return fit
+
+    def _solved(self, kept: Sequence[int], before: Sequence[Drift]) -> GuideConfig | None:
+        """The guide; None where the best is to do nothing."""
+        start = outputs(before)
+        wanted = [*(e.mean - shrunk(e) for e in start[:3]), max(0.0, start[3].mean)]  # flat places: no busier
+        errors, still = [e.error for e in start], [e.mean for e in start]
+        calm = {"calm": 0.0, "contrast": 0.0, "usual": 0.0}
+
+        def measure(knobs: tuple[float, ...]) -> tuple[float, ...]:
+            config = self._config(knobs, calm)
+            seen = self._measured(kept, config, f"guide {len(self.points) + 1}")
+            drifts = tuple(e.mean for e in outputs(seen))
+            self.points.append((Point(knobs, drifts), config))
+            calm["usual"] = sum(d.excess for d in seen) / len(seen)
+            if len(self.points) == len(FIRST):
+                calm.update(calmed(before, seen, [point for point, _ in self.points], still))
+            return drifts
+
+        points = list(solve(measure, still, wanted, errors))
+        found = best(points, still, wanted, errors)
+        return next((config for point, config in self.points if point == found), None)
+
+    def _config(self, knobs: Sequence[float], calm: dict[str, float]) -> GuideConfig:
+        coarse, radius, tone, flat = knobs
+        values = {"coarse": math.exp(coarse), "radius": math.exp(radius), "tone": tone, "flat": math.exp(flat)} | calm
+        return self.trips.guide(**{name: round(value, 4) for name, value in values.items()})
+
+    def _fit(self, kept: Sequence[int], before: Sequence[Drift], config: GuideConfig | None) -> Fit:
+        trips, takes = self.trips, self.trips.takes
+        after = self._measured(kept, config, "guided") if config else list(before)
+        gains = [d.gain + d.excess + USUAL.outward * math.log(max(d.distance, 1e-6)) for d in after]
+        expected = round(robust(gains).mean, 4) if kept else GuideConfig.expected
+        left_out = [take.caption for index, take in enumerate(takes) if index not in kept]
+        latents = takes[0].latents
+        request = trips.request
+        return Fit(
+            belongs=self.belongs,
+            guide=replace(config or trips.guide(), expected=expected),
+            bands=tuple(_bands(before, after)),
+            clips=tuple(takes[i].caption for i in kept),
+            left_out=tuple(left_out),
+            seed=trips.seed,
+            sigma=round(trips.sigma, 6),
+            size=(request.width, request.height, 4 * (latents.shape[1] - 1) + 1),
+            model=trips.studio.model.name,
+            bank=trips.bank.name,
+            versions=versions(),
+        )
+
+    def _measured(self, clips: Sequence[int], config: GuideConfig | None, stage: str) -> list[Drift]:
+        """The drifts of clips under a guide, those that are known from before taken from there."""
+        name = json.dumps(config and asdict(config), sort_keys=True)
+        known = self._known.setdefault(name, {})
+        for index in clips:
+            if str(index) not in known:
+                began = time.monotonic()
+                known[str(index)] = asdict(self.trips.drift(index, config))
+                self._seconds, self._sampled = self._seconds + time.monotonic() - began, self._sampled + 1
+                if self.state is not None:
+                    write_json(self.state, {"key": self._key, "drifts": self._known})
+            self._done += 1
+            self._tell(stage)
+        return [_drift(known[str(index)]) for index in clips]
+
+    def _tell(self, stage: str) -> None:
+        total = max(PASSES * len(self.trips.takes), self._done)
+        left = (total - self._done) * self._seconds / self._sampled if self._sampled else None
+        self.on_progress(Progress(self._done, total, left, stage))
+
+
+def came_back(drifts: Sequence[Drift]) -> list[int]:
+    """The clips that came back as what they were: the others are no pairs, and say nothing of drift."""
+    return [index for index, drift in enumerate(drifts) if drift.likeness >= LIKE]
+
+
+def outputs(drifts: Sequence[Drift]) -> list[Estimate]:
+    """Drift of the coarse bands, of the fine ones, of the contrast and of flat places, over clips."""
+    return [robust([getattr(drift, name) for drift in drifts]) for name in ("coarse", "fine", "contrast", "flat")]
+
+
+def calmed(
+    before: Sequence[Drift], seen: Sequence[Drift], points: Sequence[Point], still: Sequence[float]
+) -> dict[str, float]:
+    """How much a clip's own excess, over the usual one, takes back: what of its drift the excess explains.
+
+    `seen` are drifts of the same clips that hold the excess, `points` those of one knob each, `still` those of none.
+    """
+    excess = [drift.excess for drift in seen]
+    response = [(p.drifts[k] - still[k]) / p.knobs[i] for i, (p, k) in enumerate(zip(points, (1, 1, 2), strict=True))]
+    fine = shrunk(slope(excess, [drift.fine for drift in before]))
+    contrast = shrunk(slope(excess, [drift.contrast for drift in before]))
+    both = response[0] + response[1]
+    return {
+        "calm": min(MOST_CALM, max(0.0, fine / both)) if both > 0.02 else 0.0,
+        "contrast": min(MOST_CALM, max(0.0, contrast / response[2])) if response[2] > 0.02 else 0.0,
+    }
+
+
+def _bands(before: Sequence[Drift], after: Sequence[Drift]) -> list[Band]:
+    found = []
+    for index, name in enumerate((*(f"{band} px" for band in BANDS), "contrast", "flat places")):
+        pair = [robust([(*d.bands, d.contrast, d.flat)[index] for d in drifts]) for drifts in (before, after)]
+        numbers = [value for e in pair for value in (e.mean, e.error)]
+        found.append(Band(name, *(round(value, 4) if math.isfinite(value) else 9.0 for value in numbers)))
+    return found
+
+
+def _key(trips: Trips, belongs: Belongs) -> str:
+    """What drifts depend on beside the guide."""
+    digest = hashlib.sha256(
+        json.dumps([asdict(belongs), trips.seed, trips.sigma, trips.request.negative_prompt]).encode()
+    )
+    for take in trips.takes:
+        digest.update(take.caption.encode())
+        digest.update(take.latents.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _kept(state: Path | None, key: str) -> dict[str, dict[str, JsonObject]]:
+    """The drifts that a killed fit left, if they are of this very one."""
+    try:
+        record = json.loads(state.read_text(encoding="utf-8")) if state else {}
+        drifts: dict[str, dict[str, JsonObject]] = record["drifts"] if record.get("key") == key else {}
+        for clips in drifts.values():
+            for seen in clips.values():
+                _drift(seen)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+    return drifts
+
+
+def _drift(record: JsonObject) -> Drift:
+    return Drift(**{**record, "bands": tuple(map(float, record["bands"]))})

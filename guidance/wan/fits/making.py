@@ -1,0 +1,158 @@
+"""A fit from beginning to end: clips, round trips, what it will take, and the file in the end.
+
+Knows nothing of terminals.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from shelllcc.guidance.errors import SamplingError
+from shelllcc.guidance.files import claimed
+from shelllcc.guidance.fit import shelf
+from shelllcc.guidance.fit.fit import Fit
+from shelllcc.guidance.media import photographs
+from shelllcc.guidance.wan.banks.encode import encode_frames
+from shelllcc.guidance.wan.clips.fitted import belonging
+from shelllcc.guidance.wan.fits.fitting import PASSES, Fitting, Progress
+from shelllcc.guidance.wan.fits.trips import Take, Trips
+from shelllcc.guidance.wan.model.presets import preset_for
+
+if TYPE_CHECKING:
+    from diffusers import WanPipeline
+
+    from shelllcc.anchors.bank import Bank
+    from shelllcc.guidance.wan.clips.request import Request
+    from shelllcc.guidance.wan.clips.sample import Moment
+    from shelllcc.guidance.wan.clips.studio import Studio
+    from shelllcc.guidance.wan.model.pipeline import Model
+
+SIDE, FRAMES = 256, 17  # pixels and frames of a fit's clips, where the model makes such large ones
+CLIPS, CLIPS_CPU = 16, 8
+FRAMES_CPU = 9
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How many clips a fit takes, and how large they are, in pixels and frames."""
+
+    side: int
+    frames: int
+    clips: int
+
+
+class TooLongError(SamplingError):
+    """A fit would take longer than it may; `seconds` is what it would take."""
+
+    def __init__(self, seconds: float, most: float) -> None:
+        super().__init__(f"a fit takes about {seconds / 60:.1f} minutes here, more than the {most / 60:.1f} it may")
+        self.seconds, self.most = seconds, most
+
+
+def shape_for(model: Model, request: Request, device: str, clips: int | None = None) -> Shape:
+    """What suits a model and a device: small clips, but none smaller than the model makes them."""
+    grid = max(model.grid)
+    side = min(SIDE, request.width, request.height) // grid * grid
+    on_cpu = device.startswith("cpu")
+    usual = CLIPS_CPU if on_cpu else CLIPS
+    return Shape(max(side, grid), min(FRAMES_CPU if on_cpu else FRAMES, request.frames), clips or usual)
+
+
+def make_fit(
+    studio: Studio,
+    request: Request,
+    bank: Bank,
+    *,
+    clips: int | None = None,
+    seed: int = 0,
+    most: float | None = None,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    on_cost: Callable[[float], None] = lambda seconds: None,
+) -> Fit:
+    """Fit the guide to the sampling of a request, and keep the fit in the user's folder.
+
+    The time it will take is known after the first clip, and `on_cost` hears of it; with more than `most` seconds it
+    raises TooLongError, and the next fit goes on from there. Raises OutputError where another process makes this one.
+    """
+    shape = shape_for(studio.model, request, studio.device, clips)
+    small = request.changed(width=shape.side, height=shape.side, frames=shape.frames)
+    chosen = chosen_takes(shape, studio.model)
+    studio.expect(small.changed(prompt=take.caption) for take in chosen)
+    pipe = studio.pipe
+    studio.reporter.stage("encoding clips")
+    takes = list(encoded(pipe, chosen, shape))
+    watch = _Watch()
+    trips = Trips(studio, small, bank, takes, seed=seed, on_moment=watch)
+    belongs = belonging(request, studio.model, studio.loading, bank)
+    state = shelf.folder() / "begun" / f"{belongs.name}.json"
+    told = False
+
+    def hear(progress: Progress) -> None:
+        nonlocal told
+        if not told and watch.steps:
+            told = True
+            seconds = cost(trips, watch)
+            on_cost(seconds)
+            if most is not None and seconds > most:
+                raise TooLongError(seconds, most)
+        on_progress(progress)
+
+    studio.reporter.stage("fitting")
+    with claimed(state):
+        fit = Fitting(trips, belongs, state=state, on_progress=hear).fit()
+        shelf.keep(fit)
+    return fit
+
+
+def chosen_takes(shape: Shape, model: Model) -> list[photographs.Take]:
+    """Camera clips of the photographs that ship: for a small model of those that the tiny one knows, which come first,
+    for others of all sorts."""
+    moves = 1 + (shape.clips - 1) // len(photographs.PHOTOGRAPHS)
+    found = photographs.takes(shape.side, moves=moves)
+    found.sort(key=lambda take: take.number)
+    small = preset_for(model.transformer, two_stage=model.two_stage).name == "tiny"
+    step = 1 if small else max(1, len(found) // shape.clips)
+    return found[::step][: shape.clips]
+
+
+def encoded(pipe: WanPipeline, takes: Sequence[photographs.Take], shape: Shape) -> Iterator[Take]:
+    """The clips as latents of a pipeline's VAE."""
+    for take in takes:
+        frames = photographs.film(take, shape.side, frames=shape.frames)
+        yield Take(take.caption, encode_frames(pipe.vae, frames).cpu())
+
+
+def cost(trips: Trips, watch: _Watch) -> float:
+    """Seconds that a whole fit takes, by what the first clip took: a step, and what comes after the last one."""
+    steps = len(trips.levels) - 1 + (PASSES - 1) * trips.tail
+    return len(trips.takes) * (steps * watch.step + (PASSES + 1) * watch.decoding)
+
+
+class _Watch:
+    """Times steps as they come; what lies between a last step and the next clip's first is decoding and judging."""
+
+    def __init__(self) -> None:
+        self.steps, self.decoded = list[float](), list[float]()
+        self._before: float | None = None
+        self._ended: float | None = None
+
+    def __call__(self, moment: Moment) -> None:
+        now = time.monotonic()
+        if self._before is not None and moment.step > 1:
+            self.steps.append(now - self._before)
+        self._before = None if moment.is_last else now
+        if moment.is_last:
+            self._ended = now
+
+    @property
+    def step(self) -> float:
+        return statistics.median(self.steps)
+
+    @property
+    def decoding(self) -> float:
+        """Of one clip; two were decoded since the last step, the real one beside the one that came back."""
+        return 0.0 if self._ended is None else (time.monotonic() - self._ended) / 2

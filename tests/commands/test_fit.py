@@ -1,0 +1,228 @@
+"""`shelllcc fit`, and what other commands do with a fit."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from shelllcc.guidance.errors import UsageError
+from shelllcc.guidance.fit.fit import Band, Fit, read_fit, write_fit
+from shelllcc.guidance.fit.judge import BANDS, Drift
+from shelllcc.guidance.guide.config import GuideConfig
+from shelllcc.guidance.wan.clips.fitted import belonging, defaults_hold, weights_of
+from shelllcc.guidance.wan.clips.request import Request
+from shelllcc.guidance.wan.fits import making, trips
+from shelllcc.guidance.wan.model.loading import Loading, Lora
+from shelllcc.guidance.wan.model.pipeline import TINY, find_model
+from shelllcc.guidance.wan.model.presets import PRESETS
+
+SMALL = ("--size", "64x64", "--frames", "5", "--steps", "4")
+GUIDE = GuideConfig(window=(0.0, 0.9), toward=0.0, coarse=1.1, radius=2.0, tone=0.0, calm=0.0, contrast=0.0)
+
+
+def fit_for(bank, *, steps=4, cfg=1.0, model=None, guide=GUIDE):
+    model = model or find_model(None)
+    request = Request.resolve(PRESETS["tiny"], prompt="any", steps=steps, cfg=cfg)
+    return Fit(
+        belongs=belonging(request, model, Loading(), bank),
+        guide=guide,
+        bands=(*(Band(f"{name} px", -0.29, 0.03, -0.02, 0.02) for name in BANDS), Band("contrast", 0.0, 0.1, 0.0, 0.1)),
+        clips=("a cat",) * 8,
+        left_out=(),
+        seed=0,
+        sigma=0.95,
+        size=(64, 64, 5),
+        model=model.name,
+        bank=bank.name,
+        versions={},
+    )
+
+
+@pytest.fixture(scope="module")
+def tiny_bank(pipe):
+    from shelllcc.anchors.choose import load_bank
+
+    return load_bank("auto", pipe)
+
+
+@pytest.fixture
+def drifting(monkeypatch):
+    """Round trips of a model that leaves out a fifth of the fine detail, measured at once."""
+
+    def drift(self, number, config):
+        bend = 0.0 if config is None else 0.2 * (config.radius - 1) / config.radius
+        return Drift((-0.22 + bend, -0.22 + bend, -0.02, 0.0), 0.01 * (-1) ** number, 0.0, 0.9)
+
+    monkeypatch.setattr(trips.Trips, "drift", drift)
+
+
+def test_a_fit_is_made_kept_and_followed(shelllcc, tmp_path, drifting, monkeypatch):
+    code, out, err = shelllcc("fit", *SMALL, "--clips", 4, "--json")
+    assert code == 0, err
+    record = json.loads(out)
+    assert "leaves out 20% of the finest detail" in record["words"]
+    fit = read_fit(tmp_path / "banks" / "fits" / record["path"].rpartition("/")[2])
+    assert fit.guide.radius > 1.2
+    assert not list((tmp_path / "banks" / "fits" / "begun").glob("*.json"))
+    code, out, err = shelllcc("fit", *SMALL, "--json")
+    assert json.loads(out) == record | {"known": True}
+    code, out, err = shelllcc("generate", "-p", "a tabby cat", *SMALL, "-o", "x.mp4")
+    assert code == 0, err
+    sidecar = json.loads((tmp_path / "x.json").read_text())
+    assert sidecar["request"]["radius"] == fit.guide.radius
+    assert sidecar["request"]["toward"] == 0
+    assert sidecar["fit"]["digest"] == fit.digest == record["digest"]
+    assert sidecar["trace"]
+    shutil.rmtree(tmp_path / "banks")
+    code, out, err = shelllcc("generate", "--from", "x.json", "-o", "again.mp4")
+    assert code == 0, err
+    again = json.loads((tmp_path / "again.json").read_text())
+    assert again["frames_sha256"]["guided"] == sidecar["frames_sha256"]["guided"]
+
+
+def test_strength_goes_from_stock_over_the_fit_to_twice_as_far(shelllcc, tmp_path, tiny_bank):
+    write_fit(fit_for(tiny_bank), tmp_path / "banks" / "fits")
+    found = {}
+    for name, flags in {
+        "stock": ("--strength", 0),
+        "fit": (),
+        "one": ("--strength", 1),
+        "two": ("--strength", 2),
+    }.items():
+        code, _, err = shelllcc("generate", "-p", "a tabby cat", *SMALL, *flags, "-o", f"{name}.mp4")
+        assert code == 0, err
+        found[name] = json.loads((tmp_path / f"{name}.json").read_text())
+    moves = {name: sum(step["gain"][0] for step in record["trace"][-1:]) for name, record in found.items()}
+    assert found["stock"]["trace"] == []
+    assert list(found["fit"]["frames_sha256"].values()) == list(found["one"]["frames_sha256"].values())
+    assert 0 < moves["one"] < moves["two"]
+
+
+def test_never_takes_the_guides_own_defaults_and_flags_go_before_a_fit(shelllcc, tmp_path, tiny_bank):
+    write_fit(fit_for(tiny_bank), tmp_path / "banks" / "fits")
+    shelllcc("generate", "-p", "a tabby cat", *SMALL, "--fit", "never", "-o", "never.mp4")
+    shelllcc("generate", "-p", "a tabby cat", *SMALL, "--radius", "2.5", "-o", "flag.mp4")
+    never, flag = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("never", "flag"))
+    assert never["request"]["radius"] == GuideConfig.radius
+    assert never["fit"] is None
+    assert flag["request"]["radius"] == 2.5
+    assert flag["request"]["coarse"] == GUIDE.coarse
+    assert flag["fit"] is None  # it is followed in part alone
+    code, _, err = shelllcc("generate", "-p", "a tabby cat", *SMALL, "--fit", "sometimes", "-o", "y.mp4")
+    assert code == 2
+    assert "auto, never, anew" in err
+
+
+def test_the_nearest_fit_is_taken_with_one_remark_but_none_of_another_bank_model_or_adapter(
+    shelllcc, tmp_path, tiny_bank
+):
+    folder = tmp_path / "banks" / "fits"
+    write_fit(fit_for(tiny_bank, steps=5), folder)
+    code, _, err = shelllcc("generate", "-p", "a tabby cat", *SMALL, "-o", "near.mp4")
+    assert code == 0
+    assert err.count("nearest fit") == 1
+    assert json.loads((tmp_path / "near.json").read_text())["request"]["radius"] == 2.0
+    fit = fit_for(tiny_bank, steps=4)
+    for number, other in enumerate(({"bank": "other"}, {"weights": "other"}, {"cfg": 3.0})):
+        shutil.rmtree(folder)
+        write_fit(replace(fit, belongs=replace(fit.belongs, **other)), folder)
+        code, _out, err = shelllcc("generate", "-p", "a tabby cat", *SMALL, "-o", f"{number}.mp4")
+        assert json.loads((tmp_path / f"{number}.json").read_text())["request"]["radius"] == GuideConfig.radius
+
+
+def test_a_torn_fit_is_refused_in_one_line(shelllcc, tmp_path, tiny_bank):
+    path = write_fit(fit_for(tiny_bank), tmp_path / "banks" / "fits")
+    path.write_text(path.read_text().replace("2.0", "9.0", 1))
+    code, _, err = shelllcc("generate", "-p", "a tabby cat", *SMALL, "-o", "x.mp4")
+    assert code == 2
+    assert err.count("\n") == 1
+    assert "digest does not match" in err
+
+
+@pytest.fixture(scope="module")
+def other_model(tmp_path_factory):
+    """A copy of the tiny model whose latents are another VAE's, as far as anybody can tell."""
+    folder = tmp_path_factory.mktemp("models") / "other"
+    shutil.copytree(TINY, folder)
+    path = folder / "vae" / "config.json"
+    config = json.loads(path.read_text())
+    config["latents_std"][0] *= 1.01
+    path.write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def other_bank(other_model, tiny_bank, tmp_path_factory):
+    from shelllcc.anchors.bankfile import save_bank
+    from shelllcc.anchors.fingerprints import fingerprint
+
+    path = tmp_path_factory.mktemp("banks") / "other.safetensors"
+    vae = fingerprint(find_model(str(other_model)).vae)
+    return save_bank(replace(tiny_bank, vae=vae, model="other", path=None, beside=()), path)
+
+
+def test_a_model_without_a_fit_is_fitted_first_or_sampled_without_guidance(
+    shelllcc, tmp_path, other_model, other_bank, drifting, monkeypatch
+):
+    assert defaults_hold(find_model(None))
+    assert not defaults_hold(find_model(str(other_model)))
+    words = ("generate", "-p", "a tabby cat", *SMALL, "--model", other_model, "--bank", other_bank.path)
+    code, _, err = shelllcc(*words, "--fit", "never", "-o", "never.mp4")
+    assert code == 0, err
+    monkeypatch.setattr(making, "cost", lambda trips, watch: 1e6)
+    monkeypatch.setattr(making._Watch, "steps", [1.0], raising=False)
+    monkeypatch.setattr(making._Watch, "__init__", lambda self: None)
+    code, _, err = shelllcc(*words, "-o", "long.mp4")
+    assert code == 0, err
+    assert f"shelllcc fit --model {other_model} --bank {other_bank.path} --steps 4" in err
+    assert json.loads((tmp_path / "long.json").read_text())["request"]["strength"] == 0
+    monkeypatch.setattr(making, "cost", lambda trips, watch: 60.0)
+    code, _, err = shelllcc(*words, "-o", "fitted.mp4")
+    assert code == 0, err
+    assert "leaves out 20% of the finest detail" in err
+    assert json.loads((tmp_path / "fitted.json").read_text())["fit"]["model"] == str(other_model)
+    words = ("compare", "-p", "a tabby cat", *SMALL, "--model", other_model, "--bank", other_bank.path, "-o", "run")
+    code, _, err = shelllcc(*words)
+    assert code == 0, err
+    assert "fitting" not in err
+    assert "leaves out 20% of the finest detail" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_weights_are_known_by_their_bytes_wherever_they_lie(tmp_path, other_model):
+    import torch
+    from safetensors.torch import save_file
+
+    for name, value in (("a", 1.0), ("b", 1.0), ("c", 2.0)):
+        save_file({"x": torch.full((4,), value)}, tmp_path / f"{name}.safetensors")
+    tiny = find_model(None)
+
+    def weights(name, weight=1.0, model=tiny):
+        return weights_of(model, Loading(loras=(Lora(str(tmp_path / f"{name}.safetensors"), weight),)))
+
+    assert weights("a") == weights("b") != weights("c")
+    assert weights("a", 0.5) != weights("a") != weights_of(tiny, Loading())
+    assert weights_of(find_model(str(other_model)), Loading()) != weights_of(tiny, Loading())
+    moved = tmp_path / "moved"
+    shutil.copytree(other_model, moved)
+    assert weights_of(find_model(str(moved)), Loading()) == weights_of(find_model(str(other_model)), Loading())
+    assert weights_of(tiny, Loading(tiling=True, dtype="float32")) == weights_of(tiny, Loading())
+    assert weights_of(tiny, Loading(quantize="int8")) != weights_of(tiny, Loading())
+
+
+def test_python_takes_the_fit_of_a_pipeline(tmp_path, monkeypatch, pipe, tiny_bank):
+    from shelllcc import fitted_guide, guided
+
+    monkeypatch.setenv("SHELLLCC_BANKS", str(tmp_path))
+    with pytest.raises(UsageError, match="shelllcc fit --model tiny --steps 4 --cfg 1`"):
+        fitted_guide(pipe, steps=4, cfg=1.0)
+    write_fit(fit_for(tiny_bank), tmp_path / "fits")
+    guide = fitted_guide(pipe, steps=4, cfg=1.0, strength=2.0)
+    assert guide.config == replace(GUIDE, strength=2.0)
+    with pytest.warns(UserWarning, match="nearest fit"):
+        assert fitted_guide(pipe, steps=5, cfg=1.0).config == GUIDE
+    with guided(pipe, guide):
+        pipe(
+            "a cat", height=64, width=64, num_frames=5, num_inference_steps=4, guidance_scale=1.0, output_type="latent"
+        )
+    assert guide.trace

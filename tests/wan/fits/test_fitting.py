@@ -1,0 +1,258 @@
+"""Fits of the embedded model: round trips, what is kept of a killed one, and what is solved."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from shelllcc.anchors.choose import load_bank
+from shelllcc.guidance.errors import UsageError
+from shelllcc.guidance.fit.fit import Belongs
+from shelllcc.guidance.fit.judge import Drift
+from shelllcc.guidance.wan.clips.request import Request
+from shelllcc.guidance.wan.clips.sample import Start, noise_levels, sample
+from shelllcc.guidance.wan.clips.studio import Studio
+from shelllcc.guidance.wan.fits import making
+from shelllcc.guidance.wan.fits.fitting import PASSES, Fitting, calmed, came_back
+from shelllcc.guidance.wan.fits.making import Shape, TooLongError, chosen_takes, cost, make_fit, shape_for
+from shelllcc.guidance.wan.fits.trips import Take, Trips, begin_at
+from shelllcc.guidance.wan.model.loading import Loading
+from shelllcc.guidance.wan.model.pipeline import find_model
+from shelllcc.guidance.wan.model.presets import PRESETS
+
+SMALL = {"width": 64, "height": 64, "frames": 5, "steps": 6}
+BELONGS = Belongs("bank", None, "weights", "UniPC", 6, 1.0, None, 3.0)
+
+
+class Silent:
+    def stage(self, name):
+        pass
+
+    def step(self, moment):
+        pass
+
+
+@pytest.fixture(scope="module")
+def studio(pipe, tmp_path_factory):
+    studio = Studio(find_model(None), Loading(), Silent(), device="cpu")
+    studio.__dict__["pipe"] = pipe
+    studio.texts.folder = tmp_path_factory.mktemp("texts")
+    return studio
+
+
+@pytest.fixture(scope="module")
+def takes(latents):
+    return [
+        Take("a tabby cat, static shot, daylight", latents(seed, frames=2, height=8, width=8)[0]) for seed in range(4)
+    ]
+
+
+@pytest.fixture
+def trips(studio, takes):
+    request = Request.resolve(PRESETS["tiny"], prompt="any", **SMALL)
+    return Trips(studio, request, load_bank("auto", studio.pipe), takes)
+
+
+@pytest.fixture
+def perfect(studio, takes, monkeypatch):
+    """A denoiser that knows the clip: whatever it is shown, it points to it."""
+    transformer, current = studio.pipe.transformer, {}
+
+    def forward(hidden_states, timestep, *args, **kwargs):
+        sigma = float(timestep.flatten()[0]) / 1000
+        return (((hidden_states - current["x0"]) / max(sigma, 1e-6)),)
+
+    monkeypatch.setattr(transformer, "forward", forward)
+    current["x0"] = takes[0].latents[None]
+    return current
+
+
+def test_a_perfect_denoiser_brings_every_clip_back_and_the_guide_leaves_it_alone(trips, takes, perfect):
+    for number in range(2):
+        perfect["x0"] = takes[number].latents[None]
+        found = trips.drift(number, None)
+        assert max(map(abs, (*found.bands, found.contrast))) < 0.02
+        assert found.likeness > 0.999
+    perfect["x0"] = takes[0].latents[None]
+    trips.takes = [takes[0]] * 4
+    trips._prefixes.clear()
+    trips._real.clear()
+    fit = Fitting(trips, BELONGS).fit()
+    assert not fit.guide.acts
+    assert "leaves its clips alone" in fit.words()
+
+
+def test_a_trip_begins_at_the_users_own_schedule_and_goes_down_it(trips, studio):
+    levels = noise_levels(studio.pipe, trips.request)
+    assert trips.sigma == levels[trips.index]
+    assert trips.levels[-1] == pytest.approx(0, abs=1e-6)
+    assert begin_at([1.0, 0.97, 0.94, 0.6, 0.0], 0.95) == 2
+    assert begin_at([1.0, 0.7, 0.0], 0.95) == 0
+    asked = []
+    handle = studio.pipe.transformer.register_forward_pre_hook(
+        lambda model, args, given: asked.append(float(given["timestep"].flatten()[0])), with_kwargs=True
+    )
+    trips.drift(0, None)
+    handle.remove()
+    assert asked == pytest.approx([1000 * level for level in trips.levels[:-1]], abs=1.0)
+
+
+def test_a_trip_from_the_top_is_the_stock_sampling(studio):
+    request = Request.resolve(PRESETS["tiny"], prompt="a tabby cat", **SMALL)
+    stock = sample(studio.pipe, request, texts=studio.texts)
+    noise = torch.randn((1, 16, 2, 8, 8), generator=torch.Generator().manual_seed(request.seed))
+    again = sample(studio.pipe, request, texts=studio.texts, start=Start(noise, 0))
+    assert torch.equal(stock.latents, again.latents)
+    assert type(studio.pipe.scheduler).set_timesteps.__qualname__.startswith("UniPC")
+
+
+@pytest.mark.parametrize("scheduler", ["UniPCMultistepScheduler", "FlowMatchEulerDiscreteScheduler"])
+def test_a_replayed_prefix_gives_the_same_drift(trips, studio, monkeypatch, scheduler):
+    import diffusers
+
+    flow = {} if "Euler" in scheduler else {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
+    monkeypatch.setattr(studio.pipe, "scheduler", getattr(diffusers, scheduler)(**flow))
+    trips = Trips(studio, trips.request, trips.bank, trips.takes)
+    guide = trips.guide(radius=2.0)
+    alone = trips.drift(1, guide)
+    other = Trips(studio, trips.request, trips.bank, trips.takes)
+    other.drift(1, None)
+    assert other.drift(1, guide) == alone
+    calls = other._prefixes[1].calls
+    assert calls[0].replayed == 0
+    assert calls[1].replayed == len(other.levels) - 1 - other.tail > 0
+
+
+def test_guided_trips_differ_as_the_guide_says(trips):
+    finer, smoother = (trips.drift(0, trips.guide(radius=r, coarse=c)) for r, c in ((4.0, 1.5), (0.4, 0.7)))
+    assert finer.fine + finer.coarse > smoother.fine + smoother.coarse
+    assert finer.gain > 0 > smoother.gain
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_a_killed_fit_goes_on_where_it_was_and_ends_as_an_unbroken_one(trips, tmp_path, monkeypatch):
+    counted = []
+    drift = trips.drift
+
+    def counting(number, config):
+        counted.append((number, config))
+        if len(counted) == 7:
+            raise Killed
+        return drift(number, config)
+
+    def like(number, config):  # clips that return, with a drift that is none of chance
+        bend = 0.0 if config is None else math.log(config.radius) * 0.2
+        return Drift((-0.2 + bend,) * 4, 0.0, 0.0, 0.9)
+
+    whole = Fitting(trips, BELONGS, state=None)
+    monkeypatch.setattr(trips, "drift", like)
+    expected = whole.fit()
+    drift = like
+    state = tmp_path / "state.json"
+    monkeypatch.setattr(trips, "drift", counting)
+    with pytest.raises(Killed):
+        Fitting(trips, BELONGS, state=state).fit()
+    assert state.exists()
+    first = list(counted[:-1])
+    assert Fitting(trips, BELONGS, state=state).fit() == expected
+    assert not state.exists()
+    assert len({json.dumps([n, str(c)]) for n, c in counted}) == len(counted) - 1  # the one that was interrupted
+    assert not set(map(str, first)) & set(map(str, counted[7:]))
+
+
+def test_what_was_kept_of_another_fit_is_not_used(trips, tmp_path, monkeypatch):
+    state = tmp_path / "state.json"
+    monkeypatch.setattr(trips, "drift", lambda number, config: Drift((0.0,) * 4, 0.0, 0.0, 0.9))
+    Fitting(trips, BELONGS, state=state)._measured(range(4), None, "unguided")
+    other = replace(BELONGS, cfg=2.0)
+    assert Fitting(trips, BELONGS, state=state)._known
+    assert not Fitting(trips, other, state=state)._known
+    state.write_text(state.read_text()[:-40])
+    assert not Fitting(trips, BELONGS, state=state)._known
+
+
+def test_clips_that_come_back_as_something_else_are_left_out(trips, monkeypatch):
+    seen = [Drift((0.3,) * 4, 0.0, 0.0, 0.1), *[Drift((-0.1,) * 4, 0.0, 0.0, 0.9)] * 3]
+    assert came_back(seen) == [1, 2, 3]
+    monkeypatch.setattr(trips, "drift", lambda number, config: seen[number])
+    fit = Fitting(trips, BELONGS).fit()
+    assert not fit.guide.acts
+    assert len(fit.clips) == 3
+    assert len(fit.left_out) == 1
+    assert "Only 3 clips" in fit.words()
+    trips.takes = trips.takes[:3]
+    with pytest.raises(UsageError, match="4 captioned clips or more, got 3"):
+        Fitting(trips, BELONGS).fit()
+
+
+def test_a_clips_own_excess_counts_as_far_as_it_explains_its_drift():
+    from shelllcc.guidance.fit.solve import Point
+
+    knobs = ((0.2, 0, 0, 0), (0, 0.5, 0, 0), (0, 0, 0.1, 0))
+    points = [Point(k, d) for k, d in zip(knobs, ((0.1, 0.1, 0, 0), (0, 0.1, 0, 0), (0, 0, 0.1, 0)), strict=True)]
+    excess = [0.1 * i for i in range(8)]
+    seen = [Drift((0.0,) * 4, 0.0, 0.0, 0.9, excess=e) for e in excess]
+    follows = [Drift((0.7 * e + 0.001 * (-1) ** i,) * 4, 0.5 * e, 0.0, 0.9) for i, e in enumerate(excess)]
+    found = calmed(follows, seen, points, (0.0,) * 4)
+    assert found["calm"] == pytest.approx(0.7 / (0.5 + 0.2), rel=0.05)
+    assert found["contrast"] == pytest.approx(0.5, rel=0.05)
+    chance = [Drift((0.3 * (-1) ** (i // 2),) * 4, 0.0, 0.0, 0.9) for i in range(8)]
+    assert calmed(chance, seen, points, (0.0,) * 4) == {"calm": 0.0, "contrast": 0.0}
+
+
+def test_the_cost_is_that_of_the_steps_that_are_sampled_and_the_clips_that_are_decoded(trips, studio, monkeypatch):
+    counted = {"steps": 0, "decoded": 0}
+    trips.takes = trips.takes[:1]
+    trips._prefixes.clear()
+    decode, vae = studio.pipe.vae.decode, studio.pipe.vae
+
+    def decoding(*args, **kwargs):
+        counted["decoded"] += 1
+        return decode(*args, **kwargs)
+
+    monkeypatch.setattr(vae, "decode", decoding)
+    for number in range(PASSES):
+        trips.drift(0, trips.guide(radius=1.5 + number / 10) if number else None)
+    counted["steps"] = sum(calls.computed for calls in trips._prefixes[0].calls)
+
+    class Watch:
+        step, decoding = 1.0, 1000.0
+
+    assert cost(trips, Watch()) == counted["steps"] + 1000 * counted["decoded"]
+
+
+def test_a_fit_that_takes_too_long_is_told_so_after_one_clip_and_goes_on_later(trips, studio, monkeypatch, tmp_path):
+    monkeypatch.setenv("SHELLLCC_BANKS", str(tmp_path))
+    monkeypatch.setattr(
+        Trips, "drift", lambda self, number, config: seen.append(number) or Drift((0.0,) * 4, 0, 0, 0.9)
+    )
+    monkeypatch.setattr(making, "cost", lambda trips, watch: 500.0)
+    monkeypatch.setattr(making._Watch, "steps", [1.0], raising=False)
+    monkeypatch.setattr(making._Watch, "__init__", lambda self: None)
+    seen, told = [], []
+    request = Request.resolve(PRESETS["tiny"], prompt="any", **SMALL)
+    with pytest.raises(TooLongError, match=r"8\.3 minutes here, more than the 3\.0"):
+        make_fit(studio, request, trips.bank, clips=4, most=180.0, on_cost=told.append)
+    assert (told, seen) == ([500.0], [0])
+    fit = make_fit(studio, request, trips.bank, clips=4)
+    assert seen == [0, 1, 2, 3]
+    assert not fit.guide.acts
+    assert [path.name for path in (tmp_path / "fits").rglob("*.json")] == [f"{fit.belongs.name}.json"]
+
+
+def test_clips_suit_the_model_and_the_device(trips):
+    tiny, request = find_model(None), Request.resolve(PRESETS["tiny"], prompt="any")
+    assert shape_for(tiny, request, "cpu") == Shape(192, 9, 8)
+    assert shape_for(tiny, request, "cuda") == Shape(192, 17, 16)
+    full = Request.resolve(PRESETS["wan-official"], prompt="any")
+    wide = replace(tiny, transformer=tiny.transformer | {"num_attention_heads": 12, "attention_head_dim": 128})
+    assert shape_for(wide, full, "cuda", 32) == Shape(256, 17, 32)
+    captions = [{take.caption.partition(",")[0] for take in chosen_takes(Shape(256, 17, 16), m)} for m in (tiny, wide)]
+    assert "a tabby cat" in captions[0]
+    assert len(captions[0]) == len(captions[1]) == 16
+    assert len({take.caption for take in chosen_takes(Shape(256, 17, 40), wide)}) == 40
