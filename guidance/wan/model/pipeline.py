@@ -15,7 +15,7 @@ from shelllcc.guidance.faults import out_of_memory
 from shelllcc.guidance.files import fingerprint_of
 from shelllcc.guidance.wan.model.caches import check_cache
 from shelllcc.guidance.wan.model.loading import Loading, check_name
-from shelllcc.guidance.wan.model.loras import add_loras, find_lora
+from shelllcc.guidance.wan.model.loras import add_loras, check_lora
 from shelllcc.guidance.wan.model.placing import DENOISERS, check_device, check_offload, place
 from shelllcc.guidance.wan.model.trust import check_hub_shards, check_parts, check_weights
 from shelllcc.guidance.wan.model.weights import cast_at_rest, check_file, load_transformer, reading, require
@@ -124,7 +124,7 @@ def load_pipeline(
         pipe: WanPipeline = WanPipeline.from_pretrained(
             repo, revision=revision, dtype=number, use_safetensors=True, **parts
         )
-    add_loras(pipe, loading.loras)
+    add_loras(pipe, loading.loras, number)
     if loading.quantize == "fp8":
         for part in denoisers:
             cast_at_rest(parts[part], number)
@@ -171,7 +171,7 @@ def check_loading(model: Model, loading: Loading, device: str) -> None:
     if loading.loras:
         require("peft", "--lora")
         for lora in loading.loras:
-            find_lora(lora.source)
+            check_lora(lora, two_stage=model.two_stage)
     if loading.quantize == "int8":
         require("torchao", "--quantize int8")
     if loading.quantize == "nf4":
