@@ -36,8 +36,9 @@ lint: .venv/installed
 
 check: lint test
 
-docs: .venv/installed  ## docs/commands.md, from the commands
+docs: .venv/installed  ## docs/commands.md, from the commands; docs/models.md, from every layout of files loaded
 	$(PY) docs/commands.py
+	$(PY) -m benchmarks.loads
 
 clean:
 	rm -rf .venv .cache build dist *.egg-info outputs runs
