@@ -21,6 +21,7 @@ from shelllcc.guidance.wan.clips.parallel import agree_on_clip
 from shelllcc.guidance.wan.clips.plan import Plan
 from shelllcc.guidance.wan.clips.replacing import companions
 from shelllcc.guidance.wan.model.seams import device_of
+from shelllcc.guidance.wan.model.tokens import cuts_of
 
 if TYPE_CHECKING:
     from diffusers import WanPipeline
@@ -125,6 +126,8 @@ def write(
         "trace": _trace(clips[plan.label]),
         "alarm": clips[plan.label].alarm,
     }
+    if cuts := cuts_of(plan.model, plan.request):
+        record["cut"] = cuts
     frames: dict[str, Iterable[Any]] = {label: clip.frames for label, clip in clips.items()}
     if plan.compare:
         frames["compare"] = labelled({label: clip.frames for label, clip in clips.items()})

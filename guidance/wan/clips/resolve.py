@@ -21,6 +21,7 @@ from shelllcc.guidance.wan.clips.request import Request
 from shelllcc.guidance.wan.model.loading import Loading
 from shelllcc.guidance.wan.model.pipeline import Model, find_model
 from shelllcc.guidance.wan.model.presets import PRESETS, Preset, preset_for
+from shelllcc.guidance.wan.model.tokens import said_of_cuts
 from shelllcc.guidance.wan.tiny.vocabulary import LIGHTS, MOVES, SUBJECTS, understand
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def resolve(
     bank, notes = _bank_for(asked, record, requests, model, wanted=wanted)
     notes += [doubt] if doubt else []
     requests, found = _settled(asked, lines, requests, model, loading, bank)
-    notes += [*found, *_unknown_to_tiny(model, requests)]
+    notes += [*found, *said_of_cuts(model, requests), *_unknown_to_tiny(model, requests)]
     seeds, places = tuple(line.seed for line in lines), tuple(line.place for line in lines)
     return Resolved(model, tuple(requests), seeds, bank, loading, tuple(dict.fromkeys(notes)), places)
 
