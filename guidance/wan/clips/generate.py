@@ -128,6 +128,8 @@ def write(
     }
     if cuts := cuts_of(plan.model, plan.request):
         record["cut"] = cuts
+    if loaded := getattr(pipe, "remarks", None):  # of a LoRA or a transformer's file
+        record["loaded"] = loaded
     frames: dict[str, Iterable[Any]] = {label: clip.frames for label, clip in clips.items()}
     if plan.compare:
         frames["compare"] = labelled({label: clip.frames for label, clip in clips.items()})

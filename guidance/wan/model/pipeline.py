@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,15 +105,22 @@ def load_pipeline(
 ) -> WanPipeline:
     """The pipeline with its weights on `device` (CUDA if there is one), or offloaded from it; its VAE in float32.
 
-    Without `text_encoder` it takes embeddings alone, and the encoder is not read. Raises ModelError, and UsageError
-    for a loading that this model or device cannot have.
+    Without `text_encoder` it takes embeddings alone, and the encoder is not read. What was said of the files is in
+    `remarks` of the pipeline. Raises ModelError, and UsageError for a loading that this model or device cannot have.
     """
     quieten()
-    from diffusers import WanPipeline
-
     loading = loading or Loading()
     target = pick_device(device)
     check_loading(model, loading, target)
+    with _remarked() as remarks:
+        pipe = _load(model, loading, target, text_encoder=text_encoder)
+    pipe.remarks = remarks
+    return pipe
+
+
+def _load(model: Model, loading: Loading, target: str, *, text_encoder: bool) -> WanPipeline:
+    from diffusers import WanPipeline
+
     number = pick_dtype(loading.dtype, target)
     repo, revision = _repo(model.source), _hub_revision(model.source, model.revision)
     parts: dict[str, Any] = {"vae": load_vae(model.source, model.revision, device="cpu")}
@@ -133,6 +142,20 @@ def load_pipeline(
     pipe.set_progress_bar_config(disable=True)
     place(pipe, loading.offload, target, hooked=loading.cache != "none")
     return pipe
+
+
+@contextlib.contextmanager
+def _remarked() -> Iterator[list[str]]:
+    """What is logged for the user within the block, for the sidecars of what is sampled later."""
+    lines: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("shelllcc")
+    logger.addHandler(handler)
+    try:
+        yield lines
+    finally:
+        logger.removeHandler(handler)
 
 
 def load_text_encoder(model: Model, loading: Loading | None = None, *, device: str | None = None) -> WanPipeline:

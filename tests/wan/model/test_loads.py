@@ -1,5 +1,6 @@
 """Every layout of LoRAs and transformers acts as weights merged by hand do, or says in one line why not."""
 
+import json
 import re
 
 import pytest
@@ -123,6 +124,21 @@ def test_what_cannot_be_told_apart_is_refused(model, tmp_path):
         went, lines = told(lambda: load(model, loras=(Lora(str(tmp_path / "x.safetensors")),)))
         assert not went
         assert said in lines[0]
+
+
+def test_what_was_said_of_a_file_is_said_once_and_stands_in_each_sidecar(shelllcc, model, weights, tmp_path):
+    write_lora(the("for image-to-video"), tmp_path / "i2v.safetensors", weights)
+    (tmp_path / "prompts.txt").write_text("a cat\na dog\n")
+    small = ["--size", "64x64", "--frames", "5", "--steps", "2", "--strength", "0"]
+    code, out, err = shelllcc(
+        "batch", "prompts.txt", "-o", "all", "--model", model, "--lora", "i2v.safetensors:0.5", *small, "--json"
+    )
+    assert code == 0, err
+    notes = [line.partition("note: ")[2] for line in err.splitlines() if "LoRA" in line]
+    assert len(notes) == 2
+    assert notes[0] == "LoRA i2v.safetensors: 30 layers of the transformer at 0.5"
+    assert "not applied: 4 tensors of image-to-video layers" in notes[1]
+    assert [clip["loaded"] for clip in json.loads(out)["clips"]] == [notes, notes]
 
 
 def test_the_page_of_layouts_is_what_loading_them_says(root):
