@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from shelllcc.guidance.errors import BankError, UsageError
 from shelllcc.guidance.files import JsonObject
+from shelllcc.guidance.media.video import check_encoder
 from shelllcc.guidance.paths import here
 from shelllcc.guidance.wan.clips import recorded
 from shelllcc.guidance.wan.clips.asked import Asked
@@ -59,7 +60,8 @@ def resolve(
     """The requests asked for, and the bank that they share. Nothing is loaded but configs and the bank.
 
     `record` is the sidecar of a clip to replay, `wanted` says that guidance is needed. `check` is told the model's name
-    and the loading before anything is looked up on the hub, and may raise. Raises UsageError, BankError and ModelError.
+    and the loading before anything is looked up on the hub, and may raise. Raises UsageError, BankError,
+    ModelError, and OutputError where this machine could write no clip.
     """
     record = record or {}
     then = Request.from_dict(record["request"]) if record else None
@@ -67,6 +69,7 @@ def resolve(
     source = asked.model or (record.get("model") or {}).get("source")
     loading = _loading(record, asked)
     check(source, loading)
+    check_encoder()
     model = find_model(source)
     doubt = recorded.check_model(record, model) if record and not asked.model else None
     if not lines:
