@@ -68,6 +68,7 @@ def test_a_video_holds_its_frames_and_any_record(tmp_path):
 RED, GREEN = (229, 24, 24), (20, 200, 40)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # imageio's reader leaves its pipes
 @pytest.mark.parametrize("size", [(64, 64), (480, 832), (704, 1280)], ids=str)
 @pytest.mark.parametrize("reader", ["own", "imageio", "player of HD"])
 def test_colours_are_those_of_the_frames_to_every_reader(reader, size, tmp_path):
