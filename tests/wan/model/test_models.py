@@ -1,5 +1,7 @@
 """Full-size models in small: every kind of Wan, loaded in every way, samples; what cannot be loaded says why."""
 
+import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -226,6 +228,24 @@ def test_a_text_encoder_alone_encodes_as_the_whole_pipeline_does(folder):
     for embedding, expected in zip(alone.encode_prompt("a cat"), whole.encode_prompt("a cat"), strict=True):
         assert torch.equal(embedding, expected)
     assert load_text_encoder(model, Loading(dtype="bfloat16"), device="cpu").text_encoder.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("held", ["shared.weight", "encoder.embed_tokens.weight"])
+def test_an_untied_text_encoder_reads_the_embeddings_that_its_file_holds(held, folder, tmp_path):
+    """As in Wan's own checkpoints: of the two names of one matrix their file has one, and nothing ties them."""
+    whole = load_pipeline(find_model(folder("wan2.1")), device="cpu")
+    copied = tmp_path / "model"
+    shutil.copytree(folder("wan2.1"), copied)
+    config = json.loads((copied / "text_encoder/config.json").read_text()) | {"tie_word_embeddings": False}
+    (copied / "text_encoder/config.json").write_text(json.dumps(config))
+    tensors = {name: tensor.clone() for name, tensor in whole.text_encoder.state_dict().items()}
+    matrix = {name: tensors.pop(name, None) for name in ("shared.weight", "encoder.embed_tokens.weight")}
+    tensors[held] = next(tensor for tensor in matrix.values() if tensor is not None)
+    save_file(tensors, copied / "text_encoder/model.safetensors", {"format": "pt"})
+    for _ in range(2):  # what is not initialised differs
+        alone = load_text_encoder(find_model(str(copied)), device="cpu")
+        for read, expected in zip(alone.encode_prompt("a cat"), whole.encode_prompt("a cat"), strict=True):
+            assert torch.equal(read, expected)
 
 
 def test_dtype_and_tiling_are_honoured(folder):
