@@ -6,7 +6,7 @@ TWO := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal
 export HF_HUB_OFFLINE := 1
 export PYTHONPATH := .cache/typing:.
 
-.PHONY: demo test test-slow test-faults check lint docs install photographs clean
+.PHONY: demo test test-slow test-faults test-bounds check lint docs install photographs clean
 .DEFAULT_GOAL := demo
 
 .venv/installed: pyproject.toml constraints.txt
@@ -29,6 +29,9 @@ test-slow: .venv/installed
 test-faults: .venv/installed  ## what kills, full disks, a failing ffmpeg and a second process leave
 	$(TWO) -q -m faults tests/faults
 
+test-bounds:  ## at every dependency's lower bound on Python 3.11, and with the newest of each on 3.13
+	$(PYTHON) tests/bounds.py
+
 lint: .venv/installed
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
@@ -36,8 +39,9 @@ lint: .venv/installed
 
 check: lint test
 
-docs: .venv/installed  ## docs/commands.md, from the commands
+docs: .venv/installed  ## docs/commands.md, from the commands; docs/models.md, from every layout of files loaded
 	$(PY) docs/commands.py
+	$(PY) -m benchmarks.loads
 
 photographs: runs/photographs/face.dat  ## those of the tiny model that no wheel holds, on Debian or the like
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 import time
 from dataclasses import replace
@@ -85,6 +86,10 @@ def batch(
     made = [row for part in done for row in part.made]
     failed = {video: reason for part in done for video, reason in part.failed.items()}
     skipped = sum(part.skipped for part in done)
+    for line in dict.fromkeys(line for row in made for line in row["loaded"]):
+        logging.getLogger("shelllcc").warning(
+            line
+        )  # what workers elsewhere said; heard here already, it is not repeated
     for video, reason in failed.items():
         streams.say(f"failed: {video}: {' '.join(reason.split())}")
     if common.as_json:

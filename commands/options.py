@@ -160,7 +160,12 @@ class Loading:
     transformer_2: Annotated[
         str | None, typer.Option("--transformer-2", help="The same for the second one (Wan2.2-A14B).")
     ] = None
-    lora: Annotated[list[str] | None, typer.Option("--lora", help="PATH_OR_ID:WEIGHT; may be repeated.")] = None
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--lora", help="PATH_OR_ID:WEIGHT, of two transformers :WEIGHT@high, @low, @both; may be repeated."
+        ),
+    ] = None
     cache: Annotated[
         str | None, typer.Option("--cache", help="Reuse features of earlier steps: none, first-block, taylorseer, pab.")
     ] = None

@@ -23,10 +23,16 @@ class _Ended(BaseException):
 
 
 class _Remarks(logging.Handler):
-    """What the package logs, as notes on stderr."""
+    """What the package logs, as notes on stderr, each once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said = set[str]()
 
     def emit(self, record: logging.LogRecord) -> None:
-        streams.say(f"note: {record.getMessage()}")
+        if (message := record.getMessage()) not in self.said:
+            self.said.add(message)
+            streams.say(f"note: {message}")
 
 
 def run(app: typer.Typer) -> None:

@@ -2,17 +2,21 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import imageio.v2 as imageio
 import numpy as np
 import pytest
 import torch
 
 from shelllcc.guidance import files
 from shelllcc.guidance.errors import DiskFullError, OutputError
+from shelllcc.guidance.media import video
+from shelllcc.guidance.media.footage import read_video
 from shelllcc.guidance.media.video import frames_in, read_tag, write_video
 
 SMALL = ["--size", "64x64", "--frames", "5", "--steps", "2"]
@@ -59,6 +63,57 @@ def test_a_video_holds_its_frames_and_any_record(tmp_path):
     assert read_tag(tmp_path / "a.mp4") == record
     write_video(tmp_path / "b.mp4", FRAMES, fps=16)
     assert read_tag(tmp_path / "b.mp4") == {}
+
+
+RED, GREEN = (229, 24, 24), (20, 200, 40)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # imageio's reader leaves its pipes
+@pytest.mark.parametrize("size", [(64, 64), (480, 832), (704, 1280)], ids=str)
+@pytest.mark.parametrize("reader", ["own", "imageio", "player of HD"])
+def test_colours_are_those_of_the_frames_to_every_reader(reader, size, tmp_path):
+    height, width = size
+    frames = np.zeros((5, height, width, 3), np.uint8)
+    frames[:, :, : width // 2], frames[:, :, width // 2 :] = RED, GREEN
+    write_video(path := tmp_path / "a.mp4", frames, fps=16)
+    if reader == "own":
+        seen = read_video(path).frames
+    elif reader == "imageio":
+        with imageio.get_reader(path, format="FFMPEG") as opened:
+            seen = np.stack(list(opened.iter_data()))
+    else:  # BT.709, whatever the tags say
+        matrix = ["-vf", "scale=in_color_matrix=bt709:in_range=tv,format=rgb24", "-f", "rawvideo", "-"]
+        seen = np.frombuffer(ffmpeg("-i", path, *matrix).stdout, np.uint8).reshape(-1, height, width, 3)
+    for place, colour in ((width // 4, RED), (3 * width // 4, GREEN)):
+        assert np.abs(seen[2, height // 2, place].astype(int) - colour).max() <= 3
+    said = ffmpeg("-i", path, check=False).stderr.decode()
+    assert re.search(r"yuv420p\(tv, bt709, progressive\)", said), said
+
+
+def ffmpeg(*words, check=True):
+    import imageio_ffmpeg
+
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", *(("-v", "error") if check else ()), *words]
+    return subprocess.run(command, capture_output=True, check=check)
+
+
+@pytest.mark.parametrize("text", ["exit 1", "echo 'Codec libx264 is neither known'", None])
+def test_a_machine_that_can_write_no_clip_says_so_before_anything_is_sampled(text, shelllcc, script, monkeypatch):
+    import imageio_ffmpeg
+
+    words = ["--prompt", "a tabby cat", "--size", "64x64", "--frames", "5", "--steps", "2"]
+    if text is None:
+        monkeypatch.setattr(imageio_ffmpeg, "get_ffmpeg_exe", lambda: "/none/ffmpeg")
+    else:
+        script(text)
+    video._check_encoder.cache_clear()
+    commands = ["generate -o a.mp4", "generate --dry-run", "compare"]
+    for command in (["doctor"], *([*command.split(), *words] for command in commands)):
+        code, out, err = shelllcc(*command)
+        assert code == 1
+        assert ("no encoder for H.264" if text else "cannot run /none/ffmpeg") in out + err
+        assert "sampling" not in err
+    video._check_encoder.cache_clear()
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import itertools
 import json
 import os
@@ -27,8 +28,14 @@ if TYPE_CHECKING:
     Frames = NDArray[np.uint8]
 
 
+ENCODER = "libx264"
+BT709 = (  # limited range, and tagged so: players take what has no tag for this where it is large, and not where not
+    "scale=out_color_matrix=bt709:out_range=tv:flags=accurate_rnd+full_chroma_int,format=yuv420p,"
+    "setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709:range=tv"
+)
 CRF = 14  # visually lossless H.264; metrics are taken from frames before encoding all the same
 BEGIN = b'{"shows": "'  # of every record that goes into a tag
+FFMPEG = "unset IMAGEIO_FFMPEG_EXE and `pip install --force-reinstall imageio-ffmpeg`, whose ffmpeg has it"
 MOST = 8 << 20  # bytes of an mp4's index that are searched for it
 ROOM = 1 << 16  # bytes of free space below which a disk is full, where nobody said why a file is torn
 
@@ -44,6 +51,27 @@ def check_output(path: Path) -> None:
             pass
     except OSError as error:
         raise refusal(path, error) from error
+
+
+def check_encoder() -> None:
+    """Raise OutputError unless ffmpeg runs here and writes H.264."""
+    import imageio_ffmpeg
+
+    try:
+        _check_encoder(imageio_ffmpeg.get_ffmpeg_exe())
+    except RuntimeError as error:
+        raise OutputError(f"cannot run ffmpeg: {' '.join(str(error).split())}; {FFMPEG}") from error
+
+
+@functools.cache
+def _check_encoder(program: str) -> None:
+    words = [program, "-hide_banner", "-v", "error", "-h", f"encoder={ENCODER}"]
+    try:
+        told = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, check=False).stdout
+    except OSError as error:
+        raise OutputError(f"cannot run {program}: {error.strerror}; {FFMPEG}") from error
+    if f"Encoder {ENCODER} ".encode() not in told:
+        raise OutputError(f"{program} has no encoder for H.264 ({ENCODER}), so that no clip could be written; {FFMPEG}")
 
 
 def write_video(
@@ -62,7 +90,7 @@ def encode(
     fps: float,
     record: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write H.264 mp4 to `part`, `record` as JSON in its comment tag, and read every frame back.
+    """Write H.264 mp4 to `part`, BT.709 and tagged so, `record` as JSON in its comment, and read every frame back.
 
     Raises OutputError, about `path`, unless ffmpeg ended well and all frames can be decoded.
     """
@@ -72,12 +100,10 @@ def encode(
         shape = None if first is None else first.shape
         raise OutputError(f"cannot write {path}: H.264 takes frames of even sides, got {shape or 'none'}")
     size, written = f"{first.shape[1]}x{first.shape[0]}", 0
-    with tempfile.TemporaryFile() as said, tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as tags:
-        tags.write(_as_metadata(record or {}))
-        tags.flush()
+    with tempfile.TemporaryFile() as said, _metadata(path, record or {}) as tags:
         words = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-r", f"{fps:.6g}", "-i", "-"]
-        words += ["-f", "ffmetadata", "-i", tags.name, "-map", "0", "-map_metadata", "1", "-an"]
-        words += ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", str(CRF), "-threads", "1"]
+        words += ["-f", "ffmetadata", "-i", str(tags), "-map", "0", "-map_metadata", "1", "-an", "-vf", BT709]
+        words += ["-c:v", ENCODER, "-pix_fmt", "yuv420p", "-crf", str(CRF), "-threads", "1"]
         words += ["-movflags", "+faststart+use_metadata_tags", "-f", "mp4", f"file:{part}"]
         with _ffmpeg(path, words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=said) as process:
             with contextlib.suppress(BrokenPipeError):  # it has ended, and its exit status says why
@@ -113,6 +139,18 @@ def read_tag(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return tag if isinstance(tag, dict) else {}
+
+
+@contextlib.contextmanager
+def _metadata(path: Path, record: Mapping[str, Any]) -> Iterator[Path]:
+    """A closed file of tags for the block's length: on Windows arguments are short, and open files locked."""
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            tags = Path(folder, "tags.txt")
+            tags.write_text(_as_metadata(record), encoding="utf-8", newline="\n")
+            yield tags
+    except OSError as error:
+        raise refusal(path, error) from error
 
 
 def _as_metadata(record: Mapping[str, Any]) -> str:

@@ -83,7 +83,12 @@ def _ffmpeg(problems: list[str]) -> str:
     try:
         import imageio_ffmpeg
 
+        from shelllcc.guidance.media.video import check_encoder
+
+        check_encoder()
         return f"{imageio_ffmpeg.get_ffmpeg_version()} at {imageio_ffmpeg.get_ffmpeg_exe()}"
     except (ImportError, RuntimeError) as error:
         problems.append(f"ffmpeg does not run: {error}")
-        return "broken"
+    except ShellLCCError as error:
+        problems.append(str(error))
+    return "broken"

@@ -1,5 +1,6 @@
 """What people and programs read: one line an error, JSON alone on stdout, file and line at fault, no control codes."""
 
+import io
 import json
 import shlex
 import subprocess
@@ -325,6 +326,30 @@ def test_stdout_that_holds_no_letters_of_a_prompt_gets_escapes(flags, tmp_path):
     assert done.returncode == 0, done.stderr
     if flags:
         assert json.loads(done.stdout)["profiles"][0]["settings"]["prompt"] == "猫"
+
+
+@pytest.mark.parametrize(
+    ("words", "encoding"),
+    [
+        ("generate --json -o a.mp4", "cp1252"),
+        ("generate --dry-run", "cp1252"),
+        ("batch -o all --json", "ascii"),
+        *(("compare --strengths 0,1 -o run", encoding) for encoding in ("cp1252", "ascii", "gbk")),
+    ],
+)
+def test_a_result_is_whole_on_a_stdout_that_cannot_hold_the_prompt(words, encoding, shelllcc, monkeypatch, tmp_path):
+    stdout = io.TextIOWrapper(io.BytesIO(), encoding=encoding, write_through=True)
+    monkeypatch.setattr(sys, "stdout", stdout)
+    (tmp_path / "prompts.txt").write_text("猫 🐈\n", encoding="utf-8")
+    command, *flags = words.split()
+    given = ["prompts.txt"] if command == "batch" else ["--prompt", "猫 🐈"]
+    code, _, err = shelllcc(command, *given, *flags, "--size", "64x64", "--frames", "5", "--steps", "2")
+    assert code == 0, err
+    text = stdout.buffer.getvalue().decode(encoding)
+    if "--json" in words or "--dry-run" in words:
+        assert "猫 🐈" in str(json.loads(text))
+    else:
+        assert "reference" in text
 
 
 # Prompts files

@@ -160,7 +160,9 @@ def test_an_ffmpeg_that_fails_is_said_and_costs_nothing(name, shell, tmp_path):
     real = imageio_ffmpeg.get_ffmpeg_exe()
     fake = tmp_path / "ffmpeg"
     broken = "for out; do :; done; cat > /dev/null; head -c 2000 /dev/zero > ${out#file:}; exit 1"
-    fake.write_text(f'#!/bin/sh\ncase "$*" in *libx264*) {broken};; *) exec {real} "$@";; esac\n')
+    fake.write_text(
+        f'#!/bin/sh\ncase "$*" in *encoder=*) exec {real} "$@";; *libx264*) {broken};; *) exec {real} "$@";; esac\n'
+    )
     fake.chmod(0o755)
 
     def install():

@@ -293,6 +293,7 @@ def _row(plan: Plan, record: JsonObject) -> JsonObject:
         "frames_sha256": record["frames_sha256"][plan.label],
         "sha256": record["sha256"][plan.label],
         "alarm": record["alarm"],
+        "loaded": record.get("loaded", []),
     }
 
 

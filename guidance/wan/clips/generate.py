@@ -23,6 +23,7 @@ from shelllcc.guidance.wan.clips.plan import Plan
 from shelllcc.guidance.wan.clips.replacing import companions
 from shelllcc.guidance.wan.clips.request import Request
 from shelllcc.guidance.wan.model.seams import device_of
+from shelllcc.guidance.wan.model.tokens import cuts_of
 
 if TYPE_CHECKING:
     from diffusers import WanPipeline
@@ -127,6 +128,10 @@ def write(
         "alarm": clips[plan.label].alarm,
         "fit": fitted.record_of(fitted.followed(plan.request, plan.model, plan.loading, plan.bank)),
     }
+    if cuts := cuts_of(plan.model, plan.request):
+        record["cut"] = cuts
+    if loaded := getattr(pipe, "remarks", None):  # of a LoRA or a transformer's file
+        record["loaded"] = loaded
     frames: dict[str, Iterable[Any]] = {label: clip.frames for label, clip in clips.items()}
     if plan.compare:
         frames["compare"] = labelled({label: clip.frames for label, clip in clips.items()})

@@ -5,15 +5,18 @@ Knows nothing of files to write. Precedence: values given now, the sidecar that 
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shelllcc.guidance.errors import BankError, UsageError
 from shelllcc.guidance.files import JsonObject
 from shelllcc.guidance.fit.shelf import banks_fitted
+from shelllcc.guidance.media.video import check_encoder
 from shelllcc.guidance.paths import here
 from shelllcc.guidance.wan.clips import fitted, recorded
 from shelllcc.guidance.wan.clips.asked import Asked
@@ -23,7 +26,8 @@ from shelllcc.guidance.wan.clips.request import Request
 from shelllcc.guidance.wan.model.loading import Loading
 from shelllcc.guidance.wan.model.pipeline import Model, find_model
 from shelllcc.guidance.wan.model.presets import PRESETS, Preset, preset_for
-from shelllcc.guidance.wan.tiny.vocabulary import FREE, LIGHTS, MOVES, SUBJECTS, understand
+from shelllcc.guidance.wan.model.tokens import said_of_cuts
+from shelllcc.guidance.wan.tiny.vocabulary import FREE, LIGHTS, MOVES, SUBJECTS, spoken, understand
 
 if TYPE_CHECKING:
     from shelllcc.anchors.bank import Bank
@@ -62,7 +66,8 @@ def resolve(
     """The requests asked for, and the bank that they share. Nothing is loaded but configs and the bank.
 
     `record` is the sidecar of a clip to replay, `wanted` says that guidance is needed. `check` is told the model's name
-    and the loading before anything is looked up on the hub, and may raise. Raises UsageError, BankError and ModelError.
+    and the loading before anything is looked up on the hub, and may raise. Raises UsageError, BankError,
+    ModelError, and OutputError where this machine could write no clip.
     """
     record = record or {}
     then = Request.from_dict(record["request"]) if record else None
@@ -70,6 +75,7 @@ def resolve(
     source = asked.model or (record.get("model") or {}).get("source")
     loading = _loading(record, asked)
     check(source, loading)
+    check_encoder()
     model = find_model(source)
     doubt = recorded.check_model(record, model) if record and not asked.model else None
     if not lines:
@@ -83,7 +89,7 @@ def resolve(
         requests, unfitted, told = _fitted(asked, lines, requests, model, loading, bank, wanted=wanted)
         notes += told
     requests, found = _settled(asked, lines, requests, model, loading, bank)
-    notes += [*found, *_unknown_to_tiny(model, requests)]
+    notes += [*found, *said_of_cuts(model, requests), *_unknown_to_tiny(model, requests)]
     seeds, places = tuple(line.seed for line in lines), tuple(line.place for line in lines)
     said = tuple(dict.fromkeys(notes))
     return Resolved(model, tuple(requests), seeds, bank, loading, said, places, tuple(unfitted))
@@ -257,8 +263,15 @@ def _settled(
 
 def _unknown_to_tiny(model: Model, requests: Sequence[Request]) -> list[str]:
     """For the tiny model: what it knows, where a prompt names no subject of it."""
-    if not model.is_tiny or all(understand(request.prompt).subject is not None for request in requests):
+    if not model.is_tiny:
+        return []
+    tokenizer = json.loads((Path(model.source) / "tokenizer" / "tokenizer.json").read_text(encoding="utf-8"))
+    known = tokenizer["model"]["vocab"]
+    named = (understand(request.prompt).subject for request in requests)
+    if all(subject is not None and spoken(SUBJECTS[subject][0], known) for subject in named):
         return []
     tables = {"Subjects": SUBJECTS, "Camera": MOVES, "Light": LIGHTS, "Free words": FREE}
-    known = (f"{kind}: {', '.join(names[0] for names in table.values())}." for kind, table in tables.items())
-    return [f"the tiny model knows no subject of this prompt. {' '.join(known)}"]
+    canonical = {kind: [names[0] for names in table.values()] for kind, table in tables.items()}
+    spoken_of = {kind: [name for name in names if spoken(name, known)] for kind, names in canonical.items()}
+    listed = (f"{kind}: {', '.join(names)}." for kind, names in spoken_of.items() if names)
+    return [f"the tiny model knows no subject of this prompt. {' '.join(listed)}"]

@@ -27,6 +27,7 @@ from shelllcc.guidance.wan.model import pipeline
 from shelllcc.guidance.wan.model.loading import LENGTH, Loading
 from shelllcc.guidance.wan.model.pipeline import Model
 from shelllcc.guidance.wan.model.placing import DENOISERS
+from shelllcc.guidance.wan.model.tokens import texts_of
 
 if TYPE_CHECKING:
     from diffusers import WanPipeline
@@ -152,7 +153,7 @@ def _free() -> None:
 
 def prompts_of(request: Request) -> tuple[str, ...]:
     """What the text encoder reads for a request."""
-    return (request.prompt, request.negative_prompt) if request.cfg > 1 else (request.prompt,)
+    return tuple(texts_of(request).values())
 
 
 def _check_folder(folder: Path) -> None:

@@ -6,6 +6,7 @@ Knows nothing of torch.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,29 +23,66 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "quantize": ("none", "fp8", "int8", "nf4"),
     "cache": ("none", "first-block", "taylorseer", "pab"),
 }
+STAGES: Mapping[str, tuple[str, ...]] = {"high": ("high",), "low": ("low",), "both": ("high", "low")}
+LORA = "--lora takes PATH_OR_ID, PATH_OR_ID:WEIGHT or PATH_OR_ID:WEIGHT@STAGE"
 NAME_BYTES, PATH_BYTES = 255, 4095  # that a file's name and whole path may have
 
 
 @dataclass(frozen=True)
 class Lora:
-    """A low-rank adapter: a file, a folder, or a hub id (owner/name, or owner/name/file.safetensors)."""
+    """A low-rank adapter: a file, a folder, or a hub id (owner/name, or owner/name/file.safetensors).
+
+    Of two transformers, `high` and `low` are its weights on the one for high noise and on that for low noise; None
+    leaves one out. Without either it has `weight` wherever its file belongs.
+    """
 
     source: str
     weight: float = 1.0
+    high: float | None = None
+    low: float | None = None
+
+    @property
+    def staged(self) -> bool:
+        """Whether it says which transformers it is for."""
+        return (self.high, self.low) != (None, None)
+
+    def __str__(self) -> str:
+        if not self.staged:
+            return self.source if self.weight == 1 else f"{self.source}:{self.weight:g}"
+        if self.high == self.low:
+            return f"{self.source}:{self.high:g}@both"
+        stages = {"high": self.high, "low": self.low}
+        return self.source + "".join(f":{w:g}@{stage}" for stage, w in stages.items() if w is not None)
 
     @classmethod
     def parse(cls, text: str) -> Lora:
-        """From SOURCE or SOURCE:WEIGHT. Raises UsageError."""
-        source, colon, number = text.rpartition(":")
-        if not colon:
-            source, number = text, "1"
-        try:
-            weight = float(number)
-        except ValueError:
-            source, weight = text, 1.0  # the colon is of the path
-        if not source.strip() or not math.isfinite(weight):
-            raise UsageError(f"--lora takes PATH_OR_ID or PATH_OR_ID:WEIGHT, got {text!r}")
-        return cls(local(source), weight)
+        """From SOURCE, SOURCE:WEIGHT, SOURCE:WEIGHT@STAGE or SOURCE:WEIGHT@high:WEIGHT@low; STAGE is high, low or both.
+
+        Raises UsageError.
+        """
+        source, given = text, dict[str, float]()
+        while match := re.fullmatch(r"(.*?)(?::([^:@/\\]*))?@(\w+)", source, re.DOTALL):
+            stages = STAGES.get(match[3])
+            if stages is None and _number(match[2] or "") is None:
+                break  # the sign is of the path
+            weight = 1.0 if match[2] is None else _number(match[2])
+            if stages is None or weight is None or given.keys() & set(stages):
+                raise UsageError(f"{LORA}, STAGE high, low or both, each once; got {text!r}")
+            source, given = match[1], dict.fromkeys(stages, weight) | given
+        rest, colon, number = source.rpartition(":")
+        weight = _number(number) if colon else None  # else the colon is of the path
+        source = source if weight is None else rest
+        if (
+            not source.strip()
+            or (weight is not None and given)
+            or not all(map(math.isfinite, [weight or 0, *given.values()]))
+        ):
+            raise UsageError(f"{LORA}, got {text!r}")
+        return cls(local(source), 1.0 if weight is None else weight, **given)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON; without stages as records had it before there were any."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -90,7 +128,7 @@ class Loading:
         files = [path for path in places if path.is_file()]
         files += [path for folder in places if folder.is_dir() for path in sorted(folder.glob("*.safetensors"))]
         prints = {str(path): fingerprint_of(path) for path in files}
-        return record | {"loras": [asdict(lora) for lora in self.loras], "fingerprints": prints}
+        return record | {"loras": [lora.as_dict() for lora in self.loras], "fingerprints": prints}
 
     def _sources(self) -> list[str]:
         """What is read beside the model."""
@@ -125,7 +163,7 @@ class Loading:
         """The loading of a sidecar's recipe. Raises UsageError where it is not one."""
         try:
             values = {key: value for key, value in record.items() if key != "fingerprints"}
-            loras = tuple(Lora(str(lora["source"]), float(lora["weight"])) for lora in values.pop("loras", ()))
+            loras = tuple(map(_recorded, values.pop("loras", ())))
             for key, value in values.items():
                 kinds = (bool,) if key == "tiling" else (str, type(None))
                 if not isinstance(value, kinds):
@@ -147,3 +185,16 @@ def local(source: str) -> str:
     check_name(source)
     path = here(source)
     return str(path.absolute()) if path else source
+
+
+def _recorded(record: Mapping[str, Any]) -> Lora:
+    """The adapter of a sidecar's recipe."""
+    stages = {stage: float(record[stage]) for stage in ("high", "low") if record.get(stage) is not None}
+    return Lora(str(record["source"]), float(record["weight"]), **stages)
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +17,7 @@ from shelllcc.guidance.faults import out_of_memory
 from shelllcc.guidance.files import fingerprint_of
 from shelllcc.guidance.wan.model.caches import check_cache
 from shelllcc.guidance.wan.model.loading import Loading, check_name
-from shelllcc.guidance.wan.model.loras import add_loras, find_lora
+from shelllcc.guidance.wan.model.loras import add_loras, check_lora
 from shelllcc.guidance.wan.model.placing import DENOISERS, check_device, check_offload, place
 from shelllcc.guidance.wan.model.trust import check_hub_shards, check_parts, check_weights
 from shelllcc.guidance.wan.model.weights import cast_at_rest, check_file, load_transformer, reading, require
@@ -104,15 +106,22 @@ def load_pipeline(
 ) -> WanPipeline:
     """The pipeline with its weights on `device` (CUDA if there is one), or offloaded from it; its VAE in float32.
 
-    Without `text_encoder` it takes embeddings alone, and the encoder is not read. Raises ModelError, and UsageError
-    for a loading that this model or device cannot have.
+    Without `text_encoder` it takes embeddings alone, and the encoder is not read. What was said of the files is in
+    `remarks` of the pipeline. Raises ModelError, and UsageError for a loading that this model or device cannot have.
     """
     quieten()
-    from diffusers import WanPipeline
-
     loading = loading or Loading()
     target = pick_device(device)
     check_loading(model, loading, target)
+    with _remarked() as remarks:
+        pipe = _load(model, loading, target, text_encoder=text_encoder)
+    pipe.remarks = remarks
+    return pipe
+
+
+def _load(model: Model, loading: Loading, target: str, *, text_encoder: bool) -> WanPipeline:
+    from diffusers import WanPipeline
+
     number = pick_dtype(loading.dtype, target)
     repo, revision = _repo(model.source), _hub_revision(model.source, model.revision)
     parts: dict[str, Any] = {"vae": load_vae(model.source, model.revision, device="cpu")}
@@ -125,7 +134,7 @@ def load_pipeline(
         pipe: WanPipeline = WanPipeline.from_pretrained(
             repo, revision=revision, dtype=number, use_safetensors=True, **parts
         )
-    add_loras(pipe, loading.loras)
+    add_loras(pipe, loading.loras, number)
     if loading.quantize == "fp8":
         for part in denoisers:
             cast_at_rest(parts[part], number)
@@ -134,6 +143,20 @@ def load_pipeline(
     pipe.set_progress_bar_config(disable=True)
     place(pipe, loading.offload, target, hooked=loading.cache != "none")
     return pipe
+
+
+@contextlib.contextmanager
+def _remarked() -> Iterator[list[str]]:
+    """What is logged for the user within the block, for the sidecars of what is sampled later."""
+    lines: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("shelllcc")
+    logger.addHandler(handler)
+    try:
+        yield lines
+    finally:
+        logger.removeHandler(handler)
 
 
 def load_text_encoder(model: Model, loading: Loading | None = None, *, device: str | None = None) -> WanPipeline:
@@ -172,7 +195,7 @@ def check_loading(model: Model, loading: Loading, device: str) -> None:
     if loading.loras:
         require("peft", "--lora")
         for lora in loading.loras:
-            find_lora(lora.source)
+            check_lora(lora, two_stage=model.two_stage)
     if loading.quantize == "int8":
         require("torchao", "--quantize int8")
     if loading.quantize == "nf4":

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
-    from diffusers import WanPipeline, WanTransformer3DModel
+    from diffusers import WanTransformer3DModel
     from torch import nn
 
 Forward = Callable[..., Any]
@@ -50,21 +49,6 @@ def keep_calls_apart(model: nn.Module) -> None:
             if isinstance(hook, PyramidAttentionBroadcastHook):
                 hook.states = StateManager(_computing_first, (type(hook.state), hook.block_skip_range))
                 hook.__class__ = _with_states(type(hook))
-
-
-def put_adapter(
-    pipe: WanPipeline, transformer: nn.Module, tensors: Mapping[str, Any], about: Mapping[str, Any], name: str
-) -> bool:
-    """Load the tensors of a LoRA beside a transformer's weights; whether any layer took them.
-
-    `_pipeline` has diffusers move offloading hooks out of the way while it adds layers.
-    """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Already found a `peft_config`", UserWarning)  # several are meant
-        pipe.load_lora_into_transformer(
-            tensors, transformer, adapter_name=name, metadata=about or None, _pipeline=pipe, low_cpu_mem_usage=True
-        )
-    return name in getattr(transformer, "peft_config", {})
 
 
 @contextlib.contextmanager

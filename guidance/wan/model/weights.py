@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shelllcc.guidance.errors import ModelError, OutOfMemoryError, first_line
+from shelllcc.guidance.errors import ModelError, OutOfMemoryError, ShellLCCError, first_line
 from shelllcc.guidance.faults import out_of_memory
 from shelllcc.guidance.wan.model.loading import Loading
 from shelllcc.guidance.wan.model.trust import check_hub_shards
@@ -32,7 +32,10 @@ def load_transformer(
 
     `repo` is a folder or a hub id. A single file takes the config of the model's own transformer.
     """
+    import torch
     from diffusers import WanTransformer3DModel
+
+    from shelllcc.guidance.wan.model.checkpoints import read_checkpoint
 
     file = loading.transformer if part == "transformer" else loading.transformer_2
     quantized = _quantization(loading.quantize, file, dtype)
@@ -50,12 +53,17 @@ def load_transformer(
             )
     check_file(file)
     with reading(f"{file} as the {part} of {repo}"):
-        model = WanTransformer3DModel.from_single_file(
-            file, config=repo, config_revision=revision, subfolder=part, dtype=dtype, quantization_config=quantized
+        config = WanTransformer3DModel.load_config(repo, subfolder=part, revision=revision)
+        with torch.device("meta"):
+            shapes = {n: tuple(w.shape) for n, w in WanTransformer3DModel.from_config(config).state_dict().items()}
+        return WanTransformer3DModel.from_single_file(
+            read_checkpoint(Path(file), shapes, dtype),
+            config=repo,
+            config_revision=revision,
+            subfolder=part,
+            dtype=dtype,
+            quantization_config=quantized,
         )
-    if missing := [name for name, weight in model.named_parameters() if weight.is_meta]:
-        raise ModelError(f"{file} is no transformer of {repo}: it lacks {len(missing)} weights, the first {missing[0]}")
-    return model
 
 
 def cast_at_rest(transformer: WanTransformer3DModel, dtype: torch.dtype) -> None:
@@ -75,14 +83,10 @@ def check_file(file: str) -> None:
     if path.suffix == ".gguf":
         require("gguf", f"{file}")
         return
-    from safetensors import safe_open
+    from shelllcc.guidance.wan.model.checkpoints import check_safetensors
 
-    with reading(file), safe_open(path, "pt") as tensors:
-        names = list(tensors.keys())
-    if any(name.endswith(("scaled_fp8", "scale_weight")) for name in names):
-        raise ModelError(f"{file} holds scaled fp8 weights of ComfyUI, which diffusers cannot read; use bf16 or .gguf")
-    if not any("blocks." in name for name in names):
-        raise ModelError(f"{file} holds no transformer of Wan: none of its {len(names)} weights is of a block")
+    with reading(file):
+        check_safetensors(path)
 
 
 def require(library: str, what: str) -> None:
@@ -98,6 +102,8 @@ def reading(what: str) -> Iterator[None]:
 
     try:
         yield
+    except ShellLCCError:
+        raise
     except (*BROKEN, RuntimeError, MemoryError, SafetensorError) as e:
         if out_of_memory(e):
             raise OutOfMemoryError(f"loading {what}", "use --dtype bfloat16 or a machine with more memory") from e

@@ -7,7 +7,7 @@ a prompt names anything that the tiny model knows.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
 # The first name is the canonical one; the others are synonyms that training captions use as often.
@@ -106,6 +106,11 @@ def understand(prompt: str) -> Understood:
         for name in names:
             text = re.sub(rf"\b{re.escape(_bare(name))}\b", ".", text)
     return Understood(_longest(text, SUBJECTS), move, light, free)
+
+
+def spoken(phrase: str, known: Container[str]) -> bool:
+    """Whether a tokenizer of the words `known` reads every word of a phrase."""
+    return all(word in known for word in _tokens(phrase))
 
 
 def _tokens(text: str) -> list[str]:

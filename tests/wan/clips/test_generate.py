@@ -38,6 +38,30 @@ def test_compare_writes_three_videos_and_a_sidecar(shelllcc, tmp_path):
         assert stage in err
 
 
+LONG = "a tabby cat " * 170 + "at night"  # 512 tokens with the one that ends it, and one more
+
+
+def test_what_the_text_encoder_does_not_read_of_a_prompt_is_said(shelllcc, tmp_path):
+    (tmp_path / "prompts.txt").write_text(f"{LONG}\n{LONG} by the sea\na tabby cat\n")
+    short = " ".join(LONG.split()[:-1])
+    for words in (
+        ("generate", "--prompt", LONG, *SMALL, "-o", "clip.mp4"),
+        ("generate", "--prompt", "a tabby cat", "--negative-prompt", LONG, "--cfg", "2", "--dry-run"),
+        ("compare", "--prompt", LONG, "--strengths", "0,1", "--dry-run"),
+        ("batch", "prompts.txt", "-o", "all", "--dry-run"),
+        ("generate", "--prompt", short, "--dry-run"),
+    ):
+        code, _, err = shelllcc(*words)
+        assert code == 0, err
+        notes = [line for line in err.splitlines() if "is cut" in line]
+        assert len(notes) == (short not in words)
+        assert all("the text encoder reads 512, and nothing from 'night" in note for note in notes)
+        assert ("prompts.txt" in words) == any("513 tokens is cut, and 1 other" in note for note in notes)
+    assert json.loads((tmp_path / "clip.json").read_text())["cut"] == {
+        "prompt": {"tokens": 513, "read": 512, "unread": "night"}
+    }
+
+
 @pytest.mark.parametrize(
     ("knobs", "alarm"),
     [

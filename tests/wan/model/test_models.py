@@ -1,5 +1,7 @@
 """Full-size models in small: every kind of Wan, loaded in every way, samples; what cannot be loaded says why."""
 
+import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -228,6 +230,24 @@ def test_a_text_encoder_alone_encodes_as_the_whole_pipeline_does(folder):
     assert load_text_encoder(model, Loading(dtype="bfloat16"), device="cpu").text_encoder.dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("held", ["shared.weight", "encoder.embed_tokens.weight"])
+def test_an_untied_text_encoder_reads_the_embeddings_that_its_file_holds(held, folder, tmp_path):
+    """As in Wan's own checkpoints: of the two names of one matrix their file has one, and nothing ties them."""
+    whole = load_pipeline(find_model(folder("wan2.1")), device="cpu")
+    copied = tmp_path / "model"
+    shutil.copytree(folder("wan2.1"), copied)
+    config = json.loads((copied / "text_encoder/config.json").read_text()) | {"tie_word_embeddings": False}
+    (copied / "text_encoder/config.json").write_text(json.dumps(config))
+    tensors = {name: tensor.clone() for name, tensor in whole.text_encoder.state_dict().items()}
+    matrix = {name: tensors.pop(name, None) for name in ("shared.weight", "encoder.embed_tokens.weight")}
+    tensors[held] = next(tensor for tensor in matrix.values() if tensor is not None)
+    save_file(tensors, copied / "text_encoder/model.safetensors", {"format": "pt"})
+    for _ in range(2):  # what is not initialised differs
+        alone = load_text_encoder(find_model(str(copied)), device="cpu")
+        for read, expected in zip(alone.encode_prompt("a cat"), whole.encode_prompt("a cat"), strict=True):
+            assert torch.equal(read, expected)
+
+
 def test_dtype_and_tiling_are_honoured(folder):
     pipe = load(folder, "a14b", dtype="bfloat16", tiling=True)
     assert pipe.transformer.dtype == pipe.transformer_2.dtype == torch.bfloat16
@@ -286,8 +306,8 @@ def test_a_gguf_file_takes_the_place_of_a_transformer(folder, tmp_path):
         (lambda path: path, "no file"),
         (lambda path: path.write_bytes(b"text") and path, "cannot load"),
         (lambda path: save_file({"a.b": torch.ones(2)}, path) or path, "holds no transformer of Wan"),
-        (lambda path: save_file({"scaled_fp8": torch.ones(2)}, path) or path, "scaled fp8 weights of ComfyUI"),
-        (lambda path: save_file({"blocks.0.ffn.0.weight": torch.ones(2)}, path) or path, "cannot load|lacks"),
+        (lambda path: save_file({"scaled_fp8": torch.ones(2)}, path) or path, "holds no transformer of Wan"),
+        (lambda path: save_file({"blocks.0.ffn.0.weight": torch.ones(2)}, path) or path, "is for another Wan"),
     ],
 )
 def test_a_file_that_is_no_transformer_of_the_model_is_told_in_one_line(make, said, folder, tmp_path):
@@ -357,6 +377,7 @@ def test_a_lora_is_the_same_as_its_product_added_to_the_weights(folder, lora_fil
         ("style.safetensors", "transformer.", ("transformer", "transformer_2")),
         ("style_high_noise.safetensors", "transformer.", ("transformer",)),
         ("style-LowNoise.safetensors", "transformer.", ("transformer_2",)),
+        ("slow_noise_art.safetensors", "transformer.", ("transformer", "transformer_2")),
         ("style.safetensors", "transformer_2.", ("transformer_2",)),
         ("style.safetensors", "diffusion_model.", ("transformer", "transformer_2")),
     ],
@@ -377,11 +398,83 @@ def test_a_lora_goes_to_the_transformers_that_it_is_for(name, prefix, parts, fol
 
 
 @pytest.mark.parametrize(
+    ("name", "stage"),
+    [
+        ("Wan2.2-Lightning_T2V-A14B-4steps-lora_HIGH_fp16", "high"),
+        ("Wan2.2-Lightning_T2V-A14B-4steps-lora_LOW_fp16", "low"),
+        ("wan22-t2v-high-lora-rank64", "high"),
+        ("WAN2.2-HighNoise_style", "high"),
+        ("Instagirl_v2_hinoise", "high"),
+        ("style_H", "high"),
+        ("style_L", "low"),
+        ("yellow_noise/wan_high_noise", "high"),
+        ("highnoise/style_low_noise", "low"),
+        ("high_noise/pytorch_lora_weights", "high"),
+        ("wan22_low_poly_high", "high"),
+        ("high_heels_low_noise", "low"),
+        *((name, None) for name in ("slow_noise_art", "yellow_noise_style", "highlander", "lownoise_vs_highnoise")),
+        *((name, None) for name in ("low_poly_art", "high-contrast", "below_zero", "lows", "H_style", "low/style")),
+    ],
+)
+def test_whole_words_of_a_files_own_name_say_its_noise(name, stage):
+    assert loras.stage_of(f"/loras/{name}.safetensors") == stage
+
+
+@pytest.mark.parametrize(
+    ("text", "weights"),
+    [
+        ("style:0.8@high", {"high": 0.8}),
+        ("style@low", {"low": 1.0}),
+        ("style:3@high:1.5@low", {"high": 3.0, "low": 1.5}),
+        ("style:-1@both", {"high": -1.0, "low": -1.0}),
+        ("c:/a@home/style:0.5", {"weight": 0.5}),
+        ("owner/name@home", {}),
+    ],
+)
+def test_a_lora_says_which_transformers_it_is_for(text, weights):
+    lora = Lora.parse(text)
+    assert lora == Lora(lora.source, **weights)
+    assert Lora.parse(str(lora)) == lora
+    assert Loading.from_recipe(Loading(loras=(lora,)).recipe()).loras == (lora,)
+    if not {"high", "low"} & weights.keys():
+        assert set(lora.as_dict()) == {"source", "weight"}
+
+
+@pytest.mark.parametrize(
+    "text", ["x:0.8@hgih", "x:1@high:2@high", "x:1@high:2@both", "x:0.5:1@low", "x:a@high", ":1@low"]
+)
+def test_a_stage_that_is_none_is_told(text):
+    with pytest.raises(UsageError, match=r"--lora takes PATH_OR_ID"):
+        Lora.parse(text)
+
+
+def test_a_lora_goes_where_it_is_sent_and_it_is_said(folder, lora_file, caplog):
+    pytest.importorskip("peft", reason="LoRAs need the library peft")
+    file = lora_file("style_high.safetensors")
+    for text, high, low in (
+        ("", 1.0, None),
+        (":0.8@low", None, 0.8),
+        (":3@high:1.5@low", 3.0, 1.5),
+        ("@both", 1.0, 1.0),
+    ):
+        caplog.clear()
+        pipe = load(folder, "a14b", loras=(Lora.parse(file + text),))
+        layers = [getattr(pipe, part).blocks[0].attn1.to_q for part in ("transformer", "transformer_2")]
+        assert [getattr(layer, "scaling", {}).get("lora_0") for layer in layers] == [high, low]
+        stages = {stage: weight for stage, weight in (("high", high), ("low", low)) if weight is not None}
+        said = [f"2 layers of the transformer for {stage} noise at {w:g}" for stage, w in stages.items()]
+        assert caplog.messages[0].startswith(f"LoRA style_high.safetensors: {', '.join(said)}")
+        assert ("as its name says" in caplog.messages[0]) == (not text)
+    with pytest.raises(UsageError, match="two transformers"):
+        load(folder, loras=(Lora.parse(f"{file}@high"),))
+
+
+@pytest.mark.parametrize(
     ("write", "said"),
     [
         (lambda path: path.write_bytes(b"no tensors"), "cannot load the LoRA"),
         (lambda path: save_file({"text_encoder.q.lora_A.weight": torch.ones(2, 4)}, path), "fits no layer"),
-        (lambda path: save_file(lora_tensors(width=48), path), "cannot load the LoRA"),
+        (lambda path: save_file(lora_tensors(width=48), path), "is for another Wan"),
         (lambda path: save_file(lora_tensors(prefix="transformer.other."), path), "LoRA"),
         (lambda path: save_file({"weight": torch.ones(2)}, path), "LoRA"),
     ],

@@ -94,19 +94,6 @@ def test_keep_calls_apart_gives_each_call_of_cfg_its_own_attention(diffusers, tr
     torch.testing.assert_close([call(transformer, 0), call(transformer, 1)], apart, rtol=0, atol=0)
 
 
-def test_put_adapter_says_whether_a_layer_took_it(pipe, transformer):
-    pytest.importorskip("peft")
-    width = transformer.config.num_attention_heads * transformer.config.attention_head_dim
-    layer = "transformer.blocks.0.attn1.to_q"
-    tensors = {f"{layer}.lora_A.weight": torch.ones(2, width), f"{layer}.lora_B.weight": torch.ones(width, 2)}
-    before = call(transformer)
-    assert seams.put_adapter(pipe, transformer, tensors, {}, "first")
-    assert not torch.equal(call(transformer), before)
-    assert seams.put_adapter(pipe, transformer, dict(tensors), {}, "second")  # without a warning
-    strange = {key.replace("transformer.", "unet."): value for key, value in tensors.items()}
-    assert not seams.put_adapter(pipe, transformer, strange, {}, "third")
-
-
 def test_forward_exchanged_is_heard_by_hooks_and_undone_under_an_exception(transformer):
     from accelerate.hooks import ModelHook, add_hook_to_module
 

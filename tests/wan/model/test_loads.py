@@ -1,0 +1,145 @@
+"""Every layout of LoRAs and transformers acts as weights merged by hand do, or says in one line why not."""
+
+import json
+import re
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from benchmarks import loads
+from benchmarks.file_layouts import FILES, write_file
+from benchmarks.loads import load, merged, output, told
+from benchmarks.lora_layouts import ADAPTERS, write_lora
+from shelllcc.guidance.geometry.threads import one_thread
+from shelllcc.guidance.wan.model.loading import Lora
+
+pytest.importorskip("peft", reason="LoRAs need the library peft")
+pytest.importorskip("gguf", reason="reading .gguf needs the library gguf")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    with one_thread():
+        yield
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return loads.toy(tmp_path_factory.mktemp("toy") / "model")
+
+
+@pytest.fixture(scope="module")
+def weights(model):
+    return {name: weight.detach() for name, weight in load(model).state_dict().items()}
+
+
+@pytest.fixture(scope="module")
+def base(model):
+    return output(load(model))
+
+
+def named(row):
+    return row.layout.replace(" ", "-")
+
+
+@pytest.mark.parametrize("row", ADAPTERS, ids=named)
+def test_a_lora_acts_as_its_merged_weights_or_says_why_not(row, model, weights, base, tmp_path):
+    path = tmp_path / "style.safetensors"
+    deltas = write_lora(row, path, weights)
+    transformers = []
+    went, lines = told(lambda: transformers.append(load(model, loras=(Lora(str(path), 0.7),))))
+    said = row.said.replace("at 1", "at 0.7")
+    assert any(re.search(said, line) for line in lines), lines
+    assert went != row.refused
+    assert all("\n" not in line and "style.safetensors" in line for line in lines)
+    if went:
+        want = output(merged(model, deltas, 0.7))
+        effect = (want - base).norm()
+        assert effect > 0.01 * base.norm()
+        assert (output(transformers[0]) - want).norm() < 1e-3 * effect
+
+
+def test_at_most_six_of_the_layouts_are_refused():
+    assert len(ADAPTERS) == 37
+    assert sum(row.refused for row in ADAPTERS) <= 6
+
+
+@pytest.mark.parametrize("row", FILES, ids=named)
+def test_a_transformer_of_each_layout_is_the_models_or_says_why_not(row, model, weights, base, tmp_path):
+    path = tmp_path / f"wan{row.suffix}"
+    write_file(row, path, weights)
+    transformers = []
+    went, lines = told(lambda: transformers.append(load(model, transformer=str(path))))
+    assert went != row.refused, lines
+    assert (not row.said and not lines) or any(re.search(row.said, line) for line in lines), lines
+    assert all("\n" not in line and path.name in line for line in lines)
+    if went:
+        assert (output(transformers[0]) - base).norm() < row.close * base.norm()
+
+
+def the(layout):
+    return next(row for row in ADAPTERS if row.layout == layout)
+
+
+@pytest.mark.parametrize("base", ["fp8", "int8", "gguf"])
+@pytest.mark.parametrize(
+    "layout", ["kohya, musubi-tuner", "differences of linear layers", "differences of norms", "DiffSynth-Studio"]
+)
+def test_a_lora_acts_alike_on_quantized_weights(layout, base, model, weights, tmp_path):
+    if base == "int8":
+        pytest.importorskip("torchao", reason="int8 needs the library torchao")
+    lora, file = tmp_path / "style.safetensors", tmp_path / "wan.gguf"
+    deltas = write_lora(the(layout), lora, weights)
+    write_file(next(f for f in FILES if f.suffix == ".gguf" and not f.refused), file, weights)
+    how = {"transformer": str(file)} if base == "gguf" else {"quantize": base}
+    plain, moved = (output(load(model, loras=loras, **how)) for loras in ((), (Lora(str(lora)),)))
+    want = output(merged(model, deltas)) - output(load(model))
+    assert (moved - plain - want).norm() < 0.15 * want.norm()
+
+
+def test_two_loras_add_up(model, weights, tmp_path):
+    both = {}
+    for number, layout in enumerate(["ComfyUI, a rank a layer", "differences of linear layers"]):
+        for name, delta in write_lora(the(layout), tmp_path / f"{number}.safetensors", weights).items():
+            both[name] = both.get(name, 0) + (0.5 + number) * delta
+    loras = tuple(Lora(str(tmp_path / f"{number}.safetensors"), 0.5 + number) for number in range(2))
+    torch.testing.assert_close(output(load(model, loras=loras)), output(merged(model, both)), rtol=1e-4, atol=1e-4)
+
+
+def test_pefts_own_file_has_its_alpha_beside_it(model, weights, tmp_path):
+    deltas = write_lora(the("PEFT"), tmp_path / "adapter_model.safetensors", weights)
+    (tmp_path / "adapter_config.json").write_text('{"r": 4, "lora_alpha": 8, "use_rslora": true}')
+    want = output(merged(model, deltas, 8 / 2))
+    torch.testing.assert_close(output(load(model, loras=(Lora(str(tmp_path)),))), want, rtol=1e-4, atol=1e-4)
+
+
+def test_what_cannot_be_told_apart_is_refused(model, tmp_path):
+    for tensors, said in (
+        ({f"{name}.diff": torch.ones(64, 64) for name in ("blocks.0.ffn.0", "blocks.0.ffn.net.0.proj")}, "one layer"),
+        ({"blocks.0.ffn.0.lora_A.weight": torch.ones(2, 64)}, "lack their other half"),
+        ({"patch_embedding.diff": torch.ones(64, 36, 1, 2, 2)}, "another model's patch_embedding"),
+    ):  # fmt: skip
+        save_file(tensors, tmp_path / "x.safetensors")
+        went, lines = told(lambda: load(model, loras=(Lora(str(tmp_path / "x.safetensors")),)))
+        assert not went
+        assert said in lines[0]
+
+
+def test_what_was_said_of_a_file_is_said_once_and_stands_in_each_sidecar(shelllcc, model, weights, tmp_path):
+    write_lora(the("for image-to-video"), tmp_path / "i2v.safetensors", weights)
+    (tmp_path / "prompts.txt").write_text("a cat\na dog\n")
+    small = ["--size", "64x64", "--frames", "5", "--steps", "2", "--strength", "0"]
+    code, out, err = shelllcc(
+        "batch", "prompts.txt", "-o", "all", "--model", model, "--lora", "i2v.safetensors:0.5", *small, "--json"
+    )
+    assert code == 0, err
+    notes = [line.partition("note: ")[2] for line in err.splitlines() if "LoRA" in line]
+    assert len(notes) == 2
+    assert notes[0] == "LoRA i2v.safetensors: 30 layers of the transformer at 0.5"
+    assert "not applied: 4 tensors of image-to-video layers" in notes[1]
+    assert [clip["loaded"] for clip in json.loads(out)["clips"]] == [notes, notes]
+
+
+def test_the_page_of_layouts_is_what_loading_them_says(root):
+    assert (root / "docs/models.md").read_text(encoding="utf-8") == loads.page()
