@@ -3,8 +3,9 @@
 The parts of a trained pipeline folder take the place of the embedded model's; then come, each a command of its own,
 
 place      the parts themselves            bank      anchors/tiny-wan.safetensors, calibrated
-counts     what --dry-run knows            vae       benchmarks.vae_reconstruction
-subjects   benchmarks.subjects             moves     benchmarks.camera_moves
+fits       the fits that ship              counts    what --dry-run knows
+vae        benchmarks.vae_reconstruction   subjects  benchmarks.subjects
+moves      benchmarks.camera_moves
 pictures   docs/images/guided.png, runs/montage.png (real above sampled) and runs/montage-guided.png
 early      benchmarks.early                rivals    benchmarks.best_rivals
 quality    benchmarks.quality              distances benchmarks.distinguishability
@@ -35,7 +36,7 @@ from training.photographs import HELD
 
 PARTS = ("vae", "transformer", "text_encoder", "tokenizer", "scheduler")
 BANK = "anchors/tiny-wan.safetensors"
-FAST = ("place", "bank", "counts", "vae", "subjects", "moves", "pictures")  # minutes on a GPU
+FAST = ("place", "bank", "fits", "counts", "vae", "subjects", "moves", "pictures")  # minutes on a GPU
 SLOW = ("early", "rivals", "quality", "distances", "tuning", "card", "before")
 
 
@@ -49,6 +50,7 @@ def steps(*, device: str, batch: int, photographs: list[str]) -> Mapping[str, li
 
     return {
         "bank": [["-m", "training.bank", BANK, *photographs]],
+        "fits": [["-m", "training.fits", *here, *photographs]],
         "counts": [["-m", "training.counts"]],
         "vae": [bench("vae_reconstruction", "--pictures", "runs/pictures", *here, *photographs)],
         "subjects": [bench("subjects", *many, *photographs)],
