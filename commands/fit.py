@@ -126,7 +126,7 @@ def start(asked: Asked, device: str | None) -> None:
         return
     model = find_model(asked.model)
     try:
-        choose_bank(None, fingerprint(model.vae))
+        choose_bank(None, fingerprint(model.vae), model.fingerprint)
     except BankError:
         with TerminalReporter() as reporter:
             reporter.stage("making a bank of photographs")
