@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from shelllcc.guidance.wan.model.pipeline import Model
 
 SIDE, FRAMES = 256, 17  # pixels and frames of a fit's clips, where the model makes such large ones
-CLIPS, CLIPS_CPU = 16, 8
+CLIPS, CLIPS_CPU = 24, 8
 FRAMES_CPU = 9
 
 
