@@ -72,7 +72,6 @@ class Cell:
     arm: Arm
     bank: str
     closed: float = 0.0
-    columns: tuple[str, ...] = ("swd",)  # that may not get worse
 
 
 def cells(banks: Sequence[str]) -> Iterator[Cell]:
@@ -83,7 +82,7 @@ def cells(banks: Sequence[str]) -> Iterator[Cell]:
             arm = Arm(cfg, int(steps), float(shift), scheduler)
             yield Cell(f"{bank}, {scheduler} {steps} steps shift {shift}, cfg {cfg:g}", arm, bank, closed)
     if EARLY.exists():
-        yield Cell("early, cfg 1", Arm(1.0, model="early"), "auto", columns=("swd", "spec", "flat"))
+        yield Cell("early, cfg 1", Arm(1.0, model="early"), "auto")
 
 
 def takes(bench: Bench, pipe: Any, count: int, size: dict[str, int]) -> list[Take]:

@@ -29,7 +29,7 @@ EVERY = 15  # seconds between lines of progress where stderr is no terminal
 def fit(
     *,
     clips: Annotated[
-        int | None, typer.Option(min=4, help="Clips that are sampled again. (default: 16; 8 on the CPU)")
+        int | None, typer.Option(min=4, help="Clips that are sampled again. (default: 24; 8 on the CPU)")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the first clip's noise.")] = 0,
     again: Annotated[bool, typer.Option("--again", help="Also where there is a fit.")] = False,
@@ -126,7 +126,7 @@ def start(asked: Asked, device: str | None) -> None:
         return
     model = find_model(asked.model)
     try:
-        choose_bank(None, fingerprint(model.vae))
+        choose_bank(None, fingerprint(model.vae), model.fingerprint)
     except BankError:
         with TerminalReporter() as reporter:
             reporter.stage("making a bank of photographs")

@@ -226,3 +226,31 @@ def test_python_takes_the_fit_of_a_pipeline(tmp_path, monkeypatch, pipe, tiny_ba
             "a cat", height=64, width=64, num_frames=5, num_inference_steps=4, guidance_scale=1.0, output_type="latent"
         )
     assert guide.trace
+
+
+def test_a_model_without_a_bank_gets_one_and_a_fit_by_itself(
+    shelllcc, tmp_path, other_model, other_bank, drifting, monkeypatch
+):
+    from shelllcc.guidance.wan.banks import start
+
+    made = []
+
+    def start_bank(model, **options):
+        made.append(model.name)
+        path = start.starter_path(model)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(other_bank.path, path)
+
+    monkeypatch.setattr(start, "start_bank", start_bank)
+    words = ("generate", "-p", "a tabby cat", *SMALL, "--model", other_model)
+    code, _, err = shelllcc(*words, "--strength", "0", "-o", "stock.mp4")
+    assert code == 0, err
+    assert made == []
+    for name in ("first", "second"):
+        code, _, err = shelllcc(*words, "-o", f"{name}.mp4")
+        assert code == 0, err
+    assert made == [str(other_model)]
+    first, second = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("first", "second"))
+    assert first["fit"]["guide"]["radius"] > 1.2
+    assert first["frames_sha256"] == second["frames_sha256"]
+    assert "fitting" not in err

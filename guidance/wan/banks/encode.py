@@ -89,14 +89,14 @@ def _encoder(encoding: Encoding) -> Callable[[Path], Encoded]:
 
 
 @torch.no_grad()
-def encode_frames(vae: AutoencoderKLWan, frames: NDArray[Any]) -> Tensor:
-    """Normalised latents (c t h w), float32, of uint8 frames (T, H, W, 3).
+def encode_frames(vae: AutoencoderKLWan, frames: NDArray[Any], *, device: torch.device | None = None) -> Tensor:
+    """Normalised latents (c t h w), float32, of uint8 frames (T, H, W, 3); `device` is where an offloaded VAE computes.
 
     Raises OutOfMemoryError, and LostGpuError where the GPU failed.
     """
     exactly = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
     with told("encoding videos", "use a smaller --size, fewer --frames or fewer --workers"), exactly:
-        video = torch.from_numpy(frames).to(vae.device).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+        video = torch.from_numpy(frames).to(device or vae.device).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
         latents = vae.encode(video).latent_dist.mode()[0]
     mean, std = (torch.tensor(vae.config[f"latents_{name}"]).view(-1, 1, 1, 1) for name in ("mean", "std"))
     return (latents - mean.to(latents)) / std.to(latents)

@@ -21,6 +21,7 @@ from shelllcc.guidance.wan.clips.fitted import belonging
 from shelllcc.guidance.wan.fits.fitting import PASSES, Fitting, Progress
 from shelllcc.guidance.wan.fits.trips import Take, Trips
 from shelllcc.guidance.wan.model.presets import preset_for
+from shelllcc.guidance.wan.model.seams import device_of
 
 if TYPE_CHECKING:
     from diffusers import WanPipeline
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from shelllcc.guidance.wan.model.pipeline import Model
 
 SIDE, FRAMES = 256, 17  # pixels and frames of a fit's clips, where the model makes such large ones
-CLIPS, CLIPS_CPU = 16, 8
+CLIPS, CLIPS_CPU = 24, 8
 FRAMES_CPU = 9
 
 
@@ -123,7 +124,7 @@ def encoded(pipe: WanPipeline, takes: Sequence[photographs.Take], shape: Shape) 
     """The clips as latents of a pipeline's VAE."""
     for take in takes:
         frames = photographs.film(take, shape.side, frames=shape.frames)
-        yield Take(take.caption, encode_frames(pipe.vae, frames).cpu())
+        yield Take(take.caption, encode_frames(pipe.vae, frames, device=device_of(pipe)).cpu())
 
 
 def cost(trips: Trips, watch: _Watch) -> float:

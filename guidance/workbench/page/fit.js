@@ -10,7 +10,7 @@ function drawFit(figure, fit) {
   const bands = fit.bands.filter(band => isNumber(band.before) && isNumber(band.after));
   const width = 460;
   const height = BAR.height * bands.length + 18;
-  const reach = Math.min(BAR.most, Math.max(0.1, ...bands.flatMap(band => [Math.abs(band.before), Math.abs(band.after)])));
+  const reach = Math.min(BAR.most, Math.max(0.1, ...bands.flatMap(band => [Math.abs(band.before) + band.before_error, Math.abs(band.after) + band.after_error])));
   const middle = BAR.label + (width - BAR.label) / 2;
   const x = drift => middle + (within(-reach, drift, reach) / reach) * ((width - BAR.label) / 2 - 6);
   const percent = drift => `${drift < 0 ? "−" : "+"}${Math.abs(Math.round(100 * Math.expm1(drift)))}%`;
@@ -26,7 +26,7 @@ function drawFit(figure, fit) {
     chart.append(...bar(band.before, band.before_error, y + 3, "before"), ...bar(band.after, band.after_error, y + 11, "after"));
   });
   chart.append(svg("line", { class: "axis", x1: middle, x2: middle, y1: 0, y2: height - 16 }));
-  chart.append(svg("text", { class: "axis-name", x: middle, y: height - 3, "text-anchor": "middle" }, "real video; left less, right more: grey unguided, colour guided"));
+  chart.append(svg("text", { class: "axis-name", x: middle, y: height - 3, "text-anchor": "middle" }, "real video; left less, right more: grey unguided, green guided"));
   figure.append(el("p", {}, `The fit: ${fit.words}`), chart);
 }
 

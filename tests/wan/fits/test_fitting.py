@@ -11,6 +11,7 @@ from shelllcc.anchors.choose import load_bank
 from shelllcc.guidance.errors import UsageError
 from shelllcc.guidance.fit.fit import Belongs
 from shelllcc.guidance.fit.judge import Drift
+from shelllcc.guidance.guide.guide import ShellGuide
 from shelllcc.guidance.wan.clips.request import Request
 from shelllcc.guidance.wan.clips.sample import Start, noise_levels, sample
 from shelllcc.guidance.wan.clips.studio import Studio
@@ -248,7 +249,7 @@ def test_a_fit_that_takes_too_long_is_told_so_after_one_clip_and_goes_on_later(t
 def test_clips_suit_the_model_and_the_device(trips):
     tiny, request = find_model(None), Request.resolve(PRESETS["tiny"], prompt="any")
     assert shape_for(tiny, request, "cpu") == Shape(192, 9, 8)
-    assert shape_for(tiny, request, "cuda") == Shape(192, 17, 16)
+    assert shape_for(tiny, request, "cuda") == Shape(192, 17, 24)
     full = Request.resolve(PRESETS["wan-official"], prompt="any")
     wide = replace(tiny, transformer=tiny.transformer | {"num_attention_heads": 12, "attention_head_dim": 128})
     assert shape_for(wide, full, "cuda", 32) == Shape(256, 17, 32)
@@ -256,3 +257,25 @@ def test_clips_suit_the_model_and_the_device(trips):
     assert "a tabby cat" in captions[0]
     assert len(captions[0]) == len(captions[1]) == 16
     assert len({take.caption for take in chosen_takes(Shape(256, 17, 40), wide)}) == 40
+
+
+@pytest.mark.parametrize("kind", ["anchors", "manifold"])
+def test_a_guide_fitted_to_a_perfect_denoiser_leaves_real_latents_as_they_are(trips, studio, perfect, shared, kind):
+    from safetensors.torch import load_file
+
+    from shelllcc.anchors.manifold import import_checkpoint
+
+    [latents, *_] = load_file(shared / "data" / "wan21_latents.safetensors").values()
+    clip = latents.float().reshape(-1, *latents.shape[-4:])[0][:, :2, :12, :12].contiguous()
+    bank = trips.bank
+    if kind == "manifold":
+        bank = import_checkpoint(shared / "golden" / "reference_checkpoint.pth", model="wan2.1", vae="0" * 16)
+    perfect["x0"] = clip[None]
+    fit = Fitting(Trips(studio, trips.request, bank, [Take("a clip", clip)] * 4), BELONGS).fit()
+    guide = ShellGuide(bank, fit.guide)
+    guide.begin(trips.levels)
+    steps = [guide.step_at(index) for index in range(len(trips.levels) - 1)]
+    moves = [guide.move(clip[None], sigma, share=share) for sigma, share in steps]
+    assert float(sum(moves).norm()) <= 0.03 * float(clip.norm())
+    harsh = ShellGuide(bank, replace(fit.guide, radius=3.0))
+    assert float(harsh.move(clip[None], 0.3, share=0.3).norm()) > 0.03 * float(clip.norm())  # the bank does act

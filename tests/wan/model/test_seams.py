@@ -197,6 +197,25 @@ def test_step_exchanged_keeps_identity_and_gives_the_class_back(scheduler):
     torch.testing.assert_close(stayed, plain, rtol=0, atol=0)
 
 
+def test_begun_later_gives_a_schedule_of_its_own_and_the_class_back(scheduler):
+    kind = type(scheduler)
+    scheduler.set_timesteps(6)
+    sigmas, timesteps = scheduler.sigmas.clone(), scheduler.timesteps.clone()
+    clean, noise = torch.tensor([[0.3, -1.0, 2.0, 0.5]]), torch.tensor([[1.0, 0.2, -0.4, 0.7]])
+    with contextlib.suppress(KeyError), of_guide.begun_later(scheduler, 2):
+        scheduler.set_timesteps(6)
+        assert torch.equal(scheduler.sigmas, sigmas[2:])
+        assert torch.equal(scheduler.timesteps, timesteps[2:])
+        x = (1 - sigmas[2]) * clean + sigmas[2] * noise
+        for index, time in enumerate(scheduler.timesteps):
+            x = scheduler.step((x - clean) / sigmas[2 + index], time, x, return_dict=False)[0]
+        torch.testing.assert_close(x, clean, rtol=0, atol=2e-3)
+        raise KeyError
+    assert type(scheduler) is kind
+    scheduler.set_timesteps(6)
+    assert torch.equal(scheduler.sigmas, sigmas)
+
+
 def test_seams_load_no_library():
     code = "import sys, shelllcc.guidance.wan.model.seams, shelllcc.guidance.guide.seams\n"
     code += "print([m for m in ('torch', 'diffusers', 'transformers') if m in sys.modules])"
