@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from shelllcc.guidance.wan.model import counted
 from shelllcc.guidance.versions import version
+from shelllcc.guidance.wan.model import counted
 from shelllcc.guidance.wan.model.counted import LIBRARIES, SHIPPED, key_of, known
 from training.counts import shipped
 
