@@ -63,7 +63,7 @@ def suite(python: Path, words: list[str]) -> tuple[int, str]:
     if not (typing / "shelllcc").exists():
         (typing / "shelllcc").symlink_to("../..")
     env = os.environ | {"PYTHONPATH": f"{typing}:{ROOT}", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [python, "-m", "pytest", "-q", *(words or ("-n", "2", "--dist", "worksteal"))]
+    command = [python, "-m", "pytest", "-n", "2", "--dist", "worksteal", "-q", *words]
     last = ""
     with subprocess.Popen(command, cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE) as process:
         for line in process.stdout or ():

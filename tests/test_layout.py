@@ -2,9 +2,12 @@
 
 import ast
 import resource
+import runpy
 import subprocess
 import sys
 import tomllib
+
+import pytest
 
 HEAVY = ("torch", "diffusers", "faiss", "imageio", "transformers", "numpy")
 
@@ -159,6 +162,15 @@ def test_every_package_folder_is_in_the_wheel(root):
     folders = {p.parent for part in ("guidance", "anchors", "commands") for p in (root / part).rglob("__init__.py")}
     found = {"shelllcc"} | {"shelllcc." + ".".join(f.relative_to(root).parts) for f in folders}
     assert listed == found
+
+
+def test_every_requirement_has_a_lower_bound_that_can_be_tried(root):
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    pins = set(runpy.run_path(str(root / "tests/bounds.py"))["pins"](project))
+    assert {"transformers==5.3", "typer==0.29", "gguf==0.17.1"} <= pins
+    assert len({pin.partition("==")[0] for pin in pins}) == len(pins)  # one bound a library
+    with pytest.raises(ValueError, match="write NAME>=VERSION"):
+        list(runpy.run_path(str(root / "tests/bounds.py"))["pins"](project | {"dependencies": ["torch"]}))
 
 
 def test_help_is_fast_and_light():

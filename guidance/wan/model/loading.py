@@ -175,6 +175,8 @@ class Loading:
 
 def check_name(source: str) -> None:
     """Raise UsageError for a name that neither a file nor a hub id can have."""
+    if "\0" in source:
+        raise UsageError(f"no file and no hub id has a null character in its name, as {source[:40]!r} has")
     parts = source.encode(errors="replace").split(b"/")
     if max(map(len, parts)) > NAME_BYTES or len(source.encode(errors="replace")) > PATH_BYTES:
         raise UsageError(f"no file and no hub id has a name as long as {source[:40]}..")

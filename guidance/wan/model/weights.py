@@ -122,7 +122,7 @@ def _quantization(name: str, file: str | None, dtype: torch.dtype) -> Any:
         from diffusers import TorchAoConfig
         from torchao.quantization import Int8WeightOnlyConfig
 
-        return TorchAoConfig(Int8WeightOnlyConfig(), modules_to_not_convert=UNTOUCHED)
+        return TorchAoConfig(Int8WeightOnlyConfig(version=2), modules_to_not_convert=UNTOUCHED)
     if name == "nf4":
         require("bitsandbytes", "--quantize nf4")
         from diffusers import BitsAndBytesConfig

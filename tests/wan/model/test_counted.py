@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
+from shelllcc.guidance.versions import version
 from shelllcc.guidance.wan.model import counted
-from shelllcc.guidance.wan.model.counted import SHIPPED, key_of, known
+from shelllcc.guidance.wan.model.counted import LIBRARIES, SHIPPED, key_of, known
 from training.counts import shipped
 
 HEAVY = (
@@ -24,8 +25,11 @@ HEAVY = (
 )
 
 
-def test_what_ships_is_what_is_counted():
+def test_what_ships_is_what_is_counted(root):
     """Where this fails after an update of a library or of the counting: `python -m training.counts`."""
+    pinned = (root / "constraints.txt").read_text().split()
+    if others := [name for name in LIBRARIES if f"{name}=={version(name)}".partition("+")[0] not in pinned]:
+        pytest.skip(f"counts ship for what constraints.txt names; {', '.join(others)} is another here")
     assert dict(shipped()) == json.loads(SHIPPED.read_text())
 
 
