@@ -116,21 +116,26 @@ def prepare(asked: Asked, fitting: options.Fitting, device: str | None) -> Asked
 
 def start(asked: Asked, device: str | None) -> None:
     """Make the starter bank of a model whose VAE has no bank, unless one was named or nothing is to be guided."""
-    from shelllcc.anchors.choose import AUTO, choose_bank
-    from shelllcc.anchors.fingerprints import fingerprint
+    from shelllcc.anchors.choose import AUTO
     from shelllcc.commands.progress import TerminalReporter
-    from shelllcc.guidance.wan.banks.start import start_bank
+    from shelllcc.guidance.fit.shelf import banks_fitted
+    from shelllcc.guidance.wan.banks.start import bank_or_start
+    from shelllcc.guidance.wan.clips.fitted import weights_of
+    from shelllcc.guidance.wan.clips.resolve import loading_of
     from shelllcc.guidance.wan.model.pipeline import find_model
 
     if asked.bank not in (None, AUTO) or asked.values.get("strength") == 0:
         return
     model = find_model(asked.model)
-    try:
-        choose_bank(None, fingerprint(model.vae), model.fingerprint)
-    except BankError:
-        with TerminalReporter() as reporter:
-            reporter.stage("making a bank of photographs")
-            start_bank(model, device=device, on_clip=reporter.count, on_note=reporter.note)
+    with TerminalReporter() as reporter:
+
+        def on_clip(done: int, total: int) -> None:
+            if not done:
+                reporter.stage("making a bank of photographs")
+            reporter.count(done, total)
+
+        fitted = banks_fitted(weights_of(model, loading_of(asked)))
+        bank_or_start(model, fitted=fitted, device=device, on_clip=on_clip)
 
 
 def make(
