@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Collection
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated
 
@@ -62,7 +63,7 @@ def fit(
     belongs = _belongs(resolved, request, bank)
     path = shelf.folder() / f"{belongs.name}.json"
     if dry_run:
-        shape = shape_for(resolved.model, request, common.device or "cpu", clips)
+        shape = shape_for(resolved.model, request, common.device or "cpu", clips, asked.values)
         report = {"dry_run": True, "fit": str(path), "belongs": asdict(belongs), "clips": asdict(shape)}
         streams.print_json(report, indent=None if common.as_json else 2)
         return
@@ -72,7 +73,7 @@ def fit(
     if found is None:
         if again:
             path.unlink(missing_ok=True)
-        found = make(resolved, request, bank, common.device, clips=clips, seed=seed)
+        found = make(resolved, request, bank, common.device, clips=clips, given=asked.values, seed=seed)
     _report(found, str(path), known=bool(known and known.exact), as_json=common.as_json)
 
 
@@ -145,6 +146,7 @@ def make(
     device: str | None,
     *,
     clips: int | None = None,
+    given: Collection[str] = (),
     seed: int = 0,
     most: float | None = None,
 ) -> Fit:
@@ -170,7 +172,15 @@ def make(
 
         studio = Studio(resolved.model, resolved.loading, reporter, device=device)
         return make_fit(
-            studio, request, bank, clips=clips, seed=seed, most=most, on_progress=on_progress, on_cost=on_cost
+            studio,
+            request,
+            bank,
+            clips=clips,
+            given=given,
+            seed=seed,
+            most=most,
+            on_progress=on_progress,
+            on_cost=on_cost,
         )
 
 
