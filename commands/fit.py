@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Collection
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated
 
@@ -62,7 +63,7 @@ def fit(
     belongs = _belongs(resolved, request, bank)
     path = shelf.folder() / f"{belongs.name}.json"
     if dry_run:
-        shape = shape_for(resolved.model, request, common.device or "cpu", clips)
+        shape = shape_for(resolved.model, request, common.device or "cpu", clips, asked.values)
         report = {"dry_run": True, "fit": str(path), "belongs": asdict(belongs), "clips": asdict(shape)}
         streams.print_json(report, indent=None if common.as_json else 2)
         return
@@ -72,7 +73,7 @@ def fit(
     if found is None:
         if again:
             path.unlink(missing_ok=True)
-        found = make(resolved, request, bank, common.device, clips=clips, seed=seed)
+        found = make(resolved, request, bank, common.device, clips=clips, given=asked.values, seed=seed)
     _report(found, str(path), known=bool(known and known.exact), as_json=common.as_json)
 
 
@@ -116,21 +117,26 @@ def prepare(asked: Asked, fitting: options.Fitting, device: str | None) -> Asked
 
 def start(asked: Asked, device: str | None) -> None:
     """Make the starter bank of a model whose VAE has no bank, unless one was named or nothing is to be guided."""
-    from shelllcc.anchors.choose import AUTO, choose_bank
-    from shelllcc.anchors.fingerprints import fingerprint
+    from shelllcc.anchors.choose import AUTO
     from shelllcc.commands.progress import TerminalReporter
-    from shelllcc.guidance.wan.banks.start import start_bank
+    from shelllcc.guidance.fit.shelf import banks_fitted
+    from shelllcc.guidance.wan.banks.start import bank_or_start
+    from shelllcc.guidance.wan.clips.fitted import weights_of
+    from shelllcc.guidance.wan.clips.resolve import loading_of
     from shelllcc.guidance.wan.model.pipeline import find_model
 
     if asked.bank not in (None, AUTO) or asked.values.get("strength") == 0:
         return
     model = find_model(asked.model)
-    try:
-        choose_bank(None, fingerprint(model.vae), model.fingerprint)
-    except BankError:
-        with TerminalReporter() as reporter:
-            reporter.stage("making a bank of photographs")
-            start_bank(model, device=device, on_clip=reporter.count, on_note=reporter.note)
+    with TerminalReporter() as reporter:
+
+        def on_clip(done: int, total: int) -> None:
+            if not done:
+                reporter.stage("making a bank of photographs")
+            reporter.count(done, total)
+
+        fitted = banks_fitted(weights_of(model, loading_of(asked)))
+        bank_or_start(model, fitted=fitted, device=device, on_clip=on_clip)
 
 
 def make(
@@ -140,6 +146,7 @@ def make(
     device: str | None,
     *,
     clips: int | None = None,
+    given: Collection[str] = (),
     seed: int = 0,
     most: float | None = None,
 ) -> Fit:
@@ -165,7 +172,15 @@ def make(
 
         studio = Studio(resolved.model, resolved.loading, reporter, device=device)
         return make_fit(
-            studio, request, bank, clips=clips, seed=seed, most=most, on_progress=on_progress, on_cost=on_cost
+            studio,
+            request,
+            bank,
+            clips=clips,
+            given=given,
+            seed=seed,
+            most=most,
+            on_progress=on_progress,
+            on_cost=on_cost,
         )
 
 

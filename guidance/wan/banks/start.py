@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -17,7 +17,7 @@ from typing import Any
 
 from shelllcc.anchors.bank import Bank
 from shelllcc.anchors.build import Recipe
-from shelllcc.anchors.choose import STARTER
+from shelllcc.anchors.choose import STARTER, choose_bank
 from shelllcc.anchors.fingerprints import fingerprint
 from shelllcc.anchors.latents import LatentFile, open_latents, save_latents
 from shelllcc.anchors.shelf import latents_folder, open_bank, user_folder
@@ -57,6 +57,27 @@ class Shots:
 def starter_path(model: Model) -> Path:
     """Where the starter bank of a model's VAE lies, or would lie."""
     return user_folder() / f"starter-{fingerprint(model.vae)}.safetensors"
+
+
+def bank_or_start(
+    model: Model,
+    *,
+    fitted: Collection[str] = (),
+    device: str | None = None,
+    shots: Shots | None = None,
+    engine: Engine | None = None,
+    on_clip: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[Bank, list[str]]:
+    """What `choose_bank` gives for a model unasked, with a starter bank made first where nothing fits its VAE.
+
+    Raises as `start_bank`.
+    """
+    known = fingerprint(model.vae), model.fingerprint
+    try:
+        return choose_bank(None, *known, model=model.name, fitted=fitted)
+    except BankError:
+        start_bank(model, device=device, shots=shots, engine=engine, on_clip=on_clip)
+    return choose_bank(None, *known, model=model.name, fitted=fitted)
 
 
 def start_bank(

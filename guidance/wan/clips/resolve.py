@@ -229,6 +229,11 @@ def _fitted(
     return found, lacking, notes
 
 
+def loading_of(asked: Asked) -> Loading:
+    """How the model is loaded where nothing is replayed. Raises UsageError."""
+    return _loading({}, asked)
+
+
 def fit_command(asked: Asked) -> str:
     """The command that fits the guide to what is asked for."""
     words = ["shelllcc", "fit"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 SIDE, FRAMES = 256, 17  # pixels and frames of a fit's clips, where the model makes such large ones
 CLIPS, CLIPS_CPU = 24, 8
-FRAMES_CPU = 9
 
 
 @dataclass(frozen=True)
@@ -54,13 +53,18 @@ class TooLongError(SamplingError):
         self.seconds, self.most = seconds, most
 
 
-def shape_for(model: Model, request: Request, device: str, clips: int | None = None) -> Shape:
-    """What suits a model and a device: small clips, but none smaller than the model makes them."""
+def shape_for(
+    model: Model, request: Request, device: str, clips: int | None = None, given: Collection[str] = ()
+) -> Shape:
+    """What suits a model and a device: small, short clips, but none smaller or shorter than the request's.
+
+    Fields of the request that were `given`, `frames` and `width`, are taken as they are.
+    """
     grid = max(model.grid)
-    side = min(SIDE, request.width, request.height) // grid * grid
-    on_cpu = device.startswith("cpu")
-    usual = CLIPS_CPU if on_cpu else CLIPS
-    return Shape(max(side, grid), min(FRAMES_CPU if on_cpu else FRAMES, request.frames), clips or usual)
+    most = min(request.width, request.height)
+    side = (most if "width" in given else min(SIDE, most)) // grid * grid
+    frames = request.frames if "frames" in given else min(FRAMES, request.frames)
+    return Shape(max(side, grid), frames, clips or (CLIPS_CPU if device.startswith("cpu") else CLIPS))
 
 
 def make_fit(
@@ -69,6 +73,7 @@ def make_fit(
     bank: Bank,
     *,
     clips: int | None = None,
+    given: Collection[str] = (),
     seed: int = 0,
     most: float | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
@@ -79,7 +84,7 @@ def make_fit(
     The time it will take is known after the first clip, and `on_cost` hears of it; with more than `most` seconds it
     raises TooLongError, and the next fit goes on from there. Raises OutputError where another process makes this one.
     """
-    shape = shape_for(studio.model, request, studio.device, clips)
+    shape = shape_for(studio.model, request, studio.device, clips, given)
     small = request.changed(width=shape.side, height=shape.side, frames=shape.frames)
     chosen = chosen_takes(shape, studio.model)
     studio.expect(small.changed(prompt=take.caption) for take in chosen)

@@ -17,9 +17,10 @@ from shelllcc.anchors.bankfile import read_bank, save_bank
 from shelllcc.anchors.choose import choose_bank
 from shelllcc.anchors.fingerprints import fingerprint
 from shelllcc.anchors.latents import open_latents, save_latents
+from shelllcc.anchors.manifold import import_checkpoint
 from shelllcc.guidance.errors import UsageError
 from shelllcc.guidance.media.photographs import PHOTOGRAPHS
-from shelllcc.guidance.wan.banks.start import Shots, recipe_for, start_bank, starter_path
+from shelllcc.guidance.wan.banks.start import Shots, bank_or_start, recipe_for, start_bank, starter_path
 from shelllcc.guidance.wan.model.pipeline import TINY, Model, find_model, folder_fingerprint
 
 SMALL = Shots(64, frames=5, moves=1)
@@ -207,3 +208,18 @@ def test_the_command_makes_a_bank_for_a_model_whose_vae_has_none(copy, shelllcc,
     assert code == 0, err
     assert "is not calibrated for this model" in err
     assert "starter-" in Path(json.loads(out)["clips"][0]["sidecar"]).read_text()
+
+
+def test_the_first_use_of_a_model_makes_its_bank_and_others_have_theirs(copy, shared, banks):
+    shipped, _ = bank_or_start(find_model(None))
+    assert (shipped.name, banks.exists()) == ("tiny-wan", False)
+    model, seen = find_model(str(copy)), []
+    manifold = import_checkpoint(shared / "golden/reference_checkpoint.pth", model="m", vae=fingerprint(model.vae))
+    save_bank(manifold, banks / "a manifold.safetensors")  # it would need a fit
+    shots = Shots(48, frames=5, moves=1)
+    first, remarks = bank_or_start(model, device="cpu", shots=shots, on_clip=lambda *count: seen.append(count))
+    assert (first.path, seen[-1]) == (starter_path(model), (len(PHOTOGRAPHS), len(PHOTOGRAPHS)))
+    assert "is not calibrated for this model" in remarks[0]
+    seen.clear()
+    assert bank_or_start(model, on_clip=lambda *count: seen.append(count))[0].sha256 == first.sha256
+    assert seen == []

@@ -248,11 +248,13 @@ def test_a_fit_that_takes_too_long_is_told_so_after_one_clip_and_goes_on_later(t
 
 def test_clips_suit_the_model_and_the_device(trips):
     tiny, request = find_model(None), Request.resolve(PRESETS["tiny"], prompt="any")
-    assert shape_for(tiny, request, "cpu") == Shape(192, 9, 8)
+    assert shape_for(tiny, request, "cpu") == Shape(192, 17, 8)
     assert shape_for(tiny, request, "cuda") == Shape(192, 17, 24)
     full = Request.resolve(PRESETS["wan-official"], prompt="any")
     wide = replace(tiny, transformer=tiny.transformer | {"num_attention_heads": 12, "attention_head_dim": 128})
     assert shape_for(wide, full, "cuda", 32) == Shape(256, 17, 32)
+    assert shape_for(wide, full, "cuda", 32, {"frames"}) == Shape(256, 81, 32)
+    assert shape_for(wide, full, "cuda", None, {"width"}) == Shape(720, 17, 24)
     captions = [{take.caption.partition(",")[0] for take in chosen_takes(Shape(256, 17, 16), m)} for m in (tiny, wide)]
     assert "a tabby cat" in captions[0]
     assert len(captions[0]) == len(captions[1]) == 16
