@@ -53,6 +53,8 @@ class GuideConfig:
     most      largest one (not measured)
     expected  balance of a clip that is as it should be, for alarms and verdicts alone (measures.balance); .264 is that
               of the tiny Wan [10], a fit brings its own
+    first     whether texture of the first latent frame, which a causal VAE gives statistics of its own, is told by that
+              frame's radius; a fit has it so, records of before do not
     flat      how much larger than the shell's own a patch's residual must be to count as texture; a fit raises it where
               flat places would grow busy
     gate      power by which a push outward fades for patches whose residual is smaller than the shell's own: 3 [8]; 2
@@ -77,6 +79,7 @@ class GuideConfig:
     fine: float = 5 / 12
     least: float = 0.5
     most: float = 6.0
+    first: bool = False
     flat: float = 1.0
     gate: float = 3.0
     expected: float = 0.264
@@ -104,8 +107,9 @@ class GuideConfig:
                 raise UsageError(f"{name} must be a finite number, got {getattr(self, name):g}")
         if not 0 <= self.toward <= 1:
             raise UsageError(f"toward must lie in 0 .. 1, got {self.toward:g}")
-        if not isinstance(self.last, bool):
-            raise UsageError(f"last must be true or false, got {self.last!r}")
+        for name in ("last", "first"):
+            if not isinstance(getattr(self, name), bool):
+                raise UsageError(f"{name} must be true or false, got {getattr(self, name)!r}")
         if not 0 < self.share < 1:
             raise UsageError(f"share must lie between 0 and 1, got {self.share:g}")
         if not 0 < self.fine <= 1:

@@ -11,7 +11,6 @@ Channels of brightness and colour take no part in this; of them only the contras
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -98,9 +97,14 @@ class ShellGuide:
         aim = radius * (median.clamp_min(1e-6) / radius) ** (1 - config.toward) * (-config.calm * over).exp()
         self._beyond, self._colours = self._beyond.to(x0.device), self._colours.to(x0.device)
         ratio = aim / median.clamp_min(1e-6)
-        texture = _of_frames(residual, rows, frames) * (self._texture * config.flat)
-        change = partial(stretch, beyond=self._beyond, least=config.least, most=config.most, gate=config.gate)
-        detail = shell.to_latents(residual, x0.shape, lambda part, of: change(part, ratio, texture=of), texture)
+        texture = self._texture * config.flat
+
+        def change(part: Tensor, of: Tensor | float = texture * radius) -> Tensor:
+            limits = dict(least=config.least, most=config.most, gate=config.gate)
+            return stretch(part, ratio, beyond=self._beyond, texture=of, **limits)
+
+        beside = [_of_frames(residual, rows, frames) * texture] if config.first else []
+        detail = shell.to_latents(residual, x0.shape, change, *beside)
         clip = x0 - x0.mean((2, 3, 4), keepdim=True)
         contrast = clip * ((config.tone - config.contrast * over).exp() - 1).view(-1, 1, 1, 1, 1)
         move = share * (detail + self._of_colours(contrast - detail))

@@ -228,11 +228,13 @@ def test_tone_takes_contrast_back_from_every_clip(bank, latents):
 def test_the_first_latent_frame_has_a_radius_of_its_own(bank, latents):
     x0 = latents(34)
     usual = bank.curve.radius
-    moves = []
+    moves, before = [], []
     for row in (usual[0], 0.5 * usual[0]):
         curve = dataclasses.replace(bank.clean, radius=torch.stack([row, usual[1]]))
-        guide = ShellGuide(dataclasses.replace(bank, clean=curve), GuideConfig(radius=2.0, trust=10.0))
-        moves.append(guide.move(x0, 0.3, share=0.3))
+        own = dataclasses.replace(bank, clean=curve)
+        moves.append(ShellGuide(own, GuideConfig(radius=2.0, trust=10.0, first=True)).move(x0, 0.3, share=0.3))
+        before.append(ShellGuide(own, GuideConfig(radius=2.0, trust=10.0)).move(x0, 0.3, share=0.3))
     assert_close(moves[0][:, :, 1:], moves[1][:, :, 1:])
+    assert_close(before[0], before[1])
     first = [move[:, :, 0].square().mean() for move in moves]
     assert first[1] > 1.05 * first[0]  # what is texture in it is nearer to the skeleton: less of it is taken for flat

@@ -83,7 +83,7 @@ class Trips:
     def guide(self, **knobs: Any) -> GuideConfig:
         """A fit's guide for these noise levels: it multiplies what a clip has, and leaves alone what is not named."""
         usual: dict[str, Any] = {"coarse": 1.0, "radius": 1.0, "tone": 0.0, "calm": 0.0, "contrast": 0.0}
-        return GuideConfig(window=self.window, last=self.last, toward=0.0, **(usual | knobs))
+        return GuideConfig(window=self.window, last=self.last, first=True, toward=0.0, **(usual | knobs))
 
     def drift(self, number: int, config: GuideConfig | None) -> Drift:
         """What becomes of a clip under a guide; None is none."""
