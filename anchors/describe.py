@@ -21,6 +21,7 @@ def describe(bank: Bank, *, whole: bool = False) -> JsonObject:
     }
     if whole:
         said["coverage"] = bank.provenance.get("coverage")
+        said["survival"] = round(bank.shell.survival, 3)
         if bank.quantiles is not None:
             names = ("first_frame", "later_frames")
             rows = (dict(zip(map(str, LEVELS), row, strict=True)) for row in bank.quantiles.tolist())

@@ -201,6 +201,8 @@ def test_the_command_makes_a_bank_for_a_model_whose_vae_has_none(copy, shelllcc,
     assert code == 0, err
     assert json.loads(out)["bank"].endswith(f"starter-{fingerprint(find_model(str(copy)).vae)}.safetensors")
     assert "encoding photographs" in err
+    code, told, err = shelllcc("anchors", "info", json.loads(out)["bank"], "--json")
+    assert 0.05 < json.loads(told)["survival"] < 1
     code, again, err = shelllcc("anchors", "start", "--model", copy, "--workers", "1", "--device", "cpu", "--json")
     assert json.loads(again) == json.loads(out)
     words = ("--steps", "4", "--size", "64x64", "--frames", "5", "--seed", "1", "--device", "cpu", "--json")
