@@ -220,8 +220,9 @@ def test_every_error_of_ours_travels_whole():
     ours = [kind for kind in classes(ShellLCCError) if kind.__module__.startswith("shelllcc.")]
     assert {OutOfMemoryError, LostGpuError} < set(ours)
     for kind in ours:
-        own = inspect.signature(kind).parameters.values() if "__init__" in vars(kind) else ["message"]
-        error = kind(*(f"word {number}" for number, _ in enumerate(own)))
+        own = inspect.signature(kind).parameters.values() if "__init__" in vars(kind) else []
+        numbers = [parameter.annotation in (float, "float") for parameter in own] or [False]
+        error = kind(*(60.0 + at if number else f"word {at}" for at, number in enumerate(numbers)))
         error.rank = 3
         for found in (pickle.loads(pickle.dumps(error)), pickle.loads(pickle.dumps(plain(error)))):
             assert type(found) is kind

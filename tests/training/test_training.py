@@ -313,9 +313,9 @@ def test_a_reel_is_cut_at_one_place_and_renewed_from_its_oldest(studio):
 
     reel = Reel(studio, AT_ONCE + 4, 2, 0.0, "0")
     first = reel.clips.clone()
-    parts = reel.cut(3, 48)
-    assert parts.shape == (3, 3, 2, 48, 48)
-    whole = first.unfold(-2, 48, 1).unfold(-2, 48, 1)  # every part of every clip
+    parts = reel.cut(3, 184)
+    assert parts.shape == (3, 3, 2, 184, 184)
+    whole = first.unfold(-2, 184, 1).unfold(-2, 184, 1)  # every part of every clip
     found = [(whole[:, 0, 0] == ((p[0, 0] + 1) * 127.5).round().byte()).flatten(-2).all(-1).nonzero() for p in parts]
     places = [{tuple(at.tolist()[1:]) for at in f} for f in found]
     assert set.intersection(*places)

@@ -49,8 +49,11 @@ class TooLongError(SamplingError):
     """A fit would take longer than it may; `seconds` is what it would take."""
 
     def __init__(self, seconds: float, most: float) -> None:
-        super().__init__(f"a fit takes about {seconds / 60:.1f} minutes here, more than the {most / 60:.1f} it may")
+        super().__init__(seconds, most)
         self.seconds, self.most = seconds, most
+
+    def __str__(self) -> str:
+        return f"a fit takes about {self.seconds / 60:.1f} minutes here, more than the {self.most / 60:.1f} it may"
 
 
 def shape_for(

@@ -206,7 +206,9 @@ def test_the_command_makes_a_bank_for_a_model_whose_vae_has_none(copy, shelllcc,
     code, again, err = shelllcc("anchors", "start", "--model", copy, "--workers", "1", "--device", "cpu", "--json")
     assert json.loads(again) == json.loads(out)
     words = ("--steps", "4", "--size", "64x64", "--frames", "5", "--seed", "1", "--device", "cpu", "--json")
-    code, out, err = shelllcc("generate", "--model", copy, "--prompt", "gravel, static shot, daylight", *words)
+    code, out, err = shelllcc(
+        "generate", "--model", copy, "--prompt", "gravel, static shot, daylight", "--fit", "never", *words
+    )
     assert code == 0, err
     assert "is not calibrated for this model" in err
     assert "starter-" in Path(json.loads(out)["clips"][0]["sidecar"]).read_text()
