@@ -82,9 +82,9 @@ def prepare(asked: Asked, fitting: options.Fitting, device: str | None) -> Asked
 
     What cannot be made in time is said in one line, with the command that makes it, and sampled without guidance.
     """
+    from shelllcc.guidance.errors import TooLongError
     from shelllcc.guidance.wan.clips.fitted import check_asked
     from shelllcc.guidance.wan.clips.resolve import fit_command, resolve
-    from shelllcc.guidance.wan.fits.making import TooLongError
 
     asked = replace(asked, fit=check_asked(fitting.fit))
     if asked.fit == "never" or asked.sidecar is not None:

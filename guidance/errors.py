@@ -62,6 +62,14 @@ class LostGpuError(SamplingError):
         self.stage, self.reason = stage, reason
 
 
+class TooLongError(SamplingError):
+    """A fit would take longer than it may; `seconds` is what it would take, `most` what it may."""
+
+    def __init__(self, seconds: float, most: float) -> None:
+        super().__init__(f"a fit takes about {seconds / 60:.1f} minutes here, more than the {most / 60:.1f} it may")
+        self.seconds, self.most = seconds, most
+
+
 class OutputError(ShellLCCError):
     """A file that cannot be written."""
 

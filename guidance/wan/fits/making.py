@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from shelllcc.guidance.errors import SamplingError
+from shelllcc.guidance.errors import TooLongError
 from shelllcc.guidance.files import claimed
 from shelllcc.guidance.fit import shelf
 from shelllcc.guidance.fit.fit import Fit
@@ -43,17 +43,6 @@ class Shape:
     side: int
     frames: int
     clips: int
-
-
-class TooLongError(SamplingError):
-    """A fit would take longer than it may; `seconds` is what it would take."""
-
-    def __init__(self, seconds: float, most: float) -> None:
-        super().__init__(seconds, most)
-        self.seconds, self.most = seconds, most
-
-    def __str__(self) -> str:
-        return f"a fit takes about {self.seconds / 60:.1f} minutes here, more than the {self.most / 60:.1f} it may"
 
 
 def shape_for(
