@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from shelllcc.anchors.manifold import import_checkpoint
 from shelllcc.guidance.errors import UsageError
 from shelllcc.guidance.fit.fit import Band, Fit, read_fit, write_fit
 from shelllcc.guidance.fit.judge import BANDS, Drift
@@ -162,11 +163,16 @@ def other_bank(other_model, tiny_bank, tmp_path_factory):
     return save_bank(replace(tiny_bank, vae=vae, model="other", path=None, beside=()), path)
 
 
+def test_the_defaults_hold_for_the_tiny_model_and_anchors_alone(tiny_bank, shared):
+    manifold = import_checkpoint(shared / "golden/reference_checkpoint.pth", model="m", vae=tiny_bank.vae)
+    assert defaults_hold(find_model(None), tiny_bank)
+    assert not defaults_hold(find_model(None), manifold)
+
+
 def test_a_model_without_a_fit_is_fitted_first_or_sampled_without_guidance(
     shelllcc, tmp_path, other_model, other_bank, drifting, monkeypatch
 ):
-    assert defaults_hold(find_model(None))
-    assert not defaults_hold(find_model(str(other_model)))
+    assert not defaults_hold(find_model(str(other_model)), other_bank)
     words = ("generate", "-p", "a tabby cat", *SMALL, "--model", other_model, "--bank", other_bank.path)
     code, _, err = shelllcc(*words, "--fit", "never", "-o", "never.mp4")
     assert code == 0, err

@@ -79,11 +79,12 @@ def under(request: Request, fit: Fit, given: Collection[str]) -> Request:
     return request.changed(**{name: value for name, value in fit.settings.items() if name not in given})
 
 
-def defaults_hold(model: Model) -> bool:
-    """Whether the guide's own defaults were found for such a model: one of the tiny Wan's shape and latents."""
+def defaults_hold(model: Model, bank: Bank) -> bool:
+    """Whether the guide's own defaults were found for such a model and bank: the tiny Wan's shape and latents, and
+    anchors. A manifold answers otherwise to what cfg adds."""
     config = json.loads((TINY / "vae" / "config.json").read_text(encoding="utf-8"))
     small = bool(model.transformer) and preset_for(model.transformer, two_stage=model.two_stage).name == "tiny"
-    return small and fingerprint(model.vae) == fingerprint(config)
+    return small and bank.kind == "anchors" and fingerprint(model.vae) == fingerprint(config)
 
 
 def find(request: Request, model: Model, loading: Loading, bank: Bank) -> shelf.Found:

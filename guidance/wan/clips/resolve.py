@@ -220,7 +220,7 @@ def _fitted(
         if known.fit is not None:
             found[index] = fitted.under(request, known.fit, given)
             notes += [known.remark] if known.remark else []
-        elif not given and not fitted.defaults_hold(model):
+        elif not given and not fitted.defaults_hold(model, bank):
             told = f"no fit says how to guide {model.name} at these settings; make one with `{fit_command(asked)}`"
             if wanted:
                 raise UsageError(f"{told}, or give --fit never")

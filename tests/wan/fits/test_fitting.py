@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from shelllcc.anchors.choose import load_bank
-from shelllcc.guidance.errors import UsageError
+from shelllcc.guidance.errors import TooLongError, UsageError
 from shelllcc.guidance.fit.fit import Belongs
 from shelllcc.guidance.fit.judge import Drift
 from shelllcc.guidance.guide.guide import ShellGuide
@@ -17,7 +17,7 @@ from shelllcc.guidance.wan.clips.sample import Start, noise_levels, sample
 from shelllcc.guidance.wan.clips.studio import Studio
 from shelllcc.guidance.wan.fits import making
 from shelllcc.guidance.wan.fits.fitting import PASSES, Fitting, calmed, came_back
-from shelllcc.guidance.wan.fits.making import Shape, TooLongError, chosen_takes, cost, make_fit, shape_for
+from shelllcc.guidance.wan.fits.making import Shape, chosen_takes, cost, make_fit, shape_for
 from shelllcc.guidance.wan.fits.trips import Take, Trips, begin_at
 from shelllcc.guidance.wan.model.loading import Loading
 from shelllcc.guidance.wan.model.pipeline import find_model
