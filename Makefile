@@ -27,7 +27,7 @@ test-slow: .venv/installed
 	$(PY) -m pytest -q -m slow
 
 test-faults: .venv/installed  ## what kills, full disks, a failing ffmpeg and a second process leave
-	$(TWO) -q -m faults tests/faults
+	$(TWO) -q -m faults
 
 test-bounds:  ## at every dependency's lower bound on Python 3.11, and with the newest of each on 3.13
 	$(PYTHON) tests/bounds.py

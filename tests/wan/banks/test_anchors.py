@@ -139,6 +139,7 @@ def test_order_threads_and_workers_do_not_change_a_byte(films, forked, tmp_path)
     assert len(blobs) == 1
 
 
+@pytest.mark.faults
 def test_a_build_killed_in_the_middle_goes_on_to_the_same_bytes(films, forked, tmp_path):
     for name in ("killed", "whole"):
         (tmp_path / name).mkdir()
@@ -180,6 +181,7 @@ def test_other_framings_and_captions_are_not_mistaken_for_these(shelllcc, films,
     assert len(list((tmp_path / "clean.latents").iterdir())) == count + 1
 
 
+@pytest.mark.faults
 def test_an_interrupt_ends_every_worker_at_once(films, forked, tmp_path):
     command = ["anchors", "build", films, "-o", "b.safetensors", *TINY[:-1], "2", *SMALL]
     shell = forked(tmp_path)
@@ -198,6 +200,7 @@ def test_an_interrupt_ends_every_worker_at_once(films, forked, tmp_path):
     assert not lives(pid)
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_where_the_disk_is_full_every_worker_stops_at_the_first(workers, shelllcc, films, tiny_disk, tmp_path):
     words = ["-o", tmp_path / "b.safetensors", *TINY, *SMALL, "--workers", workers, "--latents", tiny_disk]

@@ -267,6 +267,7 @@ def test_the_number_of_threads_changes_no_frame(tmp_path):
     assert found[0] == found[1]
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=NO_RAY)])
 def test_a_worker_killed_while_it_samples_leaves_the_bytes_of_serial_generation(engine, tmp_path):
     (tmp_path / "serial").mkdir()
