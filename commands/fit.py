@@ -13,6 +13,7 @@ import typer
 from shelllcc.commands import options, streams
 from shelllcc.commands.tables import table
 from shelllcc.guidance.errors import BankError, UsageError
+from shelllcc.guidance.fit.fit import UNTOLD
 
 if TYPE_CHECKING:
     from shelllcc.anchors.bank import Bank
@@ -210,7 +211,7 @@ def _report(found: Fit, path: str, *, known: bool, as_json: bool) -> None:
         streams.print_json(record | {"known": known})
         return
     rows = [
-        (band.name, _percent(band.before), f"{band.before_error:.1%}", _percent(band.after), f"{band.after_error:.1%}")
+        (band.name, _percent(band.before), _error(band.before_error), _percent(band.after), _error(band.after_error))
         for band in found.bands
     ]
     table(("detail of", "unguided", "+-", "guided", "+-"), rows)
@@ -226,6 +227,10 @@ def _report(found: Fit, path: str, *, known: bool, as_json: bool) -> None:
 def _percent(drift: float) -> str:
     """A drift as what is too much or missing of an amplitude."""
     return f"{math.exp(drift) - 1:+.1%}"
+
+
+def _error(error: float) -> str:
+    return f"{error:.1%}" if error < UNTOLD else "?"
 
 
 def _minutes(seconds: float) -> str:

@@ -22,7 +22,9 @@ from shelllcc.guidance.paths import reason
 
 FORMAT = "shelllcc-fit/1"
 MAX_BYTES = 1 << 20
-FEW = 6  # clips: with fewer the user is told
+LEAST = 4  # clips that must come back for anything to be said
+FEW = 6  # with fewer the user is told
+UNTOLD = 9.0  # error of a drift that none can be told of
 SEEN = 0.05  # of an amplitude: less of a difference is none that a person sees
 
 
@@ -113,6 +115,9 @@ class Fit:
         fine, contrast = self.bands[0], named.get("contrast", self.bands[-1])
         told = [said for said in (_said("the finest detail", fine), _said("the contrast", contrast)) if said]
         few = "" if len(self.clips) >= FEW else f". Only {len(self.clips)} clips came back as they were: it is gentle"
+        if len(self.clips) < LEAST:
+            came = f"{len(self.clips)} of {len(self.clips) + len(self.left_out)} clips came back as they were"
+            return f"{came}, too few to tell of drift: the guide leaves this model's clips alone"
         if not self.guide.acts:
             return f"this model drifts by no more than chance at these settings: the guide leaves its clips alone{few}"
         if not told:

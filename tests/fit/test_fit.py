@@ -112,9 +112,11 @@ def test_a_fit_under_the_name_of_another_sampling_is_refused(fit, folder):
 
 def test_words_say_what_a_person_understands(fit):
     assert "has 27% too much of the finest detail at these settings; guided, +2%" in fit.words()
-    still = replace(fit, guide=GuideConfig(toward=0.0, radius=1.0, calm=0.0, contrast=0.0), clips=("a",) * 3)
+    still = replace(fit, guide=GuideConfig(toward=0.0, radius=1.0, calm=0.0, contrast=0.0), clips=("a",) * 5)
     assert "leaves its clips alone" in still.words()
-    assert "Only 3 clips" in still.words()
+    assert "Only 5 clips" in still.words()
+    few = replace(still, clips=("a",) * 3, left_out=("b",))
+    assert few.words().startswith("3 of 4 clips came back as they were, too few to tell")
 
 
 def film(seed, gain=1.0, frames=5, side=64):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from shelllcc.guidance.errors import UsageError
 from shelllcc.guidance.files import JsonObject, write_json
-from shelllcc.guidance.fit.fit import Band, Belongs, Fit
+from shelllcc.guidance.fit.fit import LEAST, UNTOLD, Band, Belongs, Fit
 from shelllcc.guidance.fit.judge import BANDS, LIKE, Drift, Estimate, robust, shrunk, slope
 from shelllcc.guidance.fit.solve import FIRST, Point, best, solve
 from shelllcc.guidance.guide.config import GuideConfig
@@ -27,7 +27,6 @@ from shelllcc.guidance.wan.clips.generate import versions
 if TYPE_CHECKING:
     from shelllcc.guidance.wan.fits.trips import Trips
 
-LEAST = 4  # clips that must come back for anything to be said
 PASSES = 7  # of all clips, that a fit usually takes: one unguided, three for the response, three to solve
 MOST_CALM = 6.0
 
@@ -177,7 +176,7 @@ def _bands(before: Sequence[Drift], after: Sequence[Drift]) -> list[Band]:
     for index, name in enumerate((*(f"{band} px" for band in BANDS), "contrast", "flat places")):
         pair = [robust([(*d.bands, d.contrast, d.flat)[index] for d in drifts]) for drifts in (before, after)]
         numbers = [value for e in pair for value in (e.mean, e.error)]
-        found.append(Band(name, *(round(value, 4) if math.isfinite(value) else 9.0 for value in numbers)))
+        found.append(Band(name, *(round(value, 4) if math.isfinite(value) else UNTOLD for value in numbers)))
     return found
 
 
