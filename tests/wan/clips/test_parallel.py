@@ -36,6 +36,8 @@ def launch(task, folder):
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """What both ranks made of every case, by rank."""
+    if torch.version.cuda and not torch.cuda.is_available():
+        pytest.skip("diffusers exchanges sizes on a GPU where torch was built for CUDA, and there is none")
     folder = tmp_path_factory.mktemp("clips")
     process = launch("clips", folder)
     out, err = process.communicate(timeout=120)
