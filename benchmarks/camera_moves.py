@@ -13,9 +13,9 @@ import numpy as np
 from skimage.registration import optical_flow_ilk
 from torch import Tensor
 
-from benchmarks.bounds import Gate, keep
-from benchmarks.captions import Split, captions, real_frames
-from benchmarks.samples import Sampler, standard_arms
+from benchmarks.captions import Split, captions
+from benchmarks.obeyed import judge_prompts
+from benchmarks.samples import Sampler
 from shelllcc.guidance.wan.model.pipeline import TINY
 from training import options
 from training.options import BankName, Batch, Cache, Device, Folder, Model, Smoke
@@ -88,16 +88,7 @@ def main(
 ) -> None:
     sampler = Sampler(device=device, batch=batch, split="held-out", count=count, smoke=smoke, model=model, bank=bank)
     studio = Studio(load(cache, folder=folder, stand_in=smoke), device)
-    arms = {"real clips": real_frames(studio, count, sampler.split, **sampler.film)} | standard_arms(sampler)
-    wrongs, gates = {}, list[Gate]()
-    for name, frames in arms.items():
-        others = wrong(frames, sampler.split)
-        wrongs[name] = others
-        figure = "; ".join([f"{count - len(others)} of {count}", *others])
-        held = count - len(others) >= AS_ASKED * count
-        gates.append(gate := Gate(f"{name}, moves as asked in {AS_ASKED:.0%}", figure, held))
-        print(gate, flush=True)
-    keep("camera_moves", {"count": count, "wrong": wrongs}, gates)
+    judge_prompts("camera_moves", f"moves as asked in {AS_ASKED:.0%}", wrong, sampler, studio, least=AS_ASKED)
 
 
 if __name__ == "__main__":

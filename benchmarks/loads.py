@@ -6,10 +6,9 @@ it must say is said. tests/wan/model/test_loads.py tries each row. Knows nothing
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from benchmarks.lora_layouts import ADAPTERS, Row, write_lora
 from benchmarks.wan_geometry import TOY_TEXT, TOY_TRANSFORMER, TOY_VAE, tokenizer
 from shelllcc.guidance.errors import ShellLCCError
 from shelllcc.guidance.wan.model.loading import Loading, Lora
-from shelllcc.guidance.wan.model.pipeline import find_model, load_pipeline
+from shelllcc.guidance.wan.model.pipeline import find_model, load_pipeline, remarked
 
 PAGE = Path(__file__).parent.parent / "docs" / "models.md"
 SHAPE = TOY_TRANSFORMER | dict(attention_head_dim=32, num_layers=3, freq_dim=64)
@@ -64,23 +63,9 @@ def merged(folder: str, deltas: Mapping[str, Tensor], weight: float = 1.0) -> Wa
     return transformer
 
 
-@contextlib.contextmanager
-def heard() -> Iterator[list[str]]:
-    """What the package logs within the block."""
-    lines: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
-    logger = logging.getLogger("shelllcc")
-    logger.addHandler(handler)
-    try:
-        yield lines
-    finally:
-        logger.removeHandler(handler)
-
-
 def told(action: Callable[[], object]) -> tuple[bool, list[str]]:
     """Whether a loading came to its end, and what was said."""
-    with heard() as lines:
+    with remarked() as lines:
         try:
             action()
         except ShellLCCError as error:

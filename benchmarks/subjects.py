@@ -7,15 +7,17 @@ clips, then names the subjects of 64 unguided clips, and of guided ones. The fig
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.bounds import RUNS, Gate, keep
-from benchmarks.captions import Split, real_frames, subjects
-from benchmarks.samples import Sampler, standard_arms
+from benchmarks.bounds import RUNS
+from benchmarks.captions import Split, subjects
+from benchmarks.obeyed import judge_prompts
+from benchmarks.samples import Sampler
 from shelllcc.guidance.wan.model.pipeline import TINY
 from shelllcc.guidance.wan.tiny.vocabulary import SUBJECTS
 from training import options
@@ -109,16 +111,8 @@ def main(
 ) -> None:
     sampler = Sampler(device=device, batch=batch, split="held-out", count=count, smoke=smoke, model=model, bank=bank)
     studio = Studio(load(cache, folder=folder, stand_in=smoke), device)
-    judge = classifier(studio, smoke=smoke)
-    arms = {"real clips": real_frames(studio, count, sampler.split, **sampler.film)} | standard_arms(sampler)
-    wrongs, gates = {}, list[Gate]()
-    for name, frames in arms.items():
-        others = wrong(judge, frames, sampler.split)
-        wrongs[name] = others
-        figure = "; ".join([f"{count - len(others)} of {count}", *others])
-        gates.append(gate := Gate(f"{name}, every subject named", figure, not others))
-        print(gate, flush=True)
-    keep("subjects", {"count": count, "wrong": wrongs}, gates)
+    judge = partial(wrong, classifier(studio, smoke=smoke))
+    judge_prompts("subjects", "every subject named", judge, sampler, studio)
 
 
 if __name__ == "__main__":

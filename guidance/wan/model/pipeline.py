@@ -113,7 +113,7 @@ def load_pipeline(
     loading = loading or Loading()
     target = pick_device(device)
     check_loading(model, loading, target)
-    with _remarked() as remarks:
+    with remarked() as remarks:
         pipe = _load(model, loading, target, text_encoder=text_encoder)
     pipe.remarks = remarks
     return pipe
@@ -146,7 +146,7 @@ def _load(model: Model, loading: Loading, target: str, *, text_encoder: bool) ->
 
 
 @contextlib.contextmanager
-def _remarked() -> Iterator[list[str]]:
+def remarked() -> Iterator[list[str]]:
     """What is logged for the user within the block, for the sidecars of what is sampled later."""
     lines: list[str] = []
     handler = logging.Handler(logging.WARNING)
