@@ -40,6 +40,8 @@ class GuideConfig:
     dose      the sum, over the steps inside the window, of how much of a move enters the sample, at which a step goes
               `share` of the way: that of 25 steps at shift 3 in the default window [8]
     last      whether the last step is one of them: nothing could mend it, but of four steps it may be all there is
+    by_sigma  whether each of them has the part of the dose between its noise level and the next, so that its share
+              follows from these alone; a fit has it so, records of before share out the dose evenly
     edge      a step so near to the window, in sigma, is inside it: UniPC puts a step of sigma 0.5 at 0.5015 [9]
 
     Which way, and how far at most (geometry.shell):
@@ -73,6 +75,7 @@ class GuideConfig:
     share: float = 0.34
     dose: float = 1.24
     last: bool = False
+    by_sigma: bool = False
     edge: float = 5e-3
     contrast: float = 1.5
     colours: int = 3
@@ -107,7 +110,7 @@ class GuideConfig:
                 raise UsageError(f"{name} must be a finite number, got {getattr(self, name):g}")
         if not 0 <= self.toward <= 1:
             raise UsageError(f"toward must lie in 0 .. 1, got {self.toward:g}")
-        for name in ("last", "first"):
+        for name in ("last", "first", "by_sigma"):
             if not isinstance(getattr(self, name), bool):
                 raise UsageError(f"{name} must be true or false, got {getattr(self, name)!r}")
         if not 0 < self.share < 1:

@@ -53,13 +53,16 @@ class ShellGuide:
         self._beyond = coarse * (self.config.radius / coarse) ** fineness
         self._colours = self._shell.colours(directions=self.config.colours)
 
-    def begin(self, sigmas: Sequence[float]) -> None:
-        """Forget the sampling before, and plan one over these noise levels (the last is 0)."""
+    def begin(self, sigmas: Sequence[float], *, renoised: bool = False) -> None:
+        """Forget the sampling before, and plan one over these noise levels (the last is 0).
+
+        `renoised` says that every step noises x0 anew (LCM).
+        """
         self._trace = Trace()
         self._excess = None
         self._sigmas = list(sigmas)
-        self._shares = dose.shares(sigmas, self.config)
-        self._weights = dose.weights(sigmas)
+        self._shares = dose.shares(sigmas, self.config, renoised=renoised)
+        self._weights = dose.weights(sigmas, renoised=renoised)
 
     def step_at(self, index: int) -> tuple[float, float]:
         """Noise level and share of the step of this index."""

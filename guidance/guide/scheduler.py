@@ -19,7 +19,8 @@ from shelllcc.guidance.geometry.flow import shift_velocity, x0_from_velocity
 from shelllcc.guidance.guide.guide import ShellGuide
 from shelllcc.guidance.guide.seams import begin, step_exchanged
 
-SUPPORTED = ("UniPCMultistepScheduler", "DPMSolverMultistepScheduler", "FlowMatchEulerDiscreteScheduler")
+PLAIN = ("FlowMatchEulerDiscreteScheduler", "FlowMatchLCMScheduler")  # each a flow's, whatever its config says
+SUPPORTED = ("UniPCMultistepScheduler", "DPMSolverMultistepScheduler", *PLAIN)
 
 
 class HasScheduler(Protocol):
@@ -76,7 +77,7 @@ def check_scheduler(scheduler: Any) -> None:
     name = type(scheduler).__name__
     if name not in SUPPORTED:
         raise ModelError(f"cannot guide {name}; use one of {', '.join(SUPPORTED)}")
-    if name == "FlowMatchEulerDiscreteScheduler":
+    if name in PLAIN:
         return
     if scheduler.config.prediction_type != "flow_prediction":
         raise ModelError(f"cannot guide {name} with {scheduler.config.prediction_type}; it needs flow_prediction")
@@ -85,6 +86,11 @@ def check_scheduler(scheduler: Any) -> None:
     algorithm = scheduler.config.get("algorithm_type", "dpmsolver++")
     if not scheduler.config.get("predict_x0", True) or not algorithm.endswith("dpmsolver++"):
         raise ModelError(f"cannot guide {name} unless it solves for x0 (predict_x0=True, dpmsolver++)")
+
+
+def renoises(scheduler: Any) -> bool:
+    """Whether a scheduler noises the predicted x0 anew in every step."""
+    return type(scheduler).__name__ == "FlowMatchLCMScheduler"
 
 
 def _conditional(heard: list[Tensor], combined: Tensor) -> Tensor | None:
@@ -100,7 +106,7 @@ def _guided_step(guide: ShellGuide, outputs: Outputs, original: Callable[..., An
     @functools.wraps(original)
     def step(self: Any, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
         if begin(self, timestep):
-            guide.begin(self.sigmas.tolist())
+            guide.begin(self.sigmas.tolist(), renoised=renoises(self))
         index, heard = int(self.step_index), outputs.take()
         sigma, share = guide.step_at(index)
         if share > 0:

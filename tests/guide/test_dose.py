@@ -1,7 +1,9 @@
 """The dose: how far each step goes, from its noise levels alone."""
 
+import math
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -74,3 +76,51 @@ def test_an_interval_holds_enough_steps_whatever_the_schedule(steps, shift):
     assert sum(entering) >= dose.ENOUGH
     assert last == (sigmas[-2] >= dose.LARGE)
     assert (window, last) == ((0.0, 0.5), False) or steps < 25
+
+
+FOUR = [1.0, 0.9375, 0.8333, 0.625, 0.0]
+BY_SIGMA = GuideConfig(by_sigma=True, last=True, window=(0.0, 0.95))
+
+
+def spent(sigmas, config, *, renoised=False):
+    """The part of the dose that a sampling got: the logarithm of what each step leaves, as it enters the sample."""
+    entering = dose.weights(sigmas, renoised=renoised)
+    shares = dose.shares(sigmas, config, renoised=renoised)
+    return sum(w * math.log(1 - share) for w, share in zip(entering, shares, strict=True)) / math.log(1 - config.share)
+
+
+@pytest.mark.parametrize("renoised", [False, True])
+def test_by_sigma_every_number_of_steps_gets_the_dose(renoised):
+    config = replace(BY_SIGMA, window=(0.0, 1.0))
+    for sigmas in (FOUR, flow(25), flow(8, 5.0), flow(100), flow(20, 8.0)):
+        assert spent(sigmas, config, renoised=renoised) == pytest.approx(config.dose, rel=1e-3)
+
+
+@pytest.mark.parametrize("renoised", [False, True])
+@pytest.mark.parametrize("cut", [1, 2, 3])
+def test_by_sigma_two_parts_of_a_sampling_go_as_far_as_the_whole(renoised, cut):
+    """As two experts in ComfyUI, each of which sees its own noise levels alone."""
+    whole = dose.shares(FOUR, BY_SIGMA, renoised=renoised)
+    parts = [FOUR[: cut + 1], FOUR[cut:]]
+    assert [share for part in parts for share in dose.shares(part, BY_SIGMA, renoised=renoised)] == whole
+    if cut == 2:  # which an even share cannot do
+        even = replace(BY_SIGMA, by_sigma=False)
+        assert [share for part in parts for share in dose.shares(part, even)] != dose.shares(FOUR, even)
+
+
+def test_by_sigma_the_last_step_goes_far_where_it_is_all_there_is_and_hardly_where_it_is_small():
+    window, last = dose.interval(FOUR)
+    four = dose.shares(FOUR, replace(BY_SIGMA, window=window, last=last))
+    assert four[:3] == [0.0, 0.0, 0.0]
+    assert four[3] == pytest.approx(1 - (1 - BY_SIGMA.share) ** BY_SIGMA.dose)
+    many = dose.shares(flow(50), replace(BY_SIGMA, window=(0.0, 0.5)))
+    assert 0 < many[-1] < 0.1
+    assert many[-1] < 0.25 * max(many)
+    strong = replace(BY_SIGMA, window=window, strength=10.0)
+    assert max(dose.shares(FOUR, strong)) == dose.MOST  # nothing mends what the last step overdoes
+    assert dose.shares([0.5, 0.5, 0.0], replace(BY_SIGMA, strength=0.0)) == [0.0, 0.0]
+
+
+def test_a_move_enters_by_what_is_left_of_x0():
+    assert dose.weights(FOUR) == pytest.approx([1 - 0.9375, 1 - 0.8333 / 0.9375, 1 - 0.625 / 0.8333, 1.0])
+    assert dose.weights(FOUR, renoised=True) == pytest.approx([0.0625, 0.1667, 0.375, 1.0])

@@ -9,6 +9,7 @@ from diffusers import (
     DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
     FlowMatchHeunDiscreteScheduler,
+    FlowMatchLCMScheduler,
     UniPCMultistepScheduler,
 )
 from torch.testing import assert_close
@@ -25,6 +26,7 @@ SCHEDULERS = {
     "unipc": lambda: UniPCMultistepScheduler(**FLOW),
     "dpm": lambda: DPMSolverMultistepScheduler(**FLOW, algorithm_type="dpmsolver++"),
     "euler": lambda: FlowMatchEulerDiscreteScheduler(shift=3.0),
+    "lcm": lambda: FlowMatchLCMScheduler(shift=3.0),
 }
 
 
@@ -35,6 +37,7 @@ def velocity(sample: torch.Tensor, sigma: float) -> torch.Tensor:
 
 def run(scheduler, start, guide=None, steps=STEPS):
     scheduler.set_timesteps(steps)
+    torch.manual_seed(5)  # what a scheduler that noises anew draws from
     sample = start
     for i, t in enumerate(scheduler.timesteps):
         sample = scheduler.step(velocity(sample, float(scheduler.sigmas[i])), t, sample, return_dict=False)[0]
@@ -53,6 +56,15 @@ def by_hand_euler(sigmas, sample, guide):
     for i, (s, n) in enumerate(pairwise(sigmas)):
         x0 = guided_x0(guide, sample, s, i)
         sample = x0 + (n / s) * (sample - x0)
+    return sample
+
+
+def by_hand_lcm(sigmas, sample, guide):
+    """Consistency sampling, Song et al. 2023 (arXiv 2303.01469, algorithm 1): x0, noised anew to the next level."""
+    torch.manual_seed(5)
+    for i, (s, n) in enumerate(pairwise(sigmas)):
+        x0 = guided_x0(guide, sample, s, i)
+        sample = (1 - n) * x0 + n * torch.randn(x0.shape)
     return sample
 
 
@@ -121,7 +133,8 @@ def _lambda(sigma):
 
 
 @pytest.mark.parametrize(
-    ("name", "by_hand"), [("unipc", by_hand_unipc), ("dpm", by_hand_dpm), ("euler", by_hand_euler)]
+    ("name", "by_hand"),
+    [("unipc", by_hand_unipc), ("dpm", by_hand_dpm), ("euler", by_hand_euler), ("lcm", by_hand_lcm)],
 )
 def test_a_guided_scheduler_equals_a_loop_by_hand(name, by_hand, bank, latents):
     start = latents(7)
@@ -130,7 +143,7 @@ def test_a_guided_scheduler_equals_a_loop_by_hand(name, by_hand, bank, latents):
         result = run(pipe.scheduler, start)
     sigmas = list(pipe.scheduler.sigmas.float())
     mine = ShellGuide(bank, CONFIG)
-    mine.begin([float(sigma) for sigma in sigmas])
+    mine.begin([float(sigma) for sigma in sigmas], renoised=name == "lcm")
     wanted = by_hand(sigmas, start, mine)
     assert_close(result, wanted, atol=1e-5, rtol=1e-5)
     assert len(guide.trace) == len(mine.trace) > 3

@@ -189,10 +189,12 @@ def test_step_exchanged_keeps_identity_and_gives_the_class_back(scheduler):
         assert isinstance(scheduler, kind)
         assert (type(scheduler).__name__, type(scheduler).__module__) == (kind.__name__, kind.__module__)
         assert scheduler.config is config
+        torch.manual_seed(0)  # of one that noises anew
         stayed = scheduler.step(torch.ones(1, 4), scheduler.timesteps[0], torch.ones(1, 4), return_dict=False)[0]
         raise KeyError
     assert type(scheduler) is kind
     scheduler.set_timesteps(4)
+    torch.manual_seed(0)
     plain = scheduler.step(torch.zeros(1, 4), scheduler.timesteps[0], torch.ones(1, 4), return_dict=False)[0]
     torch.testing.assert_close(stayed, plain, rtol=0, atol=0)
 
@@ -229,3 +231,42 @@ def test_every_seam_has_a_contract():
         for name, value in vars(module).items():
             if inspect.isfunction(value) and value.__module__ == module.__name__ and not name.startswith("_"):
                 assert any(test.startswith(f"test_{name}_") for test in named), name
+
+
+@pytest.mark.parametrize("name", SUPPORTED)
+def test_levels_exchanged_are_those_given_whatever_the_shift(diffusers, name):
+    flow = {} if name.startswith("FlowMatch") else {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
+    shift = {"shift": 7.0} if name.startswith("FlowMatch") else {"flow_shift": 7.0}
+    scheduler, sigmas = getattr(diffusers, name)(**flow, **shift), (1.0, 0.9375, 0.8333, 0.625)
+    kind = type(scheduler)
+    with of_guide.levels_exchanged(scheduler, sigmas):
+        scheduler.set_timesteps(50, device="cpu")
+        assert scheduler.sigmas.tolist() == pytest.approx([*sigmas, 0.0], abs=2e-6)
+        assert scheduler.timesteps.tolist() == pytest.approx([1000 * sigma for sigma in sigmas], abs=2e-3)
+        scheduler.set_begin_index(0)
+        sample = torch.randn(1, 4, 1, 4, 4)
+        for time in scheduler.timesteps:
+            sample = scheduler.step(torch.zeros_like(sample), time, sample, return_dict=False)[0]
+        assert torch.isfinite(sample).all()
+        with of_guide.begun_later(scheduler, 2):
+            scheduler.set_timesteps(4)
+            assert scheduler.sigmas.tolist() == pytest.approx([0.8333, 0.625, 0.0])
+    assert type(scheduler) is kind
+    scheduler.set_timesteps(4)
+    assert scheduler.sigmas.tolist() != pytest.approx([*sigmas, 0.0], abs=1e-2)
+
+
+def test_noise_drawn_from_a_generator_is_that_of_its_seed(diffusers):
+    scheduler = diffusers.FlowMatchLCMScheduler(shift=5.0)
+
+    def made(seed):
+        scheduler.set_timesteps(2)
+        scheduler.set_begin_index(0)
+        sample = torch.zeros(1, 4, 1, 4, 4)
+        with of_guide.noise_drawn_from(scheduler, torch.Generator().manual_seed(seed)):
+            return scheduler.step(sample, scheduler.timesteps[0], sample, return_dict=False)[0]
+
+    assert torch.equal(made(3), made(3))
+    assert not torch.equal(made(3), made(4))
+    wanted = scheduler.sigmas[1] * torch.randn((1, 4, 1, 4, 4), generator=torch.Generator().manual_seed(3))
+    torch.testing.assert_close(made(3), wanted)
