@@ -65,7 +65,7 @@ def fit(
     path = shelf.folder() / f"{belongs.name}.json"
     if dry_run:
         shape = shape_for(resolved.model, request, common.device or "cpu", clips, asked.values)
-        report = {"dry_run": True, "fit": str(path), "belongs": asdict(belongs), "clips": asdict(shape)}
+        report = {"dry_run": True, "fit": str(path), "belongs": belongs.as_dict(), "clips": asdict(shape)}
         streams.print_json(report, indent=None if common.as_json else 2)
         return
     pick_device(common.device)

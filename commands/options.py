@@ -115,6 +115,13 @@ class Sampling:
         float | None, typer.Option("--cfg-2", "--guidance-scale-2", help="Of a second transformer (Wan2.2-A14B).")
     ] = None
     shift: Annotated[float | None, typer.Option("--shift", "--flow-shift", help="Flow shift.")] = None
+    sigmas: Annotated[
+        str | None,
+        typer.Option("--sigmas", help="Noise levels of all steps in place of both, e.g. 1,.9375,.8333,.625."),
+    ] = None
+    scheduler: Annotated[
+        str | None, typer.Option("--scheduler", help="unipc, dpm, euler, or lcm, which noises anew; else the model's.")
+    ] = None
     frames: Annotated[int | None, typer.Option("--frames", "--num-frames", help="4n+1.")] = None
     size: Annotated[str | None, typer.Option("--size", help="WIDTHxHEIGHT in pixels, e.g. 832x480.")] = None
     fps: Annotated[int | None, typer.Option("--fps", help="Of the file.")] = None
@@ -129,7 +136,15 @@ class Sampling:
 
         found = asdict(self)
         width, height = parse.size(found.pop("size"))
-        return _given(found | {"width": width, "height": height, "window": parse.window(self.window)})
+        return _given(
+            found
+            | {
+                "width": width,
+                "height": height,
+                "window": parse.window(self.window),
+                "sigmas": parse.sigmas(self.sigmas),
+            }
+        )
 
 
 @dataclass(frozen=True)

@@ -255,7 +255,7 @@ class Distilling:
     """One run of a recipe: the student's adapters, what changes them, and all that a checkpoint holds."""
 
     def __init__(self, model: Path, recipe: Recipe, team: run.Team, *, begun: str, smoke: bool = False) -> None:
-        self.recipe, self.model = recipe, weights_sha256(model)
+        self.recipe, self.model = recipe, weights_sha256(model / "transformer")
         teacher = WanTransformer3DModel.from_pretrained(model / "transformer", torch_dtype=torch.float32)
         self.transformer = copy.deepcopy(teacher)
         self.adapters = adapt(self.transformer, recipe.rank)

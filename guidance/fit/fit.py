@@ -30,7 +30,10 @@ SEEN = 0.05  # of an amplitude: less of a difference is none that a person sees
 
 @dataclass(frozen=True)
 class Belongs:
-    """What a fit was made for. `weights` are those of the model with its adapters, `calibration` that in force."""
+    """What a fit was made for. `weights` are those of the model with its adapters, `calibration` that in force.
+
+    `sigmas` are noise levels that were given; without any the scheduler made them of steps and shift.
+    """
 
     bank: str
     calibration: str | None
@@ -40,11 +43,17 @@ class Belongs:
     cfg: float
     cfg_2: float | None
     shift: float
+    sigmas: tuple[float, ...] = ()
 
     @cached_property
     def name(self) -> str:
         """Its file's name: 16 hex digits."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()[:16]
+
+    def as_dict(self) -> JsonObject:
+        """As JSON; without noise levels of its own as records had it before there were any."""
+        found = asdict(self) | {"sigmas": list(self.sigmas)}
+        return found if self.sigmas else {key: value for key, value in found.items() if key != "sigmas"}
 
     def distance(self, other: Belongs) -> float:
         """How far another sampling of the same bank and model is; infinite where a fit says nothing of it."""
@@ -55,6 +64,10 @@ class Belongs:
         apart = [abs(math.log(a / b)) for a, b in pairs]
         if apart[0] > math.log(1.5) or apart[1] > math.log(2) or apart[2] > math.log(3):
             return math.inf
+        pairs = list(zip(self.sigmas, other.sigmas, strict=False))
+        apart += (
+            [abs(a - b) for a, b in pairs] if self.sigmas and other.sigmas else [float(self.sigmas != other.sigmas)]
+        )
         return sum(apart) + (self.scheduler != other.scheduler) + 0.1 * (self.calibration != other.calibration)
 
 
@@ -96,7 +109,7 @@ class Fit:
 
     def as_dict(self) -> JsonObject:
         """As the file has it, but for the digest."""
-        found = json.loads(json.dumps(asdict(self)))
+        found = json.loads(json.dumps(asdict(self) | {"belongs": self.belongs.as_dict()}))
         return {"format": FORMAT} | found
 
     @cached_property
@@ -163,7 +176,7 @@ def from_dict(record: Mapping[str, Any]) -> Fit:
     if len(bands) < 2 or not all(isinstance(value, int | float) for value in numbers):
         raise ValueError("it has no bands")
     return Fit(
-        belongs=Belongs(**values.pop("belongs")),
+        belongs=_belongs(values.pop("belongs")),
         guide=GuideConfig(**guide),
         bands=bands,
         clips=tuple(map(str, values.pop("clips"))),
@@ -171,6 +184,10 @@ def from_dict(record: Mapping[str, Any]) -> Fit:
         size=_size(values.pop("size")),
         **values,
     )
+
+
+def _belongs(record: Mapping[str, Any]) -> Belongs:
+    return Belongs(**{**record, "sigmas": tuple(map(float, record.get("sigmas", ())))})
 
 
 def _size(value: Any) -> tuple[int, int, int]:

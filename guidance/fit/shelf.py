@@ -72,4 +72,5 @@ def _sound(path: Path) -> Fit | None:
 
 
 def _sampling(belongs: Belongs) -> str:
-    return f"{belongs.steps} steps, cfg {belongs.cfg:g}, shift {belongs.shift:g}, {belongs.scheduler}"
+    how = f"sigmas {', '.join(f'{s:.4g}' for s in belongs.sigmas)}" if belongs.sigmas else f"shift {belongs.shift:g}"
+    return f"{belongs.steps} steps, cfg {belongs.cfg:g}, {how}, {belongs.scheduler}"

@@ -20,6 +20,7 @@ from shelllcc.guidance.wan.model.loading import Loading
 from shelllcc.guidance.wan.model.pipeline import TINY, Model, find_model
 from shelllcc.guidance.wan.model.placing import DENOISERS
 from shelllcc.guidance.wan.model.presets import preset_for
+from shelllcc.guidance.wan.model.schedules import SCHEDULERS, given
 
 if TYPE_CHECKING:
     from diffusers import WanPipeline
@@ -39,16 +40,18 @@ def check_asked(fit: str) -> str:
 
 
 def belonging(request: Request, model: Model, loading: Loading, bank: Bank) -> Belongs:
-    """What a fit for this sampling is made for."""
+    """What a fit for this sampling is made for. Where it is given its noise levels, the shift makes none: it is 1."""
+    levels = given(request.scheduler, request.sigmas, request.shift, request.steps) or ()
     return Belongs(
         bank=bank.identity,
         calibration=bank.chosen.digest if bank.chosen else None,
         weights=weights_of(model, loading),
-        scheduler=model.scheduler,
+        scheduler=SCHEDULERS.get(request.scheduler, model.scheduler),
         steps=request.steps,
         cfg=float(request.cfg),
         cfg_2=None if request.cfg_2 is None else float(request.cfg_2),
-        shift=float(request.shift),
+        shift=1.0 if levels else float(request.shift),
+        sigmas=tuple(round(level, 6) for level in levels),
     )
 
 
@@ -74,9 +77,9 @@ def weights_of(model: Model, loading: Loading) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def under(request: Request, fit: Fit, given: Collection[str]) -> Request:
-    """The request with the knobs of a fit, but for those that were given."""
-    return request.changed(**{name: value for name, value in fit.settings.items() if name not in given})
+def under(request: Request, fit: Fit, by_hand: Collection[str]) -> Request:
+    """The request with the knobs of a fit, but for those that were set by hand."""
+    return request.changed(**{name: value for name, value in fit.settings.items() if name not in by_hand})
 
 
 def defaults_hold(model: Model, bank: Bank) -> bool:

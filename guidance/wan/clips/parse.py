@@ -66,6 +66,11 @@ def window(text: str | None) -> tuple[float, float] | None:
     return None if text is None else _window(text)
 
 
+def sigmas(text: str | None) -> tuple[float, ...] | None:
+    """Comma-separated noise levels, e.g. 1,.9375,.8333,.625."""
+    return None if text is None else tuple(_number("sigmas", part, float) for part in text.split(","))
+
+
 def strength(text: str | None) -> float | str | None:
     """A number, or `auto`."""
     if text is None or text == AUTO:
@@ -145,6 +150,8 @@ FLAGS: Mapping[str, tuple[str, Callable[[str], Any]]] = {  # of a line of a prom
     "guidance-scale": ("cfg", lambda text: _number("cfg", text, float)),
     "shift": ("shift", lambda text: _number("shift", text, float)),
     "flow-shift": ("shift", lambda text: _number("shift", text, float)),
+    "sigmas": ("sigmas", sigmas),
+    "scheduler": ("scheduler", str),
     "radius": ("radius", lambda text: _number("radius", text, float)),
     "strength": ("strength", strength),
     "window": ("window", window),

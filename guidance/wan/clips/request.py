@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from shelllcc.guidance.errors import UsageError
 from shelllcc.guidance.files import JsonObject
 from shelllcc.guidance.guide.config import GuideConfig
 from shelllcc.guidance.wan.model.presets import Preset
+from shelllcc.guidance.wan.model.schedules import SCHEDULERS
 
 MAX_SIDE = 8192
 MAX_FRAMES = 2001
@@ -22,15 +24,19 @@ KINDS: Mapping[str, tuple[type, ...]] = {  # what JSON may hold for a field's an
     "float": (int, float),
     "float | None": (int, float, type(None)),
     "tuple[float, float]": (list, tuple),
+    "tuple[float, ...]": (list, tuple),
 }
 FIRST = ("strength", "window", "radius", "calm", "trust")  # knobs of the guide that records have always held
 
-Value = str | float | tuple[float, float]  # of a field of Request, or of a knob of its guide
+Value = str | float | tuple[float, ...]  # of a field of Request, or of a knob of its guide
 
 
 @dataclass(frozen=True)
 class Request:
     """One clip to sample. `seed` draws the noise on the CPU, sizes are in pixels, `guide` says how it is guided.
+
+    `scheduler` is a short name (model.schedules), empty for the model's own. `sigmas` are the noise levels of all
+    steps, falling, without the 0 at the end; without any the scheduler makes them of `steps` and `shift`.
 
     Raises UsageError with the nearest value that would do.
     """
@@ -48,6 +54,8 @@ class Request:
     shift: float
     preset: str
     guide: GuideConfig
+    scheduler: str = ""
+    sigmas: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.prompt.strip():
@@ -67,12 +75,26 @@ class Request:
             raise UsageError(f"the number of frames must be 4n+1, got {self.frames}; the nearest is {near}")
         if self.steps < 1 or self.steps > 1000:
             raise UsageError(f"the number of steps must lie in 1 .. 1000, got {self.steps}")
+        if self.scheduler and self.scheduler not in SCHEDULERS:
+            raise UsageError(f"the scheduler is one of {', '.join(SCHEDULERS)}, got {self.scheduler}")
+        self._check_sigmas()
         if self.fps < 1 or self.fps > 240:
             raise UsageError(f"fps must lie in 1 .. 240, got {self.fps}")
         for name in ("cfg", "shift", "cfg_2"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise UsageError(f"{name} must be positive, got {value:g}")
+
+    def _check_sigmas(self) -> None:
+        """Raise UsageError for noise levels that are none, or not as many as the steps."""
+        said = ", ".join(f"{sigma:g}" for sigma in self.sigmas)
+        falling = all(a > b for a, b in itertools.pairwise(self.sigmas))
+        if not falling or not all(0 < sigma <= 1 for sigma in self.sigmas):
+            raise UsageError(
+                f"sigmas fall from step to step, above 0 and at most 1, e.g. 1,.9375,.8333,.625, got {said}"
+            )
+        if self.sigmas and len(self.sigmas) != self.steps:
+            raise UsageError(f"{len(self.sigmas)} sigmas are {len(self.sigmas)} steps, not {self.steps}; leave one out")
 
     @classmethod
     def resolve(cls, preset: Preset, **given: Value | None) -> Request:
@@ -81,8 +103,8 @@ class Request:
         Raises UsageError.
         """
         usual = asdict(preset) | {"seed": 0, "preset": preset.name}
-        values = usual | {key: value for key, value in given.items() if value is not None}
-        del values["name"]
+        values = usual | _scheduled({key: value for key, value in given.items() if value is not None})
+        del values["name"], values["lora"]
         knobs = {field.name: values.pop(field.name) for field in fields(GuideConfig) if field.name in values}
         return cls(**values, guide=GuideConfig(**knobs))
 
@@ -98,7 +120,7 @@ class Request:
     def changed(self, **values: Value) -> Request:
         """The request with other values, named as in a sidecar. Raises UsageError."""
         knobs = {field.name: values.pop(field.name) for field in fields(self.guide) if field.name in values}
-        own: JsonObject = dict(values)
+        own: JsonObject = _scheduled(values)
         if knobs:
             own["guide"] = type(self.guide)(**asdict(self.guide) | knobs)
         return replace(self, **own)
@@ -115,6 +137,7 @@ class Request:
     def lasting(self) -> JsonObject:
         """As `as_dict`, but for knobs at their default that older records do not have: what is named by it stays so."""
         newer = {field.name: field.default for field in fields(self.guide) if field.name not in FIRST}
+        newer |= {"scheduler": "", "sigmas": ()}
         usual = {key: list(value) if isinstance(value, tuple) else value for key, value in newer.items()}
         return {key: value for key, value in self.as_dict().items() if key not in usual or value != usual[key]}
 
@@ -126,10 +149,20 @@ def _read(record: JsonObject, field: Field[Any]) -> Any:
     sound = isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
     parts: Sequence[Any] = value if isinstance(value, list | tuple) else [value]
     if tuple in kinds:
-        sound &= len(parts) == 2 and all(isinstance(part, int | float) for part in parts)
+        pair = field.type == "tuple[float, float]"
+        sound &= len(parts) == 2 or not pair
+        sound &= all(isinstance(part, int | float) and not isinstance(part, bool) for part in parts)
     if not sound or ((float in kinds or tuple in kinds) and not all(map(_is_float, parts))):
         raise UsageError(f"the sidecar's request has no proper {field.name}: {value!r}")
-    return (float(parts[0]), float(parts[1])) if tuple in kinds else value
+    return tuple(map(float, parts)) if tuple in kinds else value
+
+
+def _scheduled(given: Mapping[str, Any]) -> JsonObject:
+    """Values given in place of others: noise levels bring their number of steps, and other steps or another shift leave
+    levels that were there behind."""
+    if "sigmas" in given:
+        return {"steps": len(given["sigmas"]), **given} if given["sigmas"] else dict(given)
+    return {"sigmas": (), **given} if {"steps", "shift"} & given.keys() else dict(given)
 
 
 def _is_float(value: object) -> bool:

@@ -23,7 +23,8 @@ from shelllcc.guidance.wan.clips.asked import Asked
 from shelllcc.guidance.wan.clips.parse import AUTO, KNOBS, Line, read_prompts
 from shelllcc.guidance.wan.clips.profiles import tuned_request
 from shelllcc.guidance.wan.clips.request import Request
-from shelllcc.guidance.wan.model.loading import Loading
+from shelllcc.guidance.wan.model import distilled, schedules
+from shelllcc.guidance.wan.model.loading import SHIPPED, Loading, Lora
 from shelllcc.guidance.wan.model.pipeline import Model, find_model
 from shelllcc.guidance.wan.model.presets import PRESETS, Preset, preset_for
 from shelllcc.guidance.wan.model.tokens import said_of_cuts
@@ -89,7 +90,8 @@ def resolve(
         requests, unfitted, told = _fitted(asked, lines, requests, model, loading, bank, wanted=wanted)
         notes += told
     requests, found = _settled(asked, lines, requests, model, loading, bank)
-    notes += [*found, *said_of_cuts(model, requests), *_unknown_to_tiny(model, requests)]
+    notes += [*found, *_otherwise_trained(model, loading, requests)]
+    notes += [*said_of_cuts(model, requests), *_unknown_to_tiny(model, requests)]
     seeds, places = tuple(line.seed for line in lines), tuple(line.place for line in lines)
     said = tuple(dict.fromkeys(notes))
     return Resolved(model, tuple(requests), seeds, bank, loading, said, places, tuple(unfitted))
@@ -112,12 +114,27 @@ def _loading(record: JsonObject, asked: Asked) -> Loading:
     recipe = Loading.from_recipe(record.get("loading") or {})
     known: JsonObject = {"dtype": record.get("dtype")} | dict(asked.loading)
     loading = replace(recipe, **known)
+    if (preset := PRESETS.get(asked.preset or "")) is not None and preset.lora is not None:
+        loading = _with_shipped(loading, preset.lora, asked)
     if not {"transformer", "transformer_2", "loras"} & set(known):
         recorded = (record.get("loading") or {}).get("fingerprints", {})
         for path, print_ in loading.recipe()["fingerprints"].items():
             if recorded.get(path, print_) != print_:
                 raise UsageError(f"{path} is not the file that the sidecar names; give --lora or --transformer anew")
     return loading
+
+
+def _with_shipped(loading: Loading, name: str, asked: Asked) -> Loading:
+    """With the adapter of a preset before others. Raises UsageError where it is not there, or for another model."""
+    if asked.model not in (None, "tiny"):
+        raise UsageError(f"the preset {asked.preset} is for the embedded tiny Wan; leave --model out")
+    if not SHIPPED[name].is_file():
+        raise UsageError(
+            f"the preset {asked.preset} needs {SHIPPED[name].name} beside the embedded tiny Wan, which is not in this "
+            "installation; install shelllcc anew, or give such a LoRA as --lora FILE with --preset lightx2v-4step"
+        )
+    others = tuple(lora for lora in loading.loras if lora.source != name)
+    return replace(loading, loras=(Lora(name), *others))
 
 
 def _preset(name: str | None, model: Model) -> Preset:
@@ -133,7 +150,9 @@ def _requests(asked: Asked, lines: Sequence[Line], usual: Callable[..., Request]
     given = ({"seed": asked.seeds[0]} if asked.seeds else {}) | dict(asked.values)
 
     def request_of(line: Line) -> Request:
-        words = {**given, **line.values, "prompt": line.prompt}
+        apart = {"steps": "sigmas", "sigmas": "steps"}  # a line's own number of steps, or levels, is in place of both
+        kept = {key: value for key, value in given.items() if apart.get(key) not in line.values}
+        words = {**kept, **line.values, "prompt": line.prompt}
         request = usual(**{key: value for key, value in words.items() if (key, value) != ("strength", AUTO)})
         _check_sizes(request, model)
         return request
@@ -239,9 +258,13 @@ def fit_command(asked: Asked) -> str:
     words = ["shelllcc", "fit"]
     words += ["--model", asked.model] if asked.model else []
     words += ["--bank", asked.bank] if asked.bank else []
+    words += ["--preset", asked.preset] if asked.preset else []
     for name in ("steps", "cfg", "cfg_2", "shift"):
         if isinstance(value := asked.values.get(name), int | float):
             words += [f"--{name.replace('_', '-')}", f"{value:g}"]
+    if isinstance(levels := asked.values.get("sigmas"), tuple):
+        words += ["--sigmas", ",".join(f"{level:g}" for level in levels)]
+    words += ["--scheduler", str(asked.values["scheduler"])] if "scheduler" in asked.values else []
     for name in ("transformer", "transformer_2"):
         if isinstance(source := asked.loading.get(name), str):
             words += [f"--{name.replace('_', '-')}", source]
@@ -264,6 +287,21 @@ def _settled(
             found[index], note = tuned_request(found[index], model, loading, bank)
             notes.append(note)
     return found, notes
+
+
+def _otherwise_trained(model: Model, loading: Loading, requests: Sequence[Request]) -> list[str]:
+    """Of a distilled model, that a request samples it otherwise than it was trained."""
+    sources = [*(lora.source for lora in loading.loras), loading.transformer, loading.transformer_2]
+    known = [source for source in (*sources, None if model.is_tiny else model.source) if source is not None]
+
+    def said(request: Request) -> str | None:
+        how = request.scheduler, request.sigmas, request.shift, request.steps
+        cfgs = [request.cfg, *([] if request.cfg_2 is None else [request.cfg_2])]
+        levels = schedules.expected(model.scheduler, *how)
+        two = model.two_stage
+        return distilled.remark(known, levels, request.scheduler, cfgs, preset=request.preset, two_stage=two)
+
+    return list(filter(None, map(said, requests)))
 
 
 def _unknown_to_tiny(model: Model, requests: Sequence[Request]) -> list[str]:

@@ -18,8 +18,8 @@ from shelllcc.guidance.faults import gpu_lost, ours_of
 from shelllcc.guidance.guide import dose
 from shelllcc.guidance.guide.config import GuideConfig
 from shelllcc.guidance.guide.guide import ShellGuide
-from shelllcc.guidance.guide.scheduler import guided
-from shelllcc.guidance.guide.seams import begun_later
+from shelllcc.guidance.guide.scheduler import PLAIN, guided, renoises
+from shelllcc.guidance.guide.seams import begun_later, levels_exchanged, noise_drawn_from
 from shelllcc.guidance.guide.trace import Step
 from shelllcc.guidance.measures.balance import Alarm, alarm
 from shelllcc.guidance.wan.clips.embeddings import Texts
@@ -27,6 +27,7 @@ from shelllcc.guidance.wan.clips.prefix import Prefix
 from shelllcc.guidance.wan.clips.request import Request
 from shelllcc.guidance.wan.model.caches import cached
 from shelllcc.guidance.wan.model.placing import reset
+from shelllcc.guidance.wan.model.schedules import SCHEDULERS, given
 from shelllcc.guidance.wan.model.seams import device_of
 
 if TYPE_CHECKING:
@@ -91,6 +92,38 @@ def set_shift(pipe: WanPipeline, shift: float) -> None:
         pipe.scheduler = type(pipe.scheduler).from_config(config, **{key: shift})
 
 
+@contextlib.contextmanager
+def scheduled(pipe: WanPipeline, request: Request, dice: torch.Generator | None = None) -> Iterator[None]:
+    """Within the block the pipeline's scheduler is the request's, with its shift and its noise levels.
+
+    What a scheduler noises anew is drawn from `dice`. Afterwards the pipeline has its own one again, of another shift.
+    """
+    kind, own = SCHEDULERS.get(request.scheduler), pipe.scheduler
+    if kind is None or kind == type(own).__name__:
+        set_shift(pipe, request.shift)
+        own = pipe.scheduler
+    else:
+        pipe.scheduler = _of_kind(kind, request.shift)
+    levels = given(request.scheduler, request.sigmas, request.shift, request.steps)
+    try:
+        with contextlib.ExitStack() as stack:
+            if levels is not None:
+                stack.enter_context(levels_exchanged(pipe.scheduler, levels))
+            if dice is not None and renoises(pipe.scheduler):
+                stack.enter_context(noise_drawn_from(pipe.scheduler, dice))
+            yield
+    finally:
+        pipe.scheduler = own
+
+
+def _of_kind(kind: str, shift: float) -> Any:
+    """A new scheduler of diffusers' class of that name, for flows."""
+    import diffusers
+
+    flow = dict(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift)
+    return getattr(diffusers, kind)(**({"shift": shift} if kind in PLAIN else flow))
+
+
 def guide_for(request: Request, bank: Bank | None) -> ShellGuide | None:
     """The guide that the request asks for; None where it is off."""
     return None if bank is None or request.guide.strength == 0 else ShellGuide(bank, request.guide)
@@ -118,11 +151,14 @@ def sample(
     pipeline is as it was. It is no generator of moments: the loop is the pipeline's, which calls back and returns once,
     so that to yield from within it would take a thread.
     """
-    set_shift(pipe, request.shift)
     steps = _Steps(request.steps - (start.index if start else 0), guide, on_moment)
-    later = begun_later(pipe.scheduler, start.index) if start else contextlib.nullcontext()
-    with later, _hooked(pipe, request, guide, prefix, cache), _told(pipe, steps):
-        frames = _call(pipe, request, texts, steps, start)
+    dice = torch.Generator("cpu").manual_seed(request.seed)
+    if start:
+        torch.randn(start.latents.shape, generator=dice)  # what pure noise would have taken: none comes twice
+    with scheduled(pipe, request, dice):
+        later = begun_later(pipe.scheduler, start.index) if start else contextlib.nullcontext()
+        with later, _hooked(pipe, request, guide, prefix, cache), _told(pipe, steps):
+            frames = _call(pipe, request, texts, steps, start, dice)
     if not np.isfinite(frames).all():
         raise SamplingError("the VAE gave NaN or infinity; check its weights")
     trace = list(guide.trace) if guide else []
@@ -188,7 +224,12 @@ def _told(pipe: WanPipeline, steps: _Steps) -> Iterator[None]:
 
 
 def _call(
-    pipe: WanPipeline, request: Request, texts: Texts | None, steps: _Steps, start: Start | None
+    pipe: WanPipeline,
+    request: Request,
+    texts: Texts | None,
+    steps: _Steps,
+    start: Start | None,
+    dice: torch.Generator,
 ) -> NDArray[np.float32]:
     """The pipeline's frames (t H W 3), from 0 to 1."""
     frames: NDArray[np.float32] = pipe(
@@ -199,7 +240,7 @@ def _call(
         num_inference_steps=request.steps,
         guidance_scale=request.cfg,
         guidance_scale_2=request.cfg_2 if getattr(pipe, "transformer_2", None) is not None else None,
-        generator=torch.Generator("cpu").manual_seed(request.seed),
+        generator=dice,
         latents=None if start is None else start.latents.to(device_of(pipe)),
         output_type="np",
         callback_on_step_end=steps,
@@ -218,10 +259,10 @@ def first_move(pipe: WanPipeline, request: Request, config: GuideConfig | None) 
 
 def noise_levels(pipe: WanPipeline, request: Request) -> list[float]:
     """The noise levels of the request's sampling, one more than it has steps; the last is 0."""
-    set_shift(pipe, request.shift)
-    scheduler = copy.deepcopy(pipe.scheduler)
-    scheduler.set_timesteps(request.steps)
-    levels: list[float] = scheduler.sigmas.tolist()
+    with scheduled(pipe, request):
+        scheduler = copy.deepcopy(pipe.scheduler)
+        scheduler.set_timesteps(request.steps)
+        levels: list[float] = scheduler.sigmas.tolist()
     return levels
 
 

@@ -183,7 +183,7 @@ def _bands(before: Sequence[Drift], after: Sequence[Drift]) -> list[Band]:
 def _key(trips: Trips, belongs: Belongs) -> str:
     """What drifts depend on beside the guide."""
     digest = hashlib.sha256(
-        json.dumps([asdict(belongs), trips.seed, trips.sigma, trips.request.negative_prompt]).encode()
+        json.dumps([belongs.as_dict(), trips.seed, trips.sigma, trips.request.negative_prompt]).encode()
     )
     for take in trips.takes:
         digest.update(take.caption.encode())

@@ -25,6 +25,9 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
 }
 STAGES: Mapping[str, tuple[str, ...]] = {"high": ("high",), "low": ("low",), "both": ("high", "low")}
 LORA = "--lora takes PATH_OR_ID, PATH_OR_ID:WEIGHT or PATH_OR_ID:WEIGHT@STAGE"
+SHIPPED: Mapping[str, Path] = {  # adapters that come with the package, by name
+    "tiny-4step": Path(__file__).parent.parent / "tiny" / "distilled.safetensors"
+}
 NAME_BYTES, PATH_BYTES = 255, 4095  # that a file's name and whole path may have
 
 
@@ -128,6 +131,8 @@ class Loading:
         files = [path for path in places if path.is_file()]
         files += [path for folder in places if folder.is_dir() for path in sorted(folder.glob("*.safetensors"))]
         prints = {str(path): fingerprint_of(path) for path in files}
+        shipped = {source: SHIPPED[source] for source in self._sources() if source in SHIPPED}
+        prints |= {source: fingerprint_of(path) for source, path in shipped.items() if path.is_file()}
         return record | {"loras": [lora.as_dict() for lora in self.loras], "fingerprints": prints}
 
     def _sources(self) -> list[str]:

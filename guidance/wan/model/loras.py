@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shelllcc.guidance.errors import ModelError, UsageError, first_line
-from shelllcc.guidance.wan.model.loading import Lora
+from shelllcc.guidance.wan.model.loading import SHIPPED, Lora
 from shelllcc.guidance.wan.model.trust import PICKLES
 from shelllcc.guidance.wan.model.weights import reading, require
 
@@ -83,7 +83,11 @@ def check_lora(lora: Lora, *, two_stage: bool) -> None:
 
 def find_lora(source: str) -> tuple[str, str | None]:
     """A folder or hub id, and the name of the file in it where it is known. Raises ModelError."""
-    path = Path(source)
+    path = SHIPPED.get(source, Path(source))
+    if source in SHIPPED and not path.is_file():
+        raise ModelError(
+            f"the LoRA {source} is not part of this installation: there is no {path.name} beside the model"
+        )
     if source.endswith(PICKLES) and not path.is_dir():
         raise ModelError(f"a LoRA is a .safetensors file, never a pickle, got {source}")
     if path.is_file():

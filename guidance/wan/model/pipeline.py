@@ -16,7 +16,7 @@ from shelllcc.guidance.errors import ModelError, OutOfMemoryError, UsageError, f
 from shelllcc.guidance.faults import out_of_memory
 from shelllcc.guidance.files import fingerprint_of
 from shelllcc.guidance.wan.model.caches import check_cache
-from shelllcc.guidance.wan.model.loading import Loading, check_name
+from shelllcc.guidance.wan.model.loading import SHIPPED, Loading, check_name
 from shelllcc.guidance.wan.model.loras import add_loras, check_lora
 from shelllcc.guidance.wan.model.placing import DENOISERS, check_device, check_offload, place
 from shelllcc.guidance.wan.model.trust import check_hub_shards, check_parts, check_weights
@@ -256,9 +256,10 @@ def quieten() -> None:
 
 
 def weights_sha256(folder: Path) -> str:
-    """One sha256 over the weights of a pipeline folder, in the order of their paths."""
+    """One sha256 over the weights of a pipeline folder, in the order of their paths; adapters beside them aside."""
     digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*.safetensors")):
+    beside = {path.name for path in SHIPPED.values()}
+    for path in sorted(path for path in folder.rglob("*.safetensors") if path.name not in beside):
         digest.update(path.relative_to(folder).as_posix().encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()

@@ -19,7 +19,11 @@ WAN_NEGATIVE = (
 
 @dataclass(frozen=True)
 class Preset:
-    """Defaults of one family of models, or of one tool. `cfg_2` is for a second transformer (Wan2.2-A14B)."""
+    """Defaults of one family of models, or of one tool. `cfg_2` is for a second transformer (Wan2.2-A14B).
+
+    Presets of few steps have the noise levels that a distilled model was trained for, in `sigmas`, and the scheduler
+    that steps as it was trained; `lora` is an adapter that ships.
+    """
 
     name: str
     width: int
@@ -31,6 +35,18 @@ class Preset:
     shift: float
     negative_prompt: str
     cfg_2: float | None = None
+    scheduler: str = ""
+    sigmas: tuple[float, ...] = ()
+    lora: str | None = None
+
+
+FOUR = (1.0, 0.9375, 0.8333, 0.625)  # 1000, 750, 500 and 250 warped by shift 5
+NINE = (0.999, 0.934, 0.862, 0.756, 0.603, 0.41, 0.25, 0.14, 0.074)
+
+
+def _few(name: str, sigmas: tuple[float, ...], scheduler: str, *, cfg_2: float | None = None) -> Preset:
+    """A preset of a distilled model: at cfg 1, at these noise levels."""
+    return Preset(name, 832, 480, 81, 16, len(sigmas), 1.0, 5.0, WAN_NEGATIVE, cfg_2, scheduler, sigmas)
 
 
 PRESETS: Mapping[str, Preset] = {
@@ -44,6 +60,12 @@ PRESETS: Mapping[str, Preset] = {
         Preset("wan2.2-a14b", 1280, 720, 81, 16, 40, 4.0, 12.0, WAN_NEGATIVE, cfg_2=3.0),
         Preset("wan2.2-5b", 1280, 704, 121, 24, 50, 5.0, 5.0, WAN_NEGATIVE),
         Preset("shelllcc-paper", 1280, 720, 49, 16, 40, 5.0, 5.0, WAN_NEGATIVE),  # seeds: 42 + index of the prompt
+        Preset("tiny-4step", 192, 192, 17, 8, 4, 1.0, 5.0, "", None, "euler", FOUR, "tiny-4step"),
+        _few("lightx2v-4step", FOUR, "euler"),  # and Self-Forcing, which steps by lcm
+        _few("wan2.2-lightning", FOUR, "euler", cfg_2=1.0),  # two of the four for high noise, boundary .875
+        _few("causvid", NINE, "euler"),  # the 14B's; the first, of 1.3B, is as fastwan
+        _few("fastwan", (1.0, 0.757, 0.522), "lcm"),
+        _few("rcm", (0.988, 0.934, 0.853, 0.609), "lcm"),
     )
 }
 

@@ -281,3 +281,70 @@ def test_a_guide_fitted_to_a_perfect_denoiser_leaves_real_latents_as_they_are(tr
     assert float(sum(moves).norm()) <= 0.03 * float(clip.norm())
     harsh = ShellGuide(bank, replace(fit.guide, radius=3.0))
     assert float(harsh.move(clip[None], 0.3, share=0.3).norm()) > 0.03 * float(clip.norm())  # the bank does act
+
+
+FOUR = (1.0, 0.9375, 0.8333, 0.625)
+
+
+@pytest.fixture(params=["euler", "lcm"])
+def few(request, studio, takes):
+    """Round trips of a student of four steps."""
+    asked = Request.resolve(PRESETS["lightx2v-4step"], prompt="any", **SMALL | {"steps": None}, scheduler=request.param)
+    return Trips(studio, asked, load_bank("auto", studio.pipe), takes)
+
+
+def test_a_trip_of_few_steps_goes_through_the_students_own(few, studio):
+    assert few.levels == pytest.approx([*FOUR[1:], 0.0], abs=1e-6)
+    assert (few.window, few.last) == ((0.0, pytest.approx(0.625)), True)
+    assert few.tail == 0
+    asked = []
+    handle = studio.pipe.transformer.register_forward_pre_hook(
+        lambda model, args, given: asked.append(float(given["timestep"].flatten()[0])), with_kwargs=True
+    )
+    few.drift(0, None)
+    few.drift(0, few.guide(radius=2.0))
+    handle.remove()
+    assert asked == pytest.approx(2 * [1000 * level for level in FOUR[1:]])
+    assert few._prefixes[0].calls[1].computed == 0  # the guide acts on what was said already: another costs decoding
+
+
+@pytest.fixture
+def harsh(studio, takes, monkeypatch):
+    """A denoiser whose every clip has too much fine detail, as a distilled model's."""
+    current = {}
+
+    def forward(hidden_states, timestep, *args, **kwargs):
+        sigma = float(timestep.flatten()[0]) / 1000
+        x0 = current["x0"]
+        blurred = torch.nn.functional.avg_pool3d(x0, (1, 3, 3), 1, (0, 1, 1), count_include_pad=False)
+        return ((hidden_states - x0 - (x0 - blurred)) / sigma,)
+
+    monkeypatch.setattr(studio.pipe.transformer, "forward", forward)
+    return current
+
+
+@pytest.mark.parametrize("few", ["euler"], indirect=True)
+def test_a_fit_of_few_steps_calms_a_harsh_student_in_its_last_step(few, harsh, monkeypatch):
+    bare = few._sample
+
+    def shown(number, guide):
+        harsh["x0"] = few.takes[number].latents[None]
+        return bare(number, guide)
+
+    monkeypatch.setattr(few, "_sample", shown)
+    fit = Fitting(few, replace(BELONGS, steps=4, sigmas=FOUR)).fit()
+    assert fit.guide.acts
+    assert (fit.guide.last, fit.guide.by_sigma) == (True, True)
+    fine = fit.bands[0]
+    assert fine.before > 0.05
+    assert abs(fine.after) < 0.6 * abs(fine.before)
+
+
+def test_a_fit_belongs_to_the_levels_that_it_was_made_for():
+    own = replace(BELONGS, sigmas=FOUR, steps=4, shift=1.0)
+    assert own.name != replace(own, sigmas=(1.0, 0.9, 0.8, 0.6)).name
+    assert own.distance(own) == 0
+    assert 0 < own.distance(replace(own, sigmas=FOUR[:3], steps=3)) < 1
+    assert own.distance(replace(own, sigmas=(), shift=3.5)) == math.inf
+    assert BELONGS.name == "c932d47b799064f7"  # as it was before there were levels
+    assert "sigmas" not in BELONGS.as_dict()
