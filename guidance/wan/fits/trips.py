@@ -19,8 +19,9 @@ from shelllcc.guidance.fit.judge import Drift, drift
 from shelllcc.guidance.guide import dose
 from shelllcc.guidance.guide.config import GuideConfig
 from shelllcc.guidance.guide.guide import ShellGuide
+from shelllcc.guidance.guide.scheduler import renoises
 from shelllcc.guidance.wan.clips.prefix import Prefix
-from shelllcc.guidance.wan.clips.sample import Clip, Start, noise_levels, sample
+from shelllcc.guidance.wan.clips.sample import Clip, Start, noise_levels, sample, scheduled
 
 if TYPE_CHECKING:
     from diffusers import WanPipeline
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from shelllcc.guidance.wan.clips.studio import Studio
 
 START = 0.95  # sigma: what is missing went missing above; from lower down hardly any drift is seen
+LEAST = 0.1  # smallest factor of a residual where the last step is nearly all there is
 SMALLER = "use a smaller --size or fewer --frames"
 
 
@@ -62,7 +64,8 @@ class Trips:
         levels = noise_levels(studio.pipe, request)
         self.index = begin_at(levels, sigma)
         self.levels = levels[self.index :]
-        self.window, self.last = dose.interval(levels)
+        with scheduled(studio.pipe, request):
+            self.window, self.last = dose.interval(levels, renoised=renoises(studio.pipe.scheduler))
         self._prefixes: dict[int, Prefix] = {}
         self._real: dict[int, Frames] = {}
 
@@ -81,9 +84,13 @@ class Trips:
         return 1 + dose.first_move(self.levels, self.guide(radius=2.0))
 
     def guide(self, **knobs: Any) -> GuideConfig:
-        """A fit's guide for these noise levels: it multiplies what a clip has, and leaves alone what is not named."""
+        """A fit's guide for these noise levels: it multiplies what a clip has, and leaves alone what is not named.
+
+        Where the last step acts, hardly any other does, and may take more of a residual away.
+        """
         usual: dict[str, Any] = {"coarse": 1.0, "radius": 1.0, "tone": 0.0, "calm": 0.0, "contrast": 0.0}
-        return GuideConfig(window=self.window, last=self.last, first=True, toward=0.0, **(usual | knobs))
+        usual |= {"least": LEAST} if self.last else {}
+        return GuideConfig(window=self.window, last=self.last, by_sigma=True, first=True, toward=0.0, **(usual | knobs))
 
     def drift(self, number: int, config: GuideConfig | None) -> Drift:
         """What becomes of a clip under a guide; None is none."""
