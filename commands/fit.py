@@ -189,7 +189,7 @@ def _may(asked: Asked, resolved: Resolved, request: Request) -> bool:
     """Whether a request waits for a fit: not where the guide's defaults were found for its model and bank."""
     from shelllcc.guidance.wan.clips.fitted import defaults_hold
 
-    return asked.fit == "anew" or not defaults_hold(resolved.model, _bank_of(resolved))
+    return asked.fit == "anew" or not defaults_hold(resolved.model, _bank_of(resolved), request)
 
 
 def _bank_of(resolved: Resolved) -> Bank:

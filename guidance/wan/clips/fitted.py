@@ -82,11 +82,13 @@ def under(request: Request, fit: Fit, by_hand: Collection[str]) -> Request:
     return request.changed(**{name: value for name, value in fit.settings.items() if name not in by_hand})
 
 
-def defaults_hold(model: Model, bank: Bank) -> bool:
+def defaults_hold(model: Model, bank: Bank, request: Request | None = None) -> bool:
     """Whether the guide's own defaults were found for such a model and bank: the tiny Wan's shape and latents, and
-    anchors. A manifold answers otherwise to what cfg adds."""
+    anchors. A manifold answers otherwise to what cfg adds, and a schedule that is given may have no step where they
+    act."""
     config = json.loads((TINY / "vae" / "config.json").read_text(encoding="utf-8"))
     small = bool(model.transformer) and preset_for(model.transformer, two_stage=model.two_stage).name == "tiny"
+    small &= request is None or not request.sigmas
     return small and bank.kind == "anchors" and fingerprint(model.vae) == fingerprint(config)
 
 

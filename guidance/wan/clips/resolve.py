@@ -239,7 +239,7 @@ def _fitted(
         if known.fit is not None:
             found[index] = fitted.under(request, known.fit, given)
             notes += [known.remark] if known.remark else []
-        elif not given and not fitted.defaults_hold(model, bank):
+        elif not given and not fitted.defaults_hold(model, bank, request):
             told = f"no fit says how to guide {model.name} at these settings; make one with `{fit_command(asked)}`"
             if wanted:
                 raise UsageError(f"{told}, or give --fit never")

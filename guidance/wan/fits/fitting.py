@@ -185,6 +185,7 @@ def _key(trips: Trips, belongs: Belongs) -> str:
     digest = hashlib.sha256(
         json.dumps([belongs.as_dict(), trips.seed, trips.sigma, trips.request.negative_prompt]).encode()
     )
+    digest.update(f"shown {trips.shown}".encode() if trips.shown is not None else b"")
     for take in trips.takes:
         digest.update(take.caption.encode())
         digest.update(take.latents.contiguous().numpy().tobytes())

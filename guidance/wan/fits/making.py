@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 
 SIDE, FRAMES = 256, 17  # pixels and frames of a fit's clips, where the model makes such large ones
 CLIPS, CLIPS_CPU = 24, 8
+FEW, SHOWN = (
+    10,
+    2,
+)  # steps beside which decoding is nearly all that a fit takes on the CPU, and latent frames decoded then
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,8 @@ def make_fit(
     studio.reporter.stage("encoding clips")
     takes = list(encoded(pipe, chosen, shape))
     watch = _Watch()
-    trips = Trips(studio, small, bank, takes, seed=seed, on_moment=watch)
+    shown = SHOWN if studio.device.startswith("cpu") and request.steps <= FEW else None
+    trips = Trips(studio, small, bank, takes, seed=seed, shown=shown, on_moment=watch)
     belongs = belonging(request, studio.model, studio.loading, bank)
     state = shelf.folder() / "begun" / f"{belongs.name}.json"
     told = False

@@ -22,6 +22,7 @@ from shelllcc.guidance.guide.guide import ShellGuide
 from shelllcc.guidance.guide.scheduler import renoises
 from shelllcc.guidance.wan.clips.prefix import Prefix
 from shelllcc.guidance.wan.clips.sample import Clip, Start, noise_levels, sample, scheduled
+from shelllcc.guidance.wan.model.seams import decoded_in_part
 
 if TYPE_CHECKING:
     from diffusers import WanPipeline
@@ -46,7 +47,10 @@ class Take:
 
 
 class Trips:
-    """Round trips of `takes` as `request` samples, its prompt and size aside, with the pipeline of a studio."""
+    """Round trips of `takes` as `request` samples, its prompt and size aside, with the pipeline of a studio.
+
+    Of a clip `shown` latent frames are decoded and judged; None is all of them.
+    """
 
     def __init__(
         self,
@@ -57,10 +61,11 @@ class Trips:
         *,
         seed: int = 0,
         sigma: float = START,
+        shown: int | None = None,
         on_moment: Callable[[Moment], None] = lambda moment: None,
     ) -> None:
         self.studio, self.request, self.bank, self.takes = studio, request, bank, takes
-        self.seed, self.on_moment = seed, on_moment
+        self.seed, self.shown, self.on_moment = seed, shown, on_moment
         levels = noise_levels(studio.pipe, request)
         self.index = begin_at(levels, sigma)
         self.levels = levels[self.index :]
@@ -105,7 +110,7 @@ class Trips:
     def real(self, number: int) -> Frames:
         """The clip (t, H, W, 3) as the model's decoder shows it."""
         if number not in self._real:
-            self._real[number] = decoded(self.studio.pipe, self.takes[number].latents)
+            self._real[number] = decoded(self.studio.pipe, self.takes[number].latents[:, : self.shown])
         return self._real[number]
 
     def _sample(self, number: int, guide: ShellGuide | None) -> Clip:
@@ -114,16 +119,17 @@ class Trips:
         noise = torch.randn(take.latents.shape, generator=dice)
         noised = (1 - self.sigma) * take.latents + self.sigma * noise
         prefix = self._prefixes.setdefault(number, Prefix(self._shared))
-        return sample(
-            pipe,
-            self.request.changed(prompt=take.caption, seed=self.seed + number),
-            guide,
-            prefix=prefix,
-            texts=self.studio.texts,
-            cache=self.studio.loading.cache,
-            start=Start(noised[None], self.index),
-            on_moment=self.on_moment,
-        )
+        with decoded_in_part(pipe.vae, self.shown):
+            return sample(
+                pipe,
+                self.request.changed(prompt=take.caption, seed=self.seed + number),
+                guide,
+                prefix=prefix,
+                texts=self.studio.texts,
+                cache=self.studio.loading.cache,
+                start=Start(noised[None], self.index),
+                on_moment=self.on_moment,
+            )
 
 
 def begin_at(levels: Sequence[float], sigma: float) -> int:

@@ -52,6 +52,26 @@ def keep_calls_apart(model: nn.Module) -> None:
 
 
 @contextlib.contextmanager
+def decoded_in_part(vae: Any, frames: int | None) -> Iterator[None]:
+    """Within the block the VAE decodes so many latent frames at most, from the first; None is all of them.
+
+    Wan's decoder is causal: what it shows is what it would show of the whole.
+    """
+    if frames is None:
+        yield
+        return
+    before, decode = vars(vae).get("decode"), vae.decode
+    vae.decode = lambda latents, *args, **kwargs: decode(latents[:, :, :frames], *args, **kwargs)
+    try:
+        yield
+    finally:
+        if before is None:
+            del vae.decode
+        else:
+            vae.decode = before
+
+
+@contextlib.contextmanager
 def forward_exchanged(models: Sequence[nn.Module], exchange: Callable[[Forward], Forward]) -> Iterator[None]:
     """Within the block each model's forward is what `exchange` makes of it; afterwards it is as before.
 

@@ -148,7 +148,7 @@ def test_a_schedule_that_is_none_is_one_line(command, sigmas, said, shelllcc):
 
 def test_a_clip_of_given_levels_is_replayed_by_its_sidecar(shelllcc, tmp_path):
     levels = ["--sigmas", ",".join(map(str, FOUR)), "--scheduler", "lcm"]
-    code, out, err = shelllcc("generate", "-p", "a cat", *SIZE, *levels, "-o", "clip.mp4", "--json")
+    code, out, err = shelllcc("generate", "-p", "a cat", *SIZE, *levels, "--fit", "never", "-o", "clip.mp4", "--json")
     assert code == 0, err
     [clip] = json.loads(out)["clips"]
     assert (clip["request"]["sigmas"], clip["request"]["scheduler"]) == (list(FOUR), "lcm")
@@ -161,7 +161,8 @@ def test_a_clip_of_given_levels_is_replayed_by_its_sidecar(shelllcc, tmp_path):
 
 def test_every_command_that_samples_takes_levels(shelllcc, tmp_path):
     (tmp_path / "prompts.txt").write_text("a cat --sigmas 1,.5 --scheduler euler\na rocket\n")
-    code, out, err = shelllcc("generate", "--prompts-file", "prompts.txt", *SIZE, "--steps", "3", "--dry-run", "--json")
+    sampled = ["--prompts-file", "prompts.txt", *SIZE, "--steps", "3", "--fit", "never"]
+    code, out, err = shelllcc("generate", *sampled, "--dry-run", "--json")
     assert code == 0, err
     first, second = (clip["request"] for clip in json.loads(out)["clips"])
     assert (first["sigmas"], first["scheduler"], first["steps"]) == ([1.0, 0.5], "euler", 2)
@@ -177,7 +178,7 @@ def test_every_command_that_samples_takes_levels(shelllcc, tmp_path):
 
 def test_the_shipped_student_is_loaded_by_its_preset_or_missed_in_one_line(shelllcc, monkeypatch, tmp_path):
     monkeypatch.setitem(SHIPPED, "tiny-4step", tmp_path / "distilled.safetensors")
-    command = ["generate", "-p", "a cat", *SIZE, "--preset", "tiny-4step"]
+    command = ["generate", "-p", "a cat", *SIZE, "--preset", "tiny-4step", "--fit", "never"]
     code, _, err = shelllcc(*command, "--dry-run")
     assert code == 2
     [line] = err.splitlines()
@@ -234,3 +235,13 @@ def test_the_knob_of_the_dose_is_a_variant():
     assert (even.settings, own.settings) == ({"by_sigma": False}, {"by_sigma": True})
     with pytest.raises(UsageError, match="by_sigma must be true or false"):
         GuideConfig(by_sigma=1)
+
+
+def test_without_a_fit_given_levels_are_fitted_first_or_left_alone(shelllcc, monkeypatch):
+    """The guide's own defaults were found for many steps, and of such levels they would move nothing."""
+    levels = ["--sigmas", "1,.9,.6", "--scheduler", "euler"]
+    code, _, err = shelllcc("generate", "-p", "a cat", *SIZE, *levels, "--fit-budget", "0", "-o", "clip.mp4")
+    assert code == 0, err
+    [line] = [line for line in err.splitlines() if "makes it" in line]
+    assert "shelllcc fit --sigmas 1,0.9,0.6 --scheduler euler" in line
+    assert "sampling without guidance: no fit says how" in err

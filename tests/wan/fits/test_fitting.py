@@ -293,6 +293,16 @@ def few(request, studio, takes):
     return Trips(studio, asked, load_bank("auto", studio.pipe), takes)
 
 
+def test_a_trip_that_shows_a_part_judges_the_part(few, studio):
+    short = Trips(studio, few.request, few.bank, few.takes, shown=1)
+    assert short.real(0).shape[0] == 1
+    assert (short.real(0) == few.real(0)[:1]).all()
+    back = [trips._sample(0, None) for trips in (short, few)]
+    assert (back[0].frames == back[1].frames[:1]).all()
+    assert torch.equal(back[0].latents, back[1].latents)
+    assert short.drift(0, short.guide(radius=2.0)).likeness != few.drift(0, few.guide(radius=2.0)).likeness
+
+
 def test_a_trip_of_few_steps_goes_through_the_students_own(few, studio):
     assert few.levels == pytest.approx([*FOUR[1:], 0.0], abs=1e-6)
     assert (few.window, few.last) == ((0.0, pytest.approx(0.625)), True)

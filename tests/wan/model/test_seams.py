@@ -233,6 +233,23 @@ def test_every_seam_has_a_contract():
                 assert any(test.startswith(f"test_{name}_") for test in named), name
 
 
+def test_decoded_in_part_shows_what_the_whole_would(diffusers):
+    torch.manual_seed(0)
+    config = dict(base_dim=4, z_dim=4, dim_mult=[1, 2, 2], num_res_blocks=1, temperal_downsample=[True, True])
+    vae = diffusers.AutoencoderKLWan(**config, latents_mean=[0.0] * 4, latents_std=[1.0] * 4).eval()
+    latents = torch.randn(1, 4, 4, 4, 4)
+    with torch.no_grad():
+        whole = vae.decode(latents, return_dict=False)[0]
+        with seams.decoded_in_part(vae, 2):
+            part = vae.decode(latents, return_dict=False)[0]
+        with contextlib.suppress(KeyError), seams.decoded_in_part(vae, 2):
+            raise KeyError
+        torch.testing.assert_close(part, whole[:, :, :5])
+        assert "decode" not in vars(vae)
+        with seams.decoded_in_part(vae, None):
+            assert vae.decode(latents, return_dict=False)[0].shape == whole.shape
+
+
 @pytest.mark.parametrize("name", SUPPORTED)
 def test_levels_exchanged_are_those_given_whatever_the_shift(diffusers, name):
     flow = {} if name.startswith("FlowMatch") else {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
