@@ -28,13 +28,15 @@ PAGE = Path(__file__).parent.parent / "docs" / "models.md"
 SHAPE = TOY_TRANSFORMER | dict(attention_head_dim=32, num_layers=3, freq_dim=64)
 
 
-def toy(folder: Path) -> str:
-    """A toy Wan, saved; its path."""
+def toy(folder: Path, *, two_stage: bool = False) -> str:
+    """A toy Wan, saved, with a transformer or two; its path."""
     torch.manual_seed(0)
     WanPipeline(
         tokenizer=tokenizer(),
         text_encoder=UMT5EncoderModel(UMT5Config(**TOY_TEXT)),
         transformer=WanTransformer3DModel(**SHAPE),
+        transformer_2=WanTransformer3DModel(**SHAPE) if two_stage else None,
+        boundary_ratio=0.875 if two_stage else None,
         vae=AutoencoderKLWan(**TOY_VAE),
         scheduler=UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0),
     ).save_pretrained(folder)
@@ -105,7 +107,8 @@ LORAS = """## LoRAs
 
 `--lora FILE`, `FILE:WEIGHT`, and for the two transformers of Wan2.2-A14B `FILE:WEIGHT@high`, `@low`, `@both` or
 `FILE:WEIGHT@high:WEIGHT@low`. Products stay beside the weights; differences (`.diff`) are added to them, and to
-quantized ones put beside. A name prefixed `transformer_2.` is for low noise.
+quantized ones put beside. A name prefixed `transformer_2.` is for low noise. `--dry-run` says which transformer each goes
+to and how many layers it changes, by the file's header alone; what is on the hub it does not fetch.
 """
 TRANSFORMERS = """## Transformers in one file
 

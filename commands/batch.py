@@ -129,9 +129,12 @@ def _run(planned: Batch, engine: Engine, device: str | None, retries: int) -> li
 
 
 def _dry_run(planned: Batch, *, as_json: bool) -> None:
+    from shelllcc.guidance.wan.model.pipeline import foresee
+
+    loaded = foresee(planned.like.model, planned.like.loading)
     clips = [
         {"video": str(plan.output), "prompt": plan.request.prompt, "seed": plan.request.seed}
         | {"strength": plan.request.guide.strength, "finished": plan.finished()}
         for plan in planned.all_plans()
     ]
-    streams.print_json({"dry_run": True, "clips": clips}, indent=None if as_json else 2)
+    streams.print_json({"dry_run": True, "clips": clips, "loaded": loaded}, indent=None if as_json else 2)

@@ -52,6 +52,7 @@ def compare(
     """Sample prompts with and without guidance, or in any variants of it, and judge them side by side."""
     from shelllcc.guidance.wan.clips import parse
     from shelllcc.guidance.wan.clips.parallel import alone
+    from shelllcc.guidance.wan.model.pipeline import foresee
     from shelllcc.guidance.wan.model.placing import check_device
     from shelllcc.guidance.workbench.runs import check_layout
 
@@ -78,7 +79,10 @@ def compare(
     )
     planned.check_variants(ways)
     if dry_run:
-        streams.print_json({"dry_run": True} | planned.describe(ways), indent=None if as_json else 2)
+        loaded = foresee(planned.resolved.model, planned.resolved.loading)
+        streams.print_json(
+            {"dry_run": True} | planned.describe(ways) | {"loaded": loaded}, indent=None if as_json else 2
+        )
         return
     _of_prompts(planned, ways, checked, common, replay_folder, embed=embed, overwrite=overwrite)
 

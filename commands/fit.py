@@ -48,7 +48,7 @@ def fit(
     from shelllcc.guidance.wan.clips.parallel import alone
     from shelllcc.guidance.wan.clips.resolve import resolve
     from shelllcc.guidance.wan.fits.making import shape_for
-    from shelllcc.guidance.wan.model.pipeline import pick_device
+    from shelllcc.guidance.wan.model.pipeline import foresee, pick_device
     from shelllcc.guidance.wan.model.placing import check_device
 
     alone("fit")
@@ -66,6 +66,7 @@ def fit(
     if dry_run:
         shape = shape_for(resolved.model, request, common.device or "cpu", clips, asked.values)
         report = {"dry_run": True, "fit": str(path), "belongs": belongs.as_dict(), "clips": asdict(shape)}
+        report["loaded"] = foresee(resolved.model, resolved.loading)
         streams.print_json(report, indent=None if common.as_json else 2)
         return
     pick_device(common.device)

@@ -97,10 +97,12 @@ def _say_notes(notes: Iterable[str | None]) -> None:
 
 def _dry_run(plans: Sequence[Plan], common: options.Common) -> None:
     from shelllcc.guidance.wan.model.memory import forecasts
+    from shelllcc.guidance.wan.model.pipeline import foresee
 
     first, requests = plans[0], [plan.request for plan in plans]
     memory = forecasts(first.model, requests, first.loading, common.device)
-    report = {"dry_run": True, "clips": [plan.describe() for plan in plans], "memory": memory}
+    loaded = foresee(first.model, first.loading)
+    report = {"dry_run": True, "clips": [plan.describe() for plan in plans], "loaded": loaded, "memory": memory}
     streams.print_json(report, indent=None if common.as_json else 2)
 
 

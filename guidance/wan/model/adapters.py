@@ -71,7 +71,7 @@ class Account:
     def counted(self, where: str) -> str:
         """How many layers changed, and how."""
         added = f", {len(self.differences)} of them by differences" if self.differences else ""
-        return f"{self.layers} layers of the transformer{where} at {self.weight:g}{added}"
+        return f"{self.layers} layer{'s'[: self.layers > 1]} of the transformer{where} at {self.weight:g}{added}"
 
     def leave(self, why: str, *tensors: str) -> None:
         self.unused.setdefault(why, []).extend(tensors)
@@ -93,7 +93,14 @@ class Layers:
         self.adapters = dict[str, float]()
 
     def add(self, weights: Weights, name: str, weight: float, source: str) -> Account:
-        """Put the tensors of a LoRA on, its products as the adapter `name` (see `settle`).
+        """Put the tensors of a LoRA on, its products as the adapter `name` (see `settle`). Raises as `account`."""
+        account = self.account(weights, weight, source)
+        if account.products:
+            self._put(name, account)
+        return account
+
+    def account(self, weights: Weights, weight: float, source: str) -> Account:
+        """Add the differences of a LoRA, and have its products ready; on the meta device shapes alone suffice.
 
         Raises ModelError for one that cannot be applied exactly.
         """
@@ -106,8 +113,6 @@ class Layers:
         with torch.no_grad():
             for layer, parts in self._parts(weights, account, source).items():
                 self._change(layer, parts, weights, account, source)
-        if account.products:
-            self._put(name, account)
         return account
 
     def settle(self) -> None:
@@ -149,14 +154,15 @@ class Layers:
             account.leave("that lack their other half", *halves)
         if "diff" in given and not self._fits(tuple(given["diff"].shape), shape, layer, parts["diff"], account, source):
             difference = None
-        if difference is not None and not _plain(weight):  # quantized: beside it, as a product of full rank
-            pair, difference = _joined(pair, difference), None
+        if difference is not None:
+            account.differences.add(layer)
+            if not _plain(weight):  # quantized: beside it, as a product of full rank
+                pair, difference = _joined(pair, difference), None
         if pair is not None:
             kind = weight.dtype if _plain(weight) else self.dtype
             account.products[layer] = (pair[0].to(kind), pair[1].to(kind))
         if difference is not None:
             _add(weight, account.weight * difference)
-            account.differences.add(layer)
         self._shift(layer, parts, given, scale, account)
 
     def _shift(

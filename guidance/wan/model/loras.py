@@ -5,18 +5,20 @@ Knows nothing of how a tensor acts on a layer: see adapters.py.
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
+import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from shelllcc.guidance.errors import ModelError, UsageError, first_line
 from shelllcc.guidance.wan.model.loading import SHIPPED, Lora
 from shelllcc.guidance.wan.model.trust import PICKLES
-from shelllcc.guidance.wan.model.weights import reading, require
+from shelllcc.guidance.wan.model.weights import bare_transformer, reading, require
 
 if TYPE_CHECKING:
     import torch
@@ -60,16 +62,35 @@ def add_loras(pipe: WanPipeline, loras: Sequence[Lora], dtype: torch.dtype) -> N
     parts = [part for part in STAGES if getattr(pipe, part, None) is not None]
     layers = {part: Layers(getattr(pipe, part), dtype) for part in parts}
     for index, lora in enumerate(loras):
-        file = _read(lora)
-        accounts = {}
-        for part, (weight, tensors) in shares(file.lora, file.name, file.weights, parts).items():
-            with reading(f"the LoRA {lora.source}"):
-                accounts[part] = layers[part].add(tensors, f"lora_{index}", weight, lora.source)
-        _check_applied(lora, accounts)
-        for line in _told(lora, file.name, accounts, len(parts)):
-            logging.getLogger("shelllcc").warning(line)
+        name = f"lora_{index}"
+        file = _read(lora, _on_disk(lora.source))
+        _tell(file, parts, lambda part, weights, weight: layers[part].add(weights, name, weight, lora.source))  # noqa: B023
     for one in layers.values():
         one.settle()
+
+
+def foresee_loras(config: Mapping[str, Any], loras: Sequence[Lora], *, two_stage: bool) -> None:
+    """Log of LoRAs what `add_loras` would, from their headers alone and the config of the model's transformers.
+
+    What is on the hub alone is not fetched. Raises ModelError where `add_loras` would, UsageError as `check_lora`.
+    """
+    if not loras:
+        return
+    import torch
+
+    from shelllcc.guidance.wan.model.adapters import Layers
+
+    parts = list(STAGES)[: 1 + two_stage]
+    layers = {part: Layers(bare_transformer(config), torch.float32) for part in parts}
+    for lora in loras:
+        check_lora(lora, two_stage=two_stage)
+        if (path := _on_disk(lora.source, fetch=False)) is None:
+            logging.getLogger("shelllcc").warning(
+                f"LoRA {lora.source}: it is not on this machine yet; where it goes is said when it is fetched"
+            )
+            continue
+        file = _read(lora, path, shapes_alone=True)
+        _tell(file, parts, lambda part, weights, weight: layers[part].account(weights, weight, lora.source))  # noqa: B023
 
 
 def check_lora(lora: Lora, *, two_stage: bool) -> None:
@@ -136,6 +157,17 @@ def shares(lora: Lora, name: str, weights: Weights, parts: Sequence[str]) -> dic
     return {part: (lora.weight, weights) for part in parts if stage in (None, STAGES[part])}
 
 
+def _tell(file: _File, parts: Sequence[str], put: Callable[[str, Weights, float], Account]) -> None:
+    """Have the shares of a LoRA put on their transformers, and log what was done. Raises ModelError."""
+    accounts = {}
+    for part, (weight, weights) in shares(file.lora, file.name, file.weights, parts).items():
+        with reading(f"the LoRA {file.lora.source}"):
+            accounts[part] = put(part, weights, weight)
+    _check_applied(file.lora, accounts)
+    for line in _told(file.lora, file.name, accounts, len(parts)):
+        logging.getLogger("shelllcc").warning(line)
+
+
 def _check_applied(lora: Lora, accounts: Mapping[str, Account]) -> None:
     """Raise ModelError where nothing of the LoRA was applied."""
     if not any(account.layers for account in accounts.values()):
@@ -166,19 +198,27 @@ def _told(lora: Lora, name: str, accounts: Mapping[str, Account], models: int) -
             return
 
 
-def _read(lora: Lora) -> _File:
-    """Raises ModelError."""
+def _read(lora: Lora, path: Path, *, shapes_alone: bool = False) -> _File:
+    """With `shapes_alone` what is more than one number comes on the meta device. Raises ModelError."""
     from safetensors import safe_open
 
     from shelllcc.guidance.wan.model.adapters import Weights
 
-    path = _on_disk(lora.source)
     with reading(f"the LoRA {lora.source}"), safe_open(path, "pt") as file:
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        read = functools.partial(_shape, file) if shapes_alone else file.get_tensor
+        tensors = {key: read(key) for key in file.keys()}  # noqa: SIM118
         about = _about(path, file.metadata() or {})
     own = path.name if Path(lora.source).is_file() else lora.source
     name = own if own.endswith(".safetensors") else f"{own}/{path.name}"
     return _File(lora, name, Weights(tensors, about))
+
+
+def _shape(file: Any, key: str) -> torch.Tensor:
+    """A tensor of a file without its numbers, unless it is one number."""
+    import torch
+
+    shape = file.get_slice(key).get_shape()
+    return file.get_tensor(key) if math.prod(shape) == 1 else torch.empty(shape, device="meta")
 
 
 def _about(path: Path, header: Mapping[str, str]) -> dict[str, Any]:
@@ -191,26 +231,41 @@ def _about(path: Path, header: Mapping[str, str]) -> dict[str, Any]:
     return about if isinstance(about, dict) else {}
 
 
-def _on_disk(source: str) -> Path:
-    """The file of a LoRA, fetched from the hub where it is there. Raises ModelError."""
+@overload
+def _on_disk(source: str) -> Path: ...
+
+
+@overload
+def _on_disk(source: str, *, fetch: bool) -> Path | None: ...
+
+
+def _on_disk(source: str, *, fetch: bool = True) -> Path | None:
+    """The file of a LoRA, fetched from the hub where it is there, or None unless `fetch`. Raises ModelError."""
     place, file = find_lora(source)
     if Path(place).is_dir():
         return Path(place, file or "")
     from huggingface_hub import hf_hub_download, list_repo_files, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
+    def kept() -> Path:
+        return Path(snapshot_download(place, local_files_only=True))
+
     try:
+        if not fetch:
+            found = kept() / (file or _only(place, [path.name for path in kept().glob("*.safetensors")]))
+            return found if found.is_file() else None
         if file is None:
             try:
                 names = list_repo_files(place)
             except (HfHubHTTPError, OfflineModeIsEnabled, OSError):  # what is here already may do
-                here = Path(snapshot_download(place, local_files_only=True))
-                names = [path.name for path in here.glob("*.safetensors")]
+                names = [path.name for path in kept().glob("*.safetensors")]
             file = _only(place, [name for name in names if name.endswith(".safetensors") and "/" not in name])
             if file == "adapter_model.safetensors" and "adapter_config.json" in names:
                 hf_hub_download(place, "adapter_config.json")
         return Path(hf_hub_download(place, file))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        if not fetch:
+            return None
         raise ModelError(f"no LoRA {source}: not a file here, and the hub says: {first_line(error)}") from error
 
 

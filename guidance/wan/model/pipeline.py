@@ -17,7 +17,7 @@ from shelllcc.guidance.faults import out_of_memory
 from shelllcc.guidance.files import fingerprint_of
 from shelllcc.guidance.wan.model.caches import check_cache
 from shelllcc.guidance.wan.model.loading import SHIPPED, Loading, check_name
-from shelllcc.guidance.wan.model.loras import add_loras, check_lora
+from shelllcc.guidance.wan.model.loras import add_loras, check_lora, foresee_loras
 from shelllcc.guidance.wan.model.placing import DENOISERS, check_device, check_offload, place
 from shelllcc.guidance.wan.model.trust import check_hub_shards, check_parts, check_weights
 from shelllcc.guidance.wan.model.weights import cast_at_rest, check_file, load_transformer, reading, require
@@ -143,6 +143,19 @@ def _load(model: Model, loading: Loading, target: str, *, text_encoder: bool) ->
     pipe.set_progress_bar_config(disable=True)
     place(pipe, loading.offload, target, hooked=loading.cache != "none")
     return pipe
+
+
+def foresee(model: Model, loading: Loading) -> list[str]:
+    """What loading would say of the LoRAs, said now from their headers, with no weights read.
+
+    Raises ModelError and UsageError as `load_pipeline` would of them.
+    """
+    with remarked() as lines:
+        if loading.loras:
+            quieten()
+            require("peft", "--lora")
+            foresee_loras(model.transformer, loading.loras, two_stage=model.two_stage)
+    return lines
 
 
 @contextlib.contextmanager

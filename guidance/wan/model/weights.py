@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,6 @@ def load_transformer(
 
     `repo` is a folder or a hub id. A single file takes the config of the model's own transformer.
     """
-    import torch
     from diffusers import WanTransformer3DModel
 
     from shelllcc.guidance.wan.model.checkpoints import read_checkpoint
@@ -54,8 +53,7 @@ def load_transformer(
     check_file(file)
     with reading(f"{file} as the {part} of {repo}"):
         config = WanTransformer3DModel.load_config(repo, subfolder=part, revision=revision)
-        with torch.device("meta"):
-            shapes = {n: tuple(w.shape) for n, w in WanTransformer3DModel.from_config(config).state_dict().items()}
+        shapes = {n: tuple(w.shape) for n, w in bare_transformer(config).state_dict().items()}
         return WanTransformer3DModel.from_single_file(
             read_checkpoint(Path(file), shapes, dtype),
             config=repo,
@@ -64,6 +62,15 @@ def load_transformer(
             dtype=dtype,
             quantization_config=quantized,
         )
+
+
+def bare_transformer(config: Mapping[str, Any]) -> WanTransformer3DModel:
+    """The transformer of a config on the meta device: its weights have shapes and no numbers."""
+    import torch
+    from diffusers import WanTransformer3DModel
+
+    with torch.device("meta"):
+        return WanTransformer3DModel.from_config(config)
 
 
 def cast_at_rest(transformer: WanTransformer3DModel, dtype: torch.dtype) -> None:

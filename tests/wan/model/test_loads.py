@@ -5,14 +5,15 @@ import re
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from benchmarks import loads
 from benchmarks.file_layouts import FILES, write_file
 from benchmarks.loads import load, merged, output, told
 from benchmarks.lora_layouts import ADAPTERS, write_lora
 from shelllcc.guidance.geometry.threads import one_thread
-from shelllcc.guidance.wan.model.loading import Lora
+from shelllcc.guidance.wan.model.loading import Loading, Lora
+from shelllcc.guidance.wan.model.pipeline import find_model, foresee
 
 pytest.importorskip("peft", reason="LoRAs need the library peft")
 pytest.importorskip("gguf", reason="reading .gguf needs the library gguf")
@@ -27,6 +28,11 @@ def _one_thread():
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     return loads.toy(tmp_path_factory.mktemp("toy") / "model")
+
+
+@pytest.fixture(scope="module")
+def two_stage(tmp_path_factory):
+    return loads.toy(tmp_path_factory.mktemp("toy") / "model", two_stage=True)
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +59,7 @@ def test_a_lora_acts_as_its_merged_weights_or_says_why_not(row, model, weights, 
     assert any(re.search(said, line) for line in lines), lines
     assert went != row.refused
     assert all("\n" not in line and "style.safetensors" in line for line in lines)
+    assert told(lambda: foresee(find_model(model), Loading(loras=(Lora(str(path), 0.7),)))) == (went, lines)
     if went:
         want = output(merged(model, deltas, 0.7))
         effect = (want - base).norm()
@@ -93,9 +100,11 @@ def test_a_lora_acts_alike_on_quantized_weights(layout, base, model, weights, tm
     deltas = write_lora(the(layout), lora, weights)
     write_file(next(f for f in FILES if f.suffix == ".gguf" and not f.refused), file, weights)
     how = {"transformer": str(file)} if base == "gguf" else {"quantize": base}
-    plain, moved = (output(load(model, loras=loras, **how)) for loras in ((), (Lora(str(lora)),)))
+    plain, moved = output(load(model, **how)), []
+    _, lines = told(lambda: moved.append(output(load(model, loras=(Lora(str(lora)),), **how))))
+    assert lines == told(lambda: foresee(find_model(model), Loading(loras=(Lora(str(lora)),), **how)))[1]
     want = output(merged(model, deltas)) - output(load(model))
-    assert (moved - plain - want).norm() < 0.15 * want.norm()
+    assert (moved[0] - plain - want).norm() < 0.15 * want.norm()
 
 
 def test_two_loras_add_up(model, weights, tmp_path):
@@ -139,6 +148,54 @@ def test_what_was_said_of_a_file_is_said_once_and_stands_in_each_sidecar(shelllc
     assert notes[0] == "LoRA i2v.safetensors: 30 layers of the transformer at 0.5"
     assert "not applied: 4 tensors of image-to-video layers" in notes[1]
     assert [clip["loaded"] for clip in json.loads(out)["clips"]] == [notes, notes]
+
+
+SMALL = ["--size", "64x64", "--frames", "5", "--steps", "2"]
+BOTH = "layers of the transformer for high noise at 0.5, "
+
+
+@pytest.mark.parametrize(
+    ("name", "want"),
+    [
+        ("style_high", "30 layers of the transformer for high noise at 0.5, as its name says"),
+        ("style", f"30 {BOTH}30 layers of the transformer for low noise at 0.5; its name says neither"),
+        ("pair", f"20 {BOTH}10 layers of the transformer for low noise at 0.5"),
+    ],
+)
+def test_a_dry_run_says_where_a_lora_goes_by_its_header(name, want, shelllcc, two_stage, weights, tmp_path):
+    path = tmp_path / f"{name}.safetensors"
+    write_lora(the("Wan's own names, lora_A"), path, weights)
+    if name == "pair":
+        tensors = load_file(path)
+        save_file({("transformer_2." if "blocks.0" in key else "") + key: tensors[key] for key in tensors}, path)
+    begin = 8 + int.from_bytes(path.read_bytes()[:8], "little")
+    path.write_bytes(path.read_bytes()[:begin] + b"\xff" * (path.stat().st_size - begin))  # not a number is left
+    (tmp_path / "prompts.txt").write_text("a cat\n")
+    how = ["--model", two_stage, "--lora", f"{path.name}:0.5", *SMALL, "--strength", "0", "--dry-run", "--json"]
+    for words in (["generate", "-p", "a cat"], ["batch", "prompts.txt", "-o", "clips"]):
+        code, out, err = shelllcc(*words, *how)
+        assert code == 0, err
+        assert want in json.loads(out)["loaded"][0]
+        assert f"note: {json.loads(out)['loaded'][0]}" in err.splitlines()[-1]
+
+
+def test_a_dry_run_of_what_guides_says_where_a_lora_goes(shelllcc, tmp_path):
+    size = find_model(None).transformer["num_attention_heads"] * find_model(None).transformer["attention_head_dim"]
+    pair = {"lora_A": torch.zeros(2, size), "lora_B": torch.zeros(size, 2)}
+    save_file({f"blocks.0.attn1.to_q.{half}.weight": pair[half] for half in pair}, tmp_path / "x.safetensors")
+    for words in (["compare", "-p", "a tabby cat", "--fit", "never"], ["fit"]):
+        code, out, err = shelllcc(*words, "--lora", "x.safetensors", *SMALL, "--dry-run", "--json")
+        assert code == 0, err
+        assert json.loads(out)["loaded"] == ["LoRA x.safetensors: 1 layer of the transformer at 1"]
+
+
+def test_a_dry_run_fetches_no_lora(shelllcc, model):
+    how = ["--model", model, *SMALL, "--strength", "0", "--dry-run"]
+    code, out, err = shelllcc("generate", "-p", "a cat", *how, "--lora", "somebody/style/x.safetensors", "--json")
+    assert code == 0, err
+    assert json.loads(out)["loaded"] == [
+        "LoRA somebody/style/x.safetensors: it is not on this machine yet; where it goes is said when it is fetched"
+    ]
 
 
 def test_the_page_of_layouts_is_what_loading_them_says(root):
