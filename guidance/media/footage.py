@@ -1,6 +1,8 @@
 """Video files as clips of uint8 frames: sized, cropped, at one frame rate, HDR tone-mapped.
 
 Knows nothing of models or latents. ffmpeg decodes in one thread, so that the bytes do not depend on the core count.
+Colours are read by their tags, and where there are none as BT.601 at any size: as ffmpeg and all that is built on it
+(imageio, diffusers, decord) read and write them, though players take large ones for BT.709.
 """
 
 from __future__ import annotations

@@ -149,6 +149,22 @@ def test_colours_survive(tmp_path):
         assert np.abs(seen.astype(int) - colour).max() <= 4, colour
 
 
+@pytest.mark.parametrize(("width", "height"), [(64, 48), (1280, 720)])
+def test_untagged_colours_are_read_as_programs_write_them_at_any_size(width, height, tmp_path):
+    import imageio
+
+    colour = np.array((229, 24, 24))
+    frames = np.broadcast_to(colour.astype(np.uint8), (6, height, width, 3))
+    path = tmp_path / "v.mp4"
+    imageio.mimwrite(path, frames, fps=16, codec="libx264", output_params=["-crf", "4"])  # as diffusers does
+    said = subprocess.run([FFMPEG[0], "-hide_banner", "-i", path], capture_output=True, text=True).stderr
+    assert "yuv420p(progressive)" in said  # not a word of colours
+    assert np.abs(only(path, size=f"{width}x{height}").astype(int) - colour).max() <= 4
+    bt709 = ["-vf", "scale=out_color_matrix=bt709,format=yuv420p", "-colorspace", "bt709"]
+    tagged = film_of(tmp_path / "t.mp4", frames, 16, *bt709)
+    assert np.abs(only(tagged, size=f"{width}x{height}").astype(int) - colour).max() <= 4
+
+
 @pytest.mark.parametrize(("source", "fps", "expected"), [(32, 16, 16), (24, 12.5, 13), (16, 48, 48), (30, None, 30)])
 def test_a_second_of_film_has_as_many_frames_as_its_rate(source, fps, expected, tmp_path):
     path = film(tmp_path / "v.mp4", f"testsrc2=s=64x48:r={source}:d=1")
