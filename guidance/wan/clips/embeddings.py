@@ -1,7 +1,7 @@
 """Text embeddings on disk, by prompt and encoder: a sweep encodes each prompt once, and the next run not at all.
 
-Knows nothing of sampling. What is read is bit for bit what the encoder gave; a broken file is made anew, and where the
-folder cannot be written nothing is kept, with one remark.
+Knows nothing of sampling. What is read is bit for bit what the encoder would give here and now, by these libraries and
+on this device; a broken file is made anew, and where the folder cannot be written nothing is kept, with one remark.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ from torch import Tensor
 from shelllcc.guidance.errors import OutputError
 from shelllcc.guidance.files import fingerprint_of, write_bytes
 from shelllcc.guidance.paths import cache_folder
+from shelllcc.guidance.versions import version
 from shelllcc.guidance.wan.model.loading import LENGTH
 from shelllcc.guidance.wan.model.pipeline import Model
 
+LIBRARIES = ("torch", "transformers", "tokenizers", "diffusers", "ftfy")  # on whose code an embedding's bits depend
 Encode = Callable[[Sequence[str]], Iterable[Tensor]]
 """Embeddings (1, 512, d) of prompts, in their order."""
 
@@ -27,7 +29,7 @@ Encode = Callable[[Sequence[str]], Iterable[Tensor]]
 class Texts:
     """The embeddings of the text encoder named `encoder`, kept in `folder` (see paths.cache_folder) and in memory.
 
-    `encode` is asked for those that are not known, on the kind of device named `device`.
+    `encode` is asked for those that are not known, on `device`.
     """
 
     def __init__(self, encoder: str, encode: Encode, *, device: str, folder: Path | None = None) -> None:
@@ -73,7 +75,7 @@ class Texts:
         return self._known[prompt]
 
     def _path(self, prompt: str) -> Path:
-        return self.folder / f"{_digest(self.encoder, self.device, prompt)}.safetensors"
+        return self.folder / f"{_digest(self.encoder, *_how(self.device), prompt)}.safetensors"
 
 
 def encoder_fingerprint(model: Model, dtype: str) -> str:
@@ -90,6 +92,13 @@ def encoder_fingerprint(model: Model, dtype: str) -> str:
             if path.is_file():
                 digest.update(f"{part}/{path.name} {fingerprint_of(path)}".encode())
     return digest.hexdigest()[:16]
+
+
+def _how(device: str) -> tuple[str, ...]:
+    """What else decides on the bits of an embedding: versions, and the GPU or the CPU's number of threads."""
+    kind = torch.device(device).type
+    on = torch.cuda.get_device_name(device) if kind == "cuda" else f"{kind} {torch.get_num_threads()}"
+    return on, *(f"{library} {version(library)}" for library in LIBRARIES)
 
 
 def _digest(*facts: str) -> str:

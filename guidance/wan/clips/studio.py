@@ -90,7 +90,7 @@ class Studio:
     def texts(self) -> Texts:
         dtype = pipeline.pick_dtype(self.loading.dtype, self.device)
         encoder = encoder_fingerprint(self.model, str(dtype))
-        return Texts(encoder, self._encode, device=torch.device(self.device).type)
+        return Texts(encoder, self._encode, device=self.device)
 
     def _encode(self, prompts: Sequence[str]) -> Iterator[Tensor]:
         """Embeddings of prompts. Raises OutOfMemoryError with what to try next, and LostGpuError."""

@@ -4,8 +4,10 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from shelllcc.guidance.errors import UsageError
+from shelllcc.guidance.wan.clips import embeddings
 from shelllcc.guidance.wan.clips.embeddings import encoder_fingerprint
 from shelllcc.guidance.wan.clips.request import Request
 from shelllcc.guidance.wan.clips.sample import sample
@@ -64,6 +66,27 @@ def test_embeddings_from_disk_are_the_encoders_own(studio, pipe, prompt, monkeyp
     torch.testing.assert_close(studio().texts.embed(prompt), own, rtol=0, atol=0)
     monkeypatch.setattr(pipeline, "load_text_encoder", lambda *args, **kwargs: pytest.fail("encoded again"))
     torch.testing.assert_close(studio().texts.embed(prompt), own, rtol=0, atol=0)
+
+
+def test_embeddings_of_other_libraries_or_threads_are_not_taken(studio, tmp_path, monkeypatch):
+    kept = tmp_path / "cache" / "texts"
+
+    def encoded():
+        before = set(kept.glob("*"))
+        for path in before:
+            save_file({"embedding": torch.ones(3, 128)}, path)  # another encoder's
+        studio().texts.embed(CAT)
+        return len(set(kept.glob("*")) - before)
+
+    assert [encoded(), encoded()] == [1, 0]
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads + 1)
+        assert encoded() == 1
+    finally:
+        torch.set_num_threads(threads)
+    monkeypatch.setattr(embeddings, "version", lambda name: "0.1" if name == "transformers" else "9")
+    assert [encoded(), encoded()] == [1, 0]
 
 
 def test_a_prompt_that_nobody_expected_is_encoded_when_it_is_asked_for(studio, pipe):
