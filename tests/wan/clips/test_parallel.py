@@ -25,6 +25,7 @@ CASES = ("tiny float32 even", "tiny float32 uneven", "tiny bfloat16 uneven", "to
 def launch(task, folder):
     """Two processes under torchrun, in the background."""
     words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    words += ["--monitor-interval", "3"] if "killed" in task else []  # else torchrun may end rank 0 before it tells
     gone = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
     env = {name: value for name, value in os.environ.items() if name not in gone}
     env |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "SHELLLCC_CACHE": str(folder)}
