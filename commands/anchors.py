@@ -271,7 +271,7 @@ def train(
 
     _check_output(output, overwrite=overwrite)
     if not 0 < held_out < 1:
-        raise UsageError(f"held-out is a share between 0 and 1, got {held_out}")
+        raise UsageError(f"--held-out is a share between 0 and 1, e.g. 0.15, got {held_out}")
     if export is not None and (export.is_dir() or not export.suffix):
         raise UsageError(f"--export is a file such as shell_lcc.pth, got {export}")
     given: dict[str, Any] = {
@@ -413,9 +413,9 @@ def verify(
 
     found, _ = choose_bank(bank)
     if sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
-        raise UsageError(f"a sha256 has 64 hexadecimal digits, got {sha256!r}")
+        raise UsageError(f"--sha256 takes 64 hexadecimal digits, got {sha256!r}")
     if sha256 is not None and sha256.lower() != found.sha256:
-        raise BankError(f"{found.path} has the sha256 {found.sha256}, not {sha256}")
+        raise BankError(f"{found.path} has the sha256 {found.sha256}, not {sha256}: it is another file; fetch it anew")
     _print({"bank": str(found.path), "whole": True, "sha256": found.sha256}, as_json)
 
 
@@ -438,12 +438,12 @@ def _check_output(path: Path, *, overwrite: bool = True) -> None:
     if path.suffix != ".safetensors":
         raise UsageError(f"a bank is a .safetensors file, got {path}")
     if len(path.name.encode()) > 240:
-        raise OutputError(f"the name {path.name[:40]}... is too long for a file")
+        raise OutputError(f"the name {path.name[:40]}... is too long for a file; give a shorter one")
     if path.is_dir():
         raise UsageError(f"{path} is a folder; give a file in it")
     existing = next(p for p in path.absolute().parents if p.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise OutputError(f"cannot write to {path.parent}")
+        raise OutputError(f"cannot write to {path.parent}; give another --output")
     if not overwrite and path.exists():
         from shelllcc.guidance.wan.banks.make import check_free
 

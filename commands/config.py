@@ -53,10 +53,10 @@ def _of_command(place: str, table: dict[str, Any], command: Any) -> dict[str, An
     found: dict[str, Any] = {}
     for key, value in table.items():
         if key not in flags:
-            raise UsageError(f"{place} has no flag --{key}")
+            raise UsageError(f"{place} has no flag --{key}; remove the line, or see the command's --help")
         parameter = flags[key]
         if parameter.name in found:
-            raise UsageError(f"{place} {key} says again what another key says")
+            raise UsageError(f"{place} {key} says again what another key says; remove one of them")
         found[parameter.name] = _checked(f"{place} {key}", value, parameter, hints[parameter.name].annotation)
     return found
 
@@ -76,7 +76,7 @@ def _checked(place: str, value: Any, parameter: Any, hint: Any) -> Any:
     if low is not None and value < low:
         raise UsageError(f"{place} must be {low} or more, got {value}")
     if kind is float and type(value) is int and abs(value) > 1e300:
-        raise UsageError(f"{place} is too large a number")
+        raise UsageError(f"{place} is too large a number, got {_short(value)}")
     return str(value) if kind is str else value
 
 

@@ -56,7 +56,7 @@ def score(
     encoding = encoding_of(model, size, fps, frames, clips, Path(), device, chosen if named else None)
     scores = list(score_files(found, chosen, encoding, on_problem=lambda line: streams.say(f"note: {line}")))
     if not scores:
-        raise UsageError("none of the files could be scored")
+        raise UsageError("none of the files could be scored; the notes say why")
     if as_json:
         rows = [{"file": str(s.path), "clip": s.clip} | asdict(s.score) | {"outside": s.score.outside} for s in scores]
         streams.print_json({"bank": str(chosen.path), "sha256": chosen.sha256, "scores": rows})

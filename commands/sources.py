@@ -103,7 +103,7 @@ def latents_of(
     for note in (*(f"skipped: {reason}" for reason in gathered.skipped), *gathered.notes):
         streams.say(f"note: {note}")
     if not gathered.files:
-        raise UsageError("none of the sources could be used")
+        raise UsageError("none of the sources could be used; the notes say why")
     return gathered
 
 

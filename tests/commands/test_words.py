@@ -63,7 +63,8 @@ def test_a_replay_says_that_another_version_made_the_clip(other, sidecar, shelll
     sidecar(versions={"shelllcc": other})
     code, _, err = shelllcc("generate", "--from", "clip.json", "--dry-run")
     assert code == 0
-    assert err == f"shelllcc: note: made by shelllcc {other}, this is {own}: the clip may differ\n"
+    way = f"`pip install shelllcc=={other}` is that one"
+    assert err == f"shelllcc: note: made by shelllcc {other}, this is {own}: the clip may differ; {way}\n"
 
 
 def test_a_replay_says_that_the_model_is_of_another_revision(sidecar, shelllcc, tmp_path, monkeypatch):
@@ -76,7 +77,7 @@ def test_a_replay_says_that_the_model_is_of_another_revision(sidecar, shelllcc, 
     sidecar(model={"source": "owner/name", "revision": "a0a"}, bank=None)
     code, _, err = shelllcc(*asked)
     assert code == 0
-    said = "made with revision a0a of owner/name, this is b0b: the clip may differ"
+    said = "made with revision a0a of owner/name, this is b0b: the clip may differ; --model owner/name@a0a is that one"
     assert err == f"shelllcc: note: {said}\n"
     assert shelllcc(*asked, "--model", "owner/name")[2] == "", "another model was asked for"
 

@@ -64,7 +64,9 @@ class Texts:
                 _write(self._path(prompt), embedding)
             except OutputError as error:
                 self._kept = False
-                logging.getLogger("shelllcc").warning("text embeddings are not kept for the next run: %s", error)
+                logging.getLogger("shelllcc").warning(
+                    "text embeddings are not kept for the next run: %s; SHELLLCC_CACHE names another folder", error
+                )
 
     def _find(self, prompt: str) -> Tensor | None:
         if prompt not in self._known:

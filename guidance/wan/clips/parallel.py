@@ -209,7 +209,9 @@ def _meet(rank: int, count: int, patience: timedelta) -> Store:
     try:
         store, _, _ = next(rendezvous("env://", rank, count, timeout=patience))
     except (RuntimeError, ValueError) as error:
-        raise UsageError(f"cannot reach the other {count - 1} processes of torchrun: {first_line(error)}") from error
+        raise UsageError(
+            f"cannot reach the other {count - 1} processes of torchrun: {first_line(error)}; start them all anew"
+        ) from error
     return PrefixStore("shelllcc", store)
 
 

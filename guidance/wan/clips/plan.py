@@ -194,10 +194,13 @@ def _other_than(record: JsonObject, model: Model, *, same_model: bool) -> Iterat
     """What a replay should know: another shelllcc, or another revision of the model, made the clip."""
     then, now = (record.get("versions") or {}).get("shelllcc"), version()
     if then is not None and now is not None and then != now:
-        yield f"made by shelllcc {then}, this is {now}: the clip may differ"
+        yield f"made by shelllcc {then}, this is {now}: the clip may differ; `pip install shelllcc=={then}` is that one"
     revision = (record.get("model") or {}).get("revision")
     if same_model and revision is not None and revision != model.revision and not model.is_local:
-        yield f"made with revision {revision} of {model.name}, this is {model.revision}: the clip may differ"
+        yield (
+            f"made with revision {revision} of {model.name}, this is {model.revision}: the clip may differ; "
+            f"--model {model.source.partition('@')[0]}@{revision} is that one"
+        )
 
 
 def _check_kind(output: Path | None, *, many: bool) -> None:

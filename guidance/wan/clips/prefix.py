@@ -115,7 +115,9 @@ class Prefix:
                 write_bytes(path, save({"output": kept}))
             except OutputError as error:
                 self._full = True
-                logging.getLogger("shelllcc").warning("further steps are computed for every clip anew: %s", error)
+                logging.getLogger("shelllcc").warning(
+                    "further steps are computed for every clip anew, which is slower: %s", error
+                )
                 return
             self._outputs.append(path)
         self._shapes.append((latents.shape, latents.dtype))

@@ -119,7 +119,8 @@ def doubt_of_run(known: object) -> str | None:
 
 
 def _doubt(what: str, folder: object) -> str:
-    return f"the {what} does not say which weights {folder} held: its clips are the same if they are"
+    told = f"the {what} does not say which weights {folder} held: its clips are the same if they are"
+    return f"{told}; if not, make them anew with --overwrite"
 
 
 def recorded_bank(record: JsonObject, bank: Bank, model: Model) -> tuple[Bank, list[str]]:
@@ -129,7 +130,10 @@ def recorded_bank(record: JsonObject, bank: Bank, model: Model) -> tuple[Bank, l
     """
     known = record["bank"]
     if not _is_file(known, bank):
-        raise BankError(f"the bank {bank.path} is not the one that the sidecar names; give --bank to use another")
+        raise BankError(
+            f"the bank {bank.path} is not the one that the sidecar names; "
+            f"give --bank {bank.path} to use it all the same"
+        )
     if model.name != (record.get("model") or {}).get("source"):
         return bank, []
     try:

@@ -62,7 +62,8 @@ class Request:
             raise UsageError('the prompt is empty; say what to show, e.g. --prompt "a tabby cat, zoom in, daylight"')
         for text in (self.prompt, self.negative_prompt):
             if "\0" in text or not _encodes(text):
-                raise UsageError("the prompt holds characters that are no text")
+                at = next(i for i, c in enumerate(text) if c == "\0" or not _encodes(c))
+                raise UsageError(f"the prompt holds what is no text: character {at + 1}, {text[at]!r}; remove it")
         if self.seed < 0 or self.seed >= 2**63:
             raise UsageError(f"the seed must lie in 0 .. 2^63-1, got {self.seed}")
         for name in ("width", "height"):
@@ -153,7 +154,9 @@ def _read(record: JsonObject, field: Field[Any]) -> Any:
         sound &= len(parts) == 2 or not pair
         sound &= all(isinstance(part, int | float) and not isinstance(part, bool) for part in parts)
     if not sound or ((float in kinds or tuple in kinds) and not all(map(_is_float, parts))):
-        raise UsageError(f"the sidecar's request has no proper {field.name}: {value!r}")
+        raise UsageError(
+            f"the sidecar's request has no proper {field.name}: {value!r}; give a sidecar that was not edited"
+        )
     return tuple(map(float, parts)) if tuple in kinds else value
 
 

@@ -100,7 +100,7 @@ def resolve(
 def check_comparable(loading: Loading) -> None:
     """Raise UsageError for a loading with which clips differ by more than their guides."""
     if loading.cache != "none":
-        raise UsageError("--cache is off when comparing: it reuses other steps in every clip")
+        raise UsageError("leave --cache out when comparing: it reuses other steps in every clip")
 
 
 def _lines(asked: Asked, then: Request | None) -> list[Line]:
@@ -177,7 +177,7 @@ def _check_sizes(request: Request, model: Model) -> None:
             near = max(grid, round(side / grid) * grid)
             raise UsageError(f"this model needs a {name} that is a multiple of {grid}, got {side}; nearest is {near}")
     if request.cfg_2 is not None and not model.two_stage:
-        raise UsageError("--cfg-2 is for models with a second transformer (Wan2.2-A14B)")
+        raise UsageError("--cfg-2 is for models with a second transformer (Wan2.2-A14B); leave it out")
 
 
 def _bank_for(

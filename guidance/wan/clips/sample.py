@@ -160,7 +160,7 @@ def sample(
         with later, _hooked(pipe, request, guide, prefix, cache), _told(pipe, steps):
             frames = _call(pipe, request, texts, steps, start, dice)
     if not np.isfinite(frames).all():
-        raise SamplingError("the VAE gave NaN or infinity; check its weights")
+        raise SamplingError("the VAE gave NaN or infinity: its weights are broken; fetch the model anew")
     trace = list(guide.trace) if guide else []
     return Clip(request, (frames * 255).round().astype(np.uint8), steps.latents[0], trace)
 
@@ -177,7 +177,7 @@ class _Steps:
         if not torch.isfinite(state["latents"]).all():
             raise SamplingError(
                 f"the model gave NaN or infinity in step {moment.step} of {moment.steps} (sigma {moment.sigma:.3f}); "
-                "try --dtype float32, or check the weights"
+                "try --dtype float32; if it does so there, the weights are broken: fetch them anew"
             )
         if moment.is_last:
             self.latents.append(state["latents"])

@@ -162,4 +162,6 @@ def _check_folder(folder: Path) -> None:
         with contextlib.closing(tempfile.TemporaryFile(dir=folder)):
             pass
     except OSError as error:
-        raise OutputError(f"cannot keep steps in {folder}: {error.strerror or error}") from error
+        raise OutputError(
+            f"cannot keep steps in {folder}: {error.strerror or error}; give another --replay-folder"
+        ) from error

@@ -128,7 +128,9 @@ class Layers:
             if part is None:
                 account.leave(stranger(tensor, len(self.transformer.blocks)), tensor)
             elif (other := found.setdefault(part.layer, {}).setdefault(part.role, tensor)) != tensor:
-                raise ModelError(f"the LoRA {source} holds {other} and {tensor} for one layer; remove one of them")
+                raise ModelError(
+                    f"the LoRA {source} holds both {other} and {tensor} for one layer; give a file with one of them"
+                )
         return found
 
     def _change(self, layer: str, parts: Mapping[str, str], weights: Weights, account: Account, source: str) -> None:

@@ -37,7 +37,9 @@ def cached(pipe: WanPipeline, name: str, *, steps: int) -> Iterator[None]:
 def check_cache(name: str, transformer: Mapping[str, Any]) -> None:
     """Raise ModelError where a cache cannot work with a model of this config."""
     if name == "first-block" and transformer["num_layers"] < 2:
-        raise ModelError("--cache first-block needs a transformer of two blocks or more; this one has one")
+        raise ModelError(
+            "--cache first-block needs a transformer of two blocks or more; this one has one; leave --cache out"
+        )
 
 
 def _config(name: str, pipe: WanPipeline, steps: int) -> Any:

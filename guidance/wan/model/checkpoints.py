@@ -65,7 +65,10 @@ def check_safetensors(path: Path) -> None:
                 f"{path} holds {kind} weights without a scale ({name}), which are not read here; {INSTEAD}"
             )
     if not any("blocks." in name for name in names):
-        raise ModelError(f"{path} holds no transformer of Wan: none of its {len(names)} weights is of a block")
+        raise ModelError(
+            f"{path} holds no transformer of Wan: none of its {len(names)} weights is of a block; "
+            "--transformer takes Wan's diffusion model, not its VAE or text encoder"
+        )
 
 
 def read_checkpoint(path: Path, wanted: Shapes, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -83,7 +86,7 @@ def read_checkpoint(path: Path, wanted: Shapes, dtype: torch.dtype) -> dict[str,
         if ours is None:
             beyond.append(name)
         elif ours in found:
-            raise ModelError(f"{path} holds two weights for {ours}, one of them {name}; remove one")
+            raise ModelError(f"{path} holds two weights for {ours}, one of them {name}; give a file with one of them")
         else:
             found[ours] = _shaped(path, name, tensor, wanted[ours], dtype)
     _account(path, wanted, found, beyond)
@@ -108,7 +111,7 @@ def _account(path: Path, wanted: Shapes, found: Mapping[str, Tensor], beyond: It
     if unused:
         told = ", ".join(f"{len(names)} {why} (first {names[0]})" for why, names in unused.items())
         own = unused.keys() <= {"of a text encoder", "of a VAE"}
-        rest = f", the model's own are: {told}" if own else f": {told}; for all of it give the --model it is for"
+        rest = f", the model's own are: {told}" if own else f": {told}; clips are text-to-video without what these do"
         logging.getLogger("shelllcc").warning(f"{path.name}: weights beside the transformer's are not used{rest}")
 
 
@@ -165,7 +168,7 @@ def _shaped(path: Path, name: str, tensor: Tensor, shape: tuple[int, ...], dtype
         )
     if tensor.dtype not in FLOATS:
         if not tensor.is_floating_point():
-            raise ModelError(f"{path} has {name} as {_kind(tensor)}, which are no weights; {INSTEAD}")
+            raise ModelError(f"{path} has {name} as {_kind(tensor)}, which this model cannot compute with; {INSTEAD}")
         tensor = tensor.to(dtype)
     return tensor.reshape(shape)
 

@@ -175,7 +175,9 @@ class Loading:
                     raise TypeError(f"{key} is {value!r}")
             return cls(**values, loras=loras)
         except (AttributeError, TypeError, KeyError, ValueError) as error:
-            raise UsageError(f"the sidecar's loading is no proper one: {error}") from error
+            raise UsageError(
+                f"the sidecar's loading is no proper one: {error}; give a sidecar that was not edited"
+            ) from error
 
 
 def check_name(source: str) -> None:

@@ -98,7 +98,8 @@ def check_lora(lora: Lora, *, two_stage: bool) -> None:
     find_lora(lora.source)
     if lora.staged and not two_stage:
         raise UsageError(
-            f"--lora {lora}: @high and @low are for models with two transformers (Wan2.2-A14B); leave it out"
+            f"--lora {lora}: @high and @low are for models with two transformers (Wan2.2-A14B); "
+            f"give --lora {lora.source}:{lora.high if lora.low is None else lora.low:g}"
         )
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKLWan, WanPipeline
 
 TINY = Path(__file__).parent.parent / "tiny"
+DIFFUSERS = "a Wan folder or hub id in diffusers' format, e.g. Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
 LATENTS_ALONE = "wan2.1-vae"
 PARTS = ("transformer", "transformer_2", "vae", "text_encoder", "tokenizer", "scheduler")
 WEIGHTS = (".safetensors", ".gguf", ".ckpt", ".pt", ".pth", ".bin")
@@ -90,7 +91,7 @@ def find_model(model: str | None) -> Model:
     if folder.suffix in WEIGHTS:
         raise ModelError(f"{model} is a single file; give it as --transformer, beside the --model it was made for")
     if not _is_hub_id(str(model)):
-        raise ModelError(f"no model at {model}; give a diffusers folder, a hub id such as owner/name, or `tiny`")
+        raise ModelError(f"no model at {model}; give {DIFFUSERS}, or `tiny`")
     return _find_on_hub(str(model))
 
 
@@ -201,7 +202,7 @@ def check_loading(model: Model, loading: Loading, device: str) -> None:
     replaced = {part for part in DENOISERS if getattr(loading, part) is not None}
     check_weights(Path(model.source), [part for part in ("vae", "text_encoder", *DENOISERS) if part not in replaced])
     if loading.transformer_2 is not None and not model.two_stage:
-        raise UsageError("--transformer-2 is for models with a second transformer (Wan2.2-A14B)")
+        raise UsageError("--transformer-2 is for models with a second transformer (Wan2.2-A14B); leave it out")
     for file in (loading.transformer, loading.transformer_2):
         if file is not None:
             check_file(file)
@@ -306,7 +307,9 @@ def _describe(source: str, revision: str, folder: Path) -> Model:
     """The model whose configs lie in a folder. Raises ModelError where they are no Wan's."""
     index = _read_json(folder / "model_index.json")
     if index.get("_class_name") != "WanPipeline":
-        raise ModelError(f"{source} holds a {index.get('_class_name')}, not a WanPipeline")
+        raise ModelError(
+            f"{source} holds {index.get('_class_name') or 'no pipeline'}, not a WanPipeline; give {DIFFUSERS}"
+        )
     check_parts(index, source, folder)
     second = index.get("transformer_2")
     transformer, vae = (_read_json(folder / part / "config.json") for part in ("transformer", "vae"))
@@ -314,9 +317,11 @@ def _describe(source: str, revision: str, folder: Path) -> Model:
     sizes = [transformer.get("num_attention_heads"), transformer.get("attention_head_dim"), vae.get("z_dim")]
     statistics = [vae.get(key) for key in ("latents_mean", "latents_std")]
     if not isinstance(patch, list) or len(patch) != 3 or not all(isinstance(v, int) for v in [*patch, *sizes]):
-        raise ModelError(f"{source} has no proper transformer and VAE configs (patch_size, heads, z_dim)")
+        raise ModelError(
+            f"{source} has no proper transformer and VAE configs (patch_size, heads, z_dim); fetch it anew"
+        )
     if not all(isinstance(v, list) and all(isinstance(x, (int, float)) for x in v) for v in statistics):
-        raise ModelError(f"{source}/vae/config.json has no proper latents_mean and latents_std")
+        raise ModelError(f"{source}/vae/config.json has no proper latents_mean and latents_std; fetch it anew")
     encoder = folder / "text_encoder" / "config.json"
     texts = _read_json(encoder) if encoder.is_file() else {}
     two_stage = isinstance(second, list) and second[0] is not None
@@ -331,7 +336,12 @@ def _describe(source: str, revision: str, folder: Path) -> Model:
 def _find_on_hub(model: str) -> Model:
     """Fetch the configs alone. Raises ModelError."""
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RemoteEntryNotFoundError,
+    )
     from huggingface_hub.utils.logging import set_verbosity_error
 
     set_verbosity_error()
@@ -341,6 +351,8 @@ def _find_on_hub(model: str) -> Model:
             Path(hf_hub_download(repo, name, revision=revision or None))
             for name in ("model_index.json", "transformer/config.json", "vae/config.json", "text_encoder/config.json")
         ]
+    except RemoteEntryNotFoundError as error:
+        raise ModelError(f"{model} on the hub lacks files of a Wan in diffusers' format; give {DIFFUSERS}") from error
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(f"no model {model}: not a folder here, and the hub says: {first_line(error)}") from error
     return _describe(model, files[0].parent.name, files[0].parent)
@@ -381,9 +393,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ModelError(f"no Wan pipeline there: cannot read {path}: {error.strerror}") from error
+        raise ModelError(f"no Wan pipeline there: cannot read {path}: {error.strerror}; give {DIFFUSERS}") from error
     except ValueError as error:
-        raise ModelError(f"{path} is not JSON: {error}") from error
+        raise ModelError(f"{path} is not JSON: {error}; fetch the model anew") from error
     if not isinstance(record, dict):
-        raise ModelError(f"{path} is not a JSON object")
+        raise ModelError(f"{path} is not a JSON object; fetch the model anew")
     return record

@@ -62,13 +62,13 @@ def check_device(device: str | None, *, here: bool = True) -> None:
     count = torch.cuda.device_count() if kind == "cuda" else int(torch.backends.mps.is_available())
     if int(number or 0) >= max(count, 0 if here else 1):  # a plan for another machine's GPU does not number it
         there = f"GPUs that torch finds: {count}" + (", counted from 0" if count else "")
-        raise ModelError(f"device {device} is not available here; {there}")
+        raise ModelError(f"device {device} is not available here; {there}; give another --device, or none")
 
 
 def check_offload(offload: str, device: str) -> None:
     """Raise UsageError where the device is the memory that parts would be offloaded to."""
     if offload != "none" and device.startswith("cpu"):
-        raise UsageError(f"--offload {offload} is for a GPU: on the CPU there is nothing to offload from")
+        raise UsageError(f"--offload {offload} is for a GPU: on the CPU there is nothing to offload from; leave it out")
 
 
 def reset(pipe: WanPipeline) -> None:

@@ -33,7 +33,7 @@ def check_parts(index: Mapping[str, Any], source: str, folder: Path) -> None:
         if library not in LIBRARIES or not isinstance(name, str):
             raise ModelError(
                 f"{source} wants its {part} from {library!r}, whose code is not run; "
-                f"only classes of {' and '.join(LIBRARIES)} are loaded"
+                f"only classes of {' and '.join(LIBRARIES)} are loaded; give a model of these alone"
             )
         strange = name.startswith("Auto") or (
             part == "scheduler" and not name.endswith("Scheduler")
@@ -44,7 +44,10 @@ def check_parts(index: Mapping[str, Any], source: str, folder: Path) -> None:
             raise ModelError(f"{source} brings code of its own, {part}/{library}.py, which is not run; remove it")
     kernel = _json(folder / "text_encoder" / "config.json").get("attn_implementation")
     if not isinstance(kernel, (str, type(None))) or "/" in (kernel or ""):
-        raise ModelError(f"{source}/text_encoder wants attention code of its own, {kernel!r}, which is not run")
+        raise ModelError(
+            f"{source}/text_encoder wants attention code of its own, {kernel!r}, which is not run; remove "
+            "attn_implementation from its config.json"
+        )
 
 
 def check_weights(folder: Path, parts: Iterable[str]) -> None:
@@ -67,7 +70,9 @@ def check_shards(index: Path) -> None:
     shards = _json(index).get("weight_map")
     for shard in set(shards.values()) if isinstance(shards, dict) else ():
         if not isinstance(shard, str) or Path(shard).name != shard or not shard.endswith(".safetensors"):
-            raise ModelError(f"{index} names the shard {shard!r}; only .safetensors files beside it are read")
+            raise ModelError(
+                f"{index} names the shard {shard!r}; only .safetensors files beside it are read: fetch the model anew"
+            )
 
 
 def check_hub_shards(repo: str, revision: str | None, part: str) -> None:

@@ -316,7 +316,7 @@ def test_adapters_are_asked_for_too(hub, foreign, shelllcc, tmp_path):
         assert shelllcc(*replay, "--lora", source)[0] == 0
     (tmp_path / "style/in").mkdir(parents=True)
     for name in ("a.safetensors", "in/a.safetensors"):
-        save_file({"x": torch.ones(1)}, tmp_path / "style" / name)
+        save_file({"proj_out.diff_b": torch.ones(64)}, tmp_path / "style" / name)
     in_cache(tmp_path, "some/style", tmp_path / "style")
     for source, code in (*((source, 0) for source in named), ("some/style/../b.safetensors", 2), ("some/b", 2)):
         file = foreign(loading={"loras": [{"source": source, "weight": 1.0}]})
