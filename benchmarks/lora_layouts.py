@@ -50,14 +50,26 @@ class Made:
         rank: int = 4,
         alpha: float | None = None,
         own_alpha: bool = True,
+        magnitude: str = "",
+        shape: tuple[int, ...] = (-1,),
     ) -> None:
-        """A product for a layer of diffusers' name, whose name in the file `write` gives."""
+        """A product for a layer of diffusers' name, whose name in the file `write` gives; with a `magnitude` as DoRA.
+
+        The `shape` of the magnitude is (-1,) or (-1, 1) for one each output, (1, -1) for one each input.
+        """
         out, into = self.weights[f"{layer}.weight"].shape
         down, up, base = self.draw(rank, into, scale=0.2), self.draw(out, rank, scale=0.2), write(layer)
         self.tensors |= {f"{base}.{names[0]}": down, f"{base}.{names[1]}": up}
         if alpha is not None and own_alpha:
             self.tensors[f"{base}.alpha"] = torch.tensor(alpha)
-        self.change(f"{layer}.weight", (1 if alpha is None else alpha / rank) * up @ down)
+        product = (1 if alpha is None else alpha / rank) * up @ down
+        if magnitude:
+            weight = self.weights[f"{layer}.weight"]
+            norm = (weight + product).norm(dim=0 if shape == (1, -1) else 1, keepdim=True)
+            lengths = (1 + self.draw(*norm.shape, scale=0.2)) * norm
+            self.tensors[f"{base}.{magnitude}"] = lengths.reshape(shape)
+            product = lengths / norm * (weight + product) - weight
+        self.change(f"{layer}.weight", product)
 
     def difference(self, weight: str, name: str) -> None:
         """A difference of a weight of diffusers' name."""
@@ -156,17 +168,6 @@ def beside(*names: str) -> Make:
     def more(made: Made) -> None:
         for name in names:
             made.tensors |= {f"{name}.{UD[0]}": made.draw(4, WIDTH), f"{name}.{UD[1]}": made.draw(WIDTH, 4)}
-
-    return more
-
-
-def ended(*endings: str) -> Make:
-    """Tensors of another kind of adapter for each layer that has a product."""
-
-    def more(made: Made) -> None:
-        for name in [name for name in made.tensors if name.endswith((UD[0], "lora_A.weight"))]:
-            for ending in endings:
-                made.tensors[name.removesuffix(UD[0]).removesuffix("lora_A.weight") + ending] = made.draw(8, 8)
 
     return more
 
@@ -297,25 +298,22 @@ ADAPTERS = (
         said="not applied: 2 tensors of a text encoder",
     ),
     Row(
-        "DoRA of ComfyUI",
+        "DoRA of LyCORIS, a magnitude each output",
         "diffusion_model.blocks.0.self_attn.q.dora_scale",
-        products(COMFY, names=UD, more=ended("dora_scale")),
-        said="is DoRA",
-        refused=True,
+        products(COMFY, names=UD, magnitude="dora_scale", shape=(-1, 1)),
+        said="30 layers of the transformer at 1, 30 of them as DoRA",
     ),
     Row(
-        "DoRA of kohya",
+        "DoRA of LyCORIS, a magnitude each input",
         "lora_unet_blocks_0_self_attn_q.dora_scale",
-        products(**KOHYAS, alpha=2.0, more=ended("dora_scale")),
-        said="is DoRA",
-        refused=True,
+        products(**KOHYAS, alpha=2.0, magnitude="dora_scale", shape=(1, -1)),
+        said="30 of them as DoRA",
     ),
     Row(
         "DoRA of PEFT",
         "transformer.blocks.0.attn1.to_q.lora_magnitude_vector",
-        products("transformer.", ours=True, more=ended("lora_magnitude_vector")),
-        said="is DoRA",
-        refused=True,
+        products("transformer.", ours=True, magnitude="lora_magnitude_vector"),
+        said="30 of them as DoRA",
     ),
     Row(
         "LoKr", "diffusion_model.blocks.0.self_attn.q.lokr_w1", only("lokr_w1", "lokr_w2"), said="is LoKr", refused=True

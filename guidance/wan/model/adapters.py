@@ -62,15 +62,17 @@ class Account:
     weight: float
     products: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     differences: set[str] = field(default_factory=set)
+    decomposed: set[str] = field(default_factory=set)
     unused: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def layers(self) -> int:
-        return len(self.products.keys() | self.differences)
+        return len(self.products.keys() | self.differences | self.decomposed)
 
     def counted(self, where: str) -> str:
         """How many layers changed, and how."""
-        added = f", {len(self.differences)} of them by differences" if self.differences else ""
+        how = {"by differences": self.differences, "as DoRA": self.decomposed}
+        added = "".join(f", {len(layers)} of them {words}" for words, layers in how.items() if layers)
         return f"{self.layers} layer{'s'[: self.layers > 1]} of the transformer{where} at {self.weight:g}{added}"
 
     def leave(self, why: str, *tensors: str) -> None:
@@ -139,27 +141,33 @@ class Layers:
         module = self.modules.get(layer)
         weight = self.lone[layer] if module is None else module.weight
         shape = (module.out_features, module.in_features) if isinstance(module, nn.Linear) else tuple(weight.shape)
-        difference, scale = given.get("diff"), 1.0
+        difference, scale = None, 1.0
         pair = None
         if "down" in given and "up" in given:
             down, up = given["down"].flatten(1), given["up"].flatten(1)
             scale = weights.scale(layer, down.shape[0], given.get("alpha"))
             made = (up.shape[0], *given["down"].shape[1:]) if up.shape[1] == down.shape[0] else ()
             if not self._fits(made, shape, layer, parts["down"], account, source):
-                account.leave(_shaped(shape), parts["up"])
+                account.leave(_shaped(shape), *(parts[role] for role in ("up", "dora") if role in parts))
+            elif "dora" in given:
+                axis = _axis(given["dora"], shape)
+                if axis is None:
+                    raise self._of_another(layer, tuple(given["dora"].shape), shape, parts["dora"], source)
+                product = (scale * up @ down).reshape(shape)
+                difference = _decomposed(_numbers(module, weight), product, given["dora"], axis)
+                account.decomposed.add(layer)
             elif isinstance(module, nn.Linear):
                 pair = (down, scale * up)
             else:
-                product = (scale * up @ down).reshape(shape)
-                difference = product if difference is None else difference + product
-        elif halves := [parts[role] for role in ("down", "up") if role in parts]:
+                difference = (scale * up @ down).reshape(shape)
+                account.differences.add(layer)
+        elif halves := [parts[role] for role in ("down", "up", "dora") if role in parts]:
             account.leave("that lack their other half", *halves)
-        if "diff" in given and not self._fits(tuple(given["diff"].shape), shape, layer, parts["diff"], account, source):
-            difference = None
-        if difference is not None:
+        if "diff" in given and self._fits(tuple(given["diff"].shape), shape, layer, parts["diff"], account, source):
+            difference = given["diff"] if difference is None else difference + given["diff"].to(difference.device)
             account.differences.add(layer)
-            if not _plain(weight):  # quantized: beside it, as a product of full rank
-                pair, difference = _joined(pair, difference), None
+        if difference is not None and not _plain(weight):  # quantized: beside it, as a product of full rank
+            pair, difference = _joined(pair, difference), None
         if pair is not None:
             kind = weight.dtype if _plain(weight) else self.dtype
             account.products[layer] = (pair[0].to(kind), pair[1].to(kind))
@@ -188,12 +196,17 @@ class Layers:
         if made == shape:
             return True
         if layer != FOREIGN:
-            raise ModelError(
-                f"the LoRA {source} is for another Wan: {tensor} is for {list(made)}, {layer} here is {list(shape)}; "
-                "give it with the --model that it was made for"
-            )
+            raise self._of_another(layer, made, shape, tensor, source)
         account.leave(_shaped(shape), tensor)
         return False
+
+    def _of_another(
+        self, layer: str, made: tuple[int, ...], shape: tuple[int, ...], tensor: str, source: str
+    ) -> ModelError:
+        return ModelError(
+            f"the LoRA {source} is for another Wan: {tensor} is for {list(made)}, {layer} here is {list(shape)}; "
+            "give it with the --model that it was made for"
+        )
 
     def _put(self, name: str, account: Account) -> None:
         """Load the products beside the weights."""
@@ -213,6 +226,35 @@ def _shaped(shape: tuple[int, ...]) -> str:
 def _plain(weight: Tensor) -> bool:
     """Whether a weight is numbers that may be added to, and not quantized."""
     return type(weight.data) is Tensor and weight.dtype in (torch.float32, torch.bfloat16, torch.float16)
+
+
+def _numbers(module: nn.Module | None, weight: Tensor) -> Tensor:
+    """The weight of a layer in float32, of a quantized one as it computes with it."""
+    if getattr(weight, "quant_type", None) is not None:
+        from diffusers.quantizers.gguf.utils import dequantize_gguf_tensor
+
+        weight = dequantize_gguf_tensor(weight).as_subclass(Tensor)
+    elif module is not None and not _plain(weight):
+        from peft.utils.integrations import dequantize_module_weight
+
+        weight = dequantize_module_weight(module)
+    return weight.detach().float()
+
+
+def _axis(magnitude: Tensor, shape: tuple[int, ...]) -> int | None:
+    """The axis of a weight whose every place has a magnitude: 0 of its outputs, 1 of its inputs, None for neither."""
+    sizes = tuple(magnitude.shape)
+    if sizes[:1] == shape[:1] and magnitude.numel() == shape[0]:
+        return 0
+    return 1 if sizes[:2] == (1, shape[1]) and magnitude.numel() == shape[1] else None
+
+
+def _decomposed(weight: Tensor, product: Tensor, magnitude: Tensor, axis: int) -> Tensor:
+    """What DoRA (arXiv 2402.09353, equation 5) adds to a weight: its sum with the product is given the magnitude."""
+    merged = weight + product.to(weight.device)
+    others = [dim for dim in range(weight.ndim) if dim != axis]
+    norm = torch.linalg.vector_norm(merged, dim=others, keepdim=True).clamp_min(torch.finfo(merged.dtype).tiny)
+    return magnitude.to(weight.device).reshape(norm.shape) / norm * merged - weight
 
 
 def _add(weight: Tensor, change: Tensor) -> None:

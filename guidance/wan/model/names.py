@@ -41,13 +41,15 @@ ROLES = (  # what ends a LoRA tensor's name, and what the tensor is to its layer
     (r"\.(lora_A|lora_down|lora\.down)(\.default|\.lora_\d+)?(\.weight)?$", "down"),
     (r"\.(lora_B|lora_up|lora\.up)(\.default|\.lora_\d+)?(\.weight)?$", "up"),
     (r"\.(lora_B|lora_up|lora\.up)(\.default|\.lora_\d+)?\.bias$", "up_bias"),
+    (r"\.(dora_scale|lora_magnitude_vector(\.default|\.lora_\d+)?(\.weight)?)$", "dora"),
     (r"\.alpha$", "alpha"),
     (r"\.diff$", "diff"),
     (r"\.diff_b$", "diff_b"),
     (r"\.diff_m$", "diff_m"),
 )
 REFUSED = (  # adapters of other mathematics: parts of them alone would be something else
-    (r"\.(dora_scale|lora_magnitude_vector(\..+)?)$", "DoRA"),
+    (r"\.wd_for_diff$", "DoRA of the difference alone"),
+    (r"\.bora_scale", "BoRA"),
     (r"\.lokr_", "LoKr"),
     (r"\.hada_", "LoHa"),
     (r"\.b?oft_", "OFT"),

@@ -91,7 +91,8 @@ def the(layout):
 
 @pytest.mark.parametrize("base", ["fp8", "int8", "gguf"])
 @pytest.mark.parametrize(
-    "layout", ["kohya, musubi-tuner", "differences of linear layers", "differences of norms", "DiffSynth-Studio"]
+    "layout",
+    ["kohya, musubi-tuner", "differences of linear layers", "differences of norms", "DiffSynth-Studio", "DoRA of PEFT"],
 )
 def test_a_lora_acts_alike_on_quantized_weights(layout, base, model, weights, tmp_path):
     if base == "int8":
@@ -123,11 +124,35 @@ def test_pefts_own_file_has_its_alpha_beside_it(model, weights, tmp_path):
     torch.testing.assert_close(output(load(model, loras=(Lora(str(tmp_path)),))), want, rtol=1e-4, atol=1e-4)
 
 
+@torch.no_grad()
+def test_pefts_own_dora_acts_as_peft_has_it(model, tmp_path):
+    from peft import LoraConfig
+
+    torch.manual_seed(3)
+    trained = load(model)
+    layers = ["to_q", "to_out.0", "ffn.net.0.proj", "ffn.net.2"]
+    trained.add_adapter(LoraConfig(r=4, lora_alpha=8, use_dora=True, init_lora_weights=False, target_modules=layers))
+    for name, weight in trained.named_parameters():
+        if "lora_magnitude_vector" in name:
+            weight *= 1 + 0.2 * torch.randn_like(weight)
+    trained.save_lora_adapter(tmp_path)
+    (tmp_path / "pytorch_lora_weights.safetensors").rename(tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text('{"r": 4, "lora_alpha": 8, "use_dora": true}')
+    want, plain = output(trained), output(load(model))
+    assert (want - plain).norm() > 0.01 * plain.norm()
+    got = output(load(model, loras=(Lora(str(tmp_path)),)))
+    assert (got - want).norm() < 1e-3 * (want - plain).norm()
+
+
 def test_what_cannot_be_told_apart_is_refused(model, tmp_path):
     for tensors, said in (
         ({f"{name}.diff": torch.ones(64, 64) for name in ("blocks.0.ffn.0", "blocks.0.ffn.net.0.proj")}, "one layer"),
         ({"blocks.0.ffn.0.lora_A.weight": torch.ones(2, 64)}, "lack their other half"),
         ({"patch_embedding.diff": torch.ones(64, 36, 1, 2, 2)}, "another model's patch_embedding"),
+        ({"blocks.0.ffn.0.dora_scale": torch.ones(2, 1)}, "lack their other half"),
+        ({"blocks.0.attn1.to_q.lora_A": torch.ones(2, 64), "blocks.0.attn1.to_q.lora_B": torch.ones(64, 2),
+          "blocks.0.attn1.to_q.dora_scale": torch.ones(48, 1)}, "dora_scale is for [48, 1]"),
+        ({"blocks.0.attn1.to_q.wd_for_diff": torch.ones(1)}, "is DoRA of the difference alone"),
     ):  # fmt: skip
         save_file(tensors, tmp_path / "x.safetensors")
         went, lines = told(lambda: load(model, loras=(Lora(str(tmp_path / "x.safetensors")),)))
