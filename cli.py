@@ -21,6 +21,7 @@ from shelllcc.commands import (
     streams,
     tune,
 )
+from shelllcc.guidance.errors import UsageError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -58,7 +59,12 @@ def root(
 ) -> None:
     if config_file is not None or Path("shelllcc.toml").exists():
         path = config_file or Path("shelllcc.toml")
-        ctx.default_map = config.defaults(path, getattr(ctx.command, "commands", {}))
+        try:
+            ctx.default_map = config.defaults(path, getattr(ctx.command, "commands", {}))
+        except UsageError:
+            if config.wants_json(path, ctx.invoked_subcommand):
+                streams.results_alone()
+            raise
 
 
 def main() -> None:

@@ -79,6 +79,7 @@ def compare(
     )
     planned.check_variants(ways)
     if dry_run:
+        planned.run(ways).check(anew=overwrite)
         loaded = foresee(planned.resolved.model, planned.resolved.loading)
         streams.print_json(
             {"dry_run": True} | planned.describe(ways) | {"loaded": loaded}, indent=None if as_json else 2
@@ -105,10 +106,11 @@ def _of_videos(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    from shelllcc.guidance.workbench.compare import compare_videos, folder_of
+    from shelllcc.guidance.workbench.compare import check_videos, compare_videos, folder_of
 
     folder = output or folder_of(videos)
     if dry_run:
+        check_videos(videos, folder, anew=overwrite)
         streams.print_json({"dry_run": True, "output": str(folder), "videos": [str(path) for path in videos]})
         return
 

@@ -5,8 +5,11 @@ Knows nothing of what commands do with them. Everything raises UsageError with f
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
+import re
+import sys
 import tomllib
 import types
 from pathlib import Path
@@ -32,6 +35,20 @@ def defaults(path: Path, commands: dict[str, Any]) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"cannot read {path}: {reason(error)}") from error
     return _by_command(str(path), tables, commands, "")
+
+
+def wants_json(path: Path, command: str | None) -> bool:
+    """Whether a file, also one that cannot be read as TOML, says `json = true` for a command or one of its group."""
+    table = ""
+    with contextlib.suppress(OSError):
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            if head := re.match(r"\s*\[\s*([\w.-]+)", line):
+                table = f"{head[1]}."
+            elif said := re.match(r"\s*([\w.-]*\bjson)\s*=\s*true\b", line):
+                words = f"{table}{said[1]}".split(".")
+                if words[0] == command and set(words[1:-1]) <= set(sys.argv):
+                    return True
+    return False
 
 
 def _by_command(file: str, tables: dict[str, Any], commands: dict[str, Any], group: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import itertools
 import math
 import re
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -106,10 +106,13 @@ def target_size(width: float, height: float, size: str) -> tuple[int, int]:
     return sides
 
 
-def read_clips(path: Path, framing: Framing) -> Iterator[NDArray[np.uint8]]:
+def read_clips(
+    path: Path, framing: Framing, *, on_hdr: Callable[[str], None] = lambda kind: None
+) -> Iterator[NDArray[np.uint8]]:
     """Clips (t, H, W, 3) of a video, evenly spread, never overlapping, each decoded when it is asked for.
 
-    A video shorter than a clip gives the largest 4n+1 frames that it has. Raises VideoError, also for a clip with
+    A video shorter than a clip gives the largest 4n+1 frames that it has. `on_hdr` hears PQ or HLG where they are
+    tone-mapped. Raises VideoError, also for a clip with
     frames that could not be decoded, or that lean on such.
     """
     stream = _examine(path)
@@ -117,6 +120,8 @@ def read_clips(path: Path, framing: Framing) -> Iterator[NDArray[np.uint8]]:
         raise _refusal(f"cannot read {path}: it is truncated")
     if lost := stream.missing + stream.corrupt:
         raise _refusal(f"{path} is damaged: {_frames(lost)} could not be read")
+    if kind := HDR.get(stream.colours[2]):
+        on_hdr(kind)
     rate = framing.fps or stream.rate
     frames = round((stream.end - stream.start) * rate)
     clips = max(1, min(framing.clips, frames // framing.frames))

@@ -61,6 +61,13 @@ class Record:
             if lock or path.name == "vbench" or NAME.fullmatch(path.name):
                 raise UsageError(f"{self.folder} is no run's folder, {path.name} is in the way; give another --output")
 
+    def check_claim(self, *, anew: bool) -> None:
+        """Raise as `claim` would, and touch nothing."""
+        self.check()
+        known = _read(self.folder)
+        if known is not None and (anew or not is_run(known.asked, self.asked)):
+            self._replaced(known, anew=anew)
+
     def claim(self, *, anew: bool) -> None:
         """Make the folder this run's, which goes on where an equal one ended; with `anew`, what a run wrote is removed.
 
@@ -89,11 +96,15 @@ class Record:
             self.doubt = doubt_of_run(known.asked)
             self.names = known.wrote if known.wrote is not None else self._adopted()
         elif known is not None:
-            clips = self.folder.glob("[0-9][0-9]*_*.mp4")
-            if not anew and any(known.wrote is None or path.name in known.wrote for path in clips):
-                raise UsageError(f"{self.folder} holds another run; give another --output, or --overwrite it")
-            self._remove(self._removable(known))
+            self._remove(self._replaced(known, anew=anew))
         self._write()
+
+    def _replaced(self, known: Known, *, anew: bool) -> list[str]:
+        """The files of another run, which give way. Raises UsageError where it has clips, and not `anew`."""
+        clips = self.folder.glob("[0-9][0-9]*_*.mp4")
+        if not anew and any(known.wrote is None or path.name in known.wrote for path in clips):
+            raise UsageError(f"{self.folder} holds another run; give another --output, or --overwrite it")
+        return self._removable(known)
 
     def _write(self) -> None:
         write_json(self.folder / FILE, {"asked": self.asked, "wrote": sorted(self.names)})

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shelllcc.guidance.errors import UsageError
+from shelllcc.guidance.errors import UsageError, VideoError
 from shelllcc.guidance.files import JsonObject, sha256_of, whole_file
 from shelllcc.guidance.measures.figures import change, figures
 from shelllcc.guidance.measures.verdict import Verdict
@@ -66,6 +66,7 @@ def compare_videos(
     mp4 files are copied, others encoded. Where they differ in length, all are measured over the frames of the shortest.
     A damaged one is not measured. Raises UsageError for other sizes, VideoError for one of which nothing can be read.
     """
+    _check_count(videos)
     read = _read_alike(videos)
     for line in _remarks(videos, read):
         on_note(line)
@@ -78,15 +79,26 @@ def compare_videos(
         return item, run.publish(layout=layout, embed=embed)
 
 
+def check_videos(videos: Sequence[Path], folder: Path, *, anew: bool = False) -> None:
+    """Raise as `compare_videos` would for so many videos, for one that is not there, and for the folder."""
+    _check_count(videos)
+    if missing := next((path for path in videos if not path.is_file()), None):
+        raise VideoError(f"cannot read {missing}: it is no file")
+    _run_of(dict(zip(_labels(videos), videos, strict=True)), folder, fps=1).check(anew=anew)
+
+
 def folder_of(videos: Sequence[Path]) -> Path:
     """Where videos are compared if no folder is given."""
     return Path("outputs") / f"compare-{slug(videos[0].stem)}"
 
 
-def _read_alike(videos: Sequence[Path]) -> list[Footage]:
-    """The videos, read. Raises UsageError unless they are two or more, of one size."""
+def _check_count(videos: Sequence[Path]) -> None:
     if len(videos) < 2:
         raise UsageError("give two videos or more, the reference first: shelllcc compare BASE.mp4 OTHER.mp4")
+
+
+def _read_alike(videos: Sequence[Path]) -> list[Footage]:
+    """The videos, read. Raises UsageError unless they are of one size."""
     read = [read_video(path) for path in videos]
     if len({video.frames.shape[1:3] for video in read}) > 1:
         pairs = zip(videos, (video.frames for video in read), strict=True)

@@ -22,10 +22,10 @@ from shelllcc.guidance.files import JsonObject, fingerprint_of, refusal, whole_f
 from shelllcc.guidance.measures.balance import EXPECTED, balance
 from shelllcc.guidance.measures.figures import beside
 from shelllcc.guidance.measures.verdict import Verdict, judge
-from shelllcc.guidance.media.video import write_video
+from shelllcc.guidance.media.video import check_output, write_video
 from shelllcc.guidance.versions import version
 from shelllcc.guidance.wan.clips.parse import Knob
-from shelllcc.guidance.workbench.claims import LOCK, PICTURES, PUBLISHED, Record, manifest_of
+from shelllcc.guidance.workbench.claims import FILE, LOCK, PICTURES, PUBLISHED, Record, manifest_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -102,6 +102,11 @@ class Run:
         self.record = Record(folder, asked, inputs)
         self.items: dict[int, JsonObject] = {}
         self._pictured: dict[int, list[str]] = {}  # the clips that an item's pictures were made of, in a run before
+
+    def check(self, *, anew: bool = False) -> None:
+        """Raise as `held` would, but for another process there, and touch nothing."""
+        self.record.check_claim(anew=anew)
+        check_output(self.folder / FILE)
 
     @contextlib.contextmanager
     def held(self, *, anew: bool = False) -> Iterator[Run]:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -255,6 +256,32 @@ def test_json_that_the_config_file_asks_for_holds_for_errors_too(shelllcc, tmp_p
     (tmp_path / "shelllcc.toml").write_text("[generate]\njson = true\n")
     for words in (["--frames", "6"], ["--sharpness", "2"]):
         assert json.loads(shelllcc("generate", *PROMPT, *words)[1])["error"]["exit_code"] == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[generate]\njson = true\nsteps = 'x'\n", ["generate", *PROMPT]),
+        ("[generate]\njson = true  # for programs\n[compare\n", ["generate", *PROMPT]),
+        ("generate.json = true\nnope = 1\n", ["generate", *PROMPT]),
+        ("[anchors.list]\njson = true\n[anchors.info]\nnope = 1\n", ["anchors", "list"]),
+    ],
+)
+def test_a_config_file_that_is_wrong_is_told_as_it_asks(text, words, shelllcc, tmp_path):
+    (tmp_path / "shelllcc.toml").write_text(text)
+    code, out, err = shelllcc(*words)
+    assert (code, json.loads(out)["error"]["exit_code"]) == (2, 2)
+    assert one_line(err) == f"shelllcc: error: {json.loads(out)['error']['message']}"
+    assert shelllcc("profiles", "list")[:2] == (2, "")
+
+
+@pytest.mark.parametrize("flag", ["--model", "--transformer", "--lora"])
+def test_a_name_that_is_no_utf8_is_refused_before_anything_is_loaded(flag, shelllcc, tmp_path):
+    name = os.fsdecode(b"m\xff")
+    (tmp_path / name).mkdir()
+    code, _, err = shelllcc("generate", *PROMPT, flag, name)
+    assert code == 2
+    assert "is no UTF-8, as weights' names must be; rename it" in one_line(err)
 
 
 @pytest.mark.parametrize(

@@ -259,6 +259,11 @@ def test_hdr_is_tone_mapped_as_for_a_bank_and_not_judged_beside_sdr(shelllcc, go
     verdicts = [clip["verdict"] for clip in json.loads(out)["items"][0]["clips"]]
     assert [verdict["word"] for verdict in verdicts] == ["reference", *["not comparable"] * 3]
     assert verdicts[1]["why"] == "HDR (PQ), tone-mapped, beside SDR"
+    code, _, err = shelllcc("score", *hdr, good, "--size", "64x64", "--frames", "5", "--json")
+    assert code == 0, err
+    told = [line.partition("note: ")[2] for line in err.splitlines() if "HDR" in line]
+    how = "its frames were tone-mapped, as `anchors build` does"
+    assert told == [f"{hdr[0]} is HDR (PQ); {how}", f"{hdr[1]} is HDR (HLG); {how}"]
     code, out, _ = shelllcc("compare", hdr[0], hdr[0], good, "-o", "two", "--json")
     words = [clip["verdict"]["word"] for clip in json.loads(out)["items"][0]["clips"]]
     assert words == ["reference", "same", "not comparable"]

@@ -181,6 +181,31 @@ def test_a_dry_run_says_what_would_be_done(shelllcc, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_dry_run_looks_at_the_folder_as_the_run_does(shelllcc, tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "report.html").touch()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "00_a.mp4").touch()
+    (tmp_path / "other" / "run.json").write_text('{"asked": {"title": "other"}, "wrote": ["00_a.mp4"]}')
+    for name in ("a.mp4", "b.mp4"):
+        write_video(tmp_path / name, np.zeros((5, 16, 16, 3), np.uint8), fps=16)
+    before = sorted(tmp_path.rglob("*"))
+    for ways in ([*CAT, *SMALL], ["a.mp4", "b.mp4"]):
+        for place, code in (("file", 2), ("file/x", 1), ("mine", 2), ("other", 2)):
+            dry, real = (shelllcc("compare", *ways, "-o", place, *more) for more in (["--dry-run"], []))
+            assert (dry[0], real[0]) == (code, code), one(dry)
+            assert one(dry) == one(real) or place == "file/x"  # whose words are the system's
+        assert shelllcc("compare", *ways, "-o", "other", "--overwrite", "--dry-run")[0] == 0
+    assert shelllcc("compare", "a.mp4", "c.mp4", "--dry-run")[0] == 1
+    assert sorted(path for path in tmp_path.rglob("*") if path.name != ".lock") == before  # which runs leave
+
+
+def one(ended):
+    """The line of an error."""
+    return next(line for line in ended[2].splitlines() if "error: " in line)
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

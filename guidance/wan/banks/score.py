@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,15 +33,20 @@ def score_files(
 ) -> Iterator[Scored]:
     """The score of every clip of every file; videos pass through the VAE, latents are taken as they are.
 
-    A file that cannot be read or does not fit the bank is passed over, and `on_problem` hears why.
+    A file that cannot be read or does not fit the bank is passed over, and `on_problem` hears why; of HDR, too.
     """
     for path in sources.latents:
         yield from _scored(path, bank, _latents(path, bank, on_problem), on_problem)
     if sources.videos:
         vae = load_vae(encoding.model.source, encoding.model.revision, device=encoding.device)
         for path in sources.videos:
-            clips = (encode_frames(vae, frames) for frames in read_clips(path, encoding.framing))
+            told = functools.partial(_tell_hdr, path, on_problem)
+            clips = (encode_frames(vae, frames) for frames in read_clips(path, encoding.framing, on_hdr=told))
             yield from _scored(path, bank, clips, on_problem)
+
+
+def _tell_hdr(path: Path, on_problem: Callable[[str], None], kind: str) -> None:
+    on_problem(f"{path} is HDR ({kind}); its frames were tone-mapped, as `anchors build` does")
 
 
 def _scored(path: Path, bank: Bank, clips: Iterator[Tensor], on_problem: Callable[[str], None]) -> Iterator[Scored]:

@@ -184,8 +184,12 @@ def check_name(source: str) -> None:
     """Raise UsageError for a name that neither a file nor a hub id can have."""
     if "\0" in source:
         raise UsageError(f"no file and no hub id has a null character in its name, as {source[:40]!r} has")
-    parts = source.encode(errors="replace").split(b"/")
-    if max(map(len, parts)) > NAME_BYTES or len(source.encode(errors="replace")) > PATH_BYTES:
+    try:
+        source.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"the name {source[-60:]!r} is no UTF-8, as weights' names must be; rename it") from error
+    name = source.encode()
+    if max(map(len, name.split(b"/"))) > NAME_BYTES or len(name) > PATH_BYTES:
         raise UsageError(f"no file and no hub id has a name as long as {source[:40]}..")
 
 
