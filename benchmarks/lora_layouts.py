@@ -172,6 +172,34 @@ def beside(*names: str) -> Make:
     return more
 
 
+def whole(kind: str, prefix: str, *, flat: bool = False, alpha: float, rank: int = 4) -> Make:
+    """LoHa, or LoKr with its second factor of that rank or whole, for each inner layer."""
+
+    def make(made: Made) -> None:
+        for layer in inner():
+            out, into = made.weights[f"{layer}.weight"].shape
+            if kind == "LoHa":
+                shapes = {"hada_w1_a": (out, rank), "hada_w1_b": (rank, into)}
+                shapes |= {"hada_w2_a": (out, rank), "hada_w2_b": (rank, into)}
+            elif kind == "LoKr":
+                shapes = {"lokr_w1": (4, 2), "lokr_w2_a": (out // 4, rank), "lokr_w2_b": (rank, into // 2)}
+            else:
+                shapes = {"lokr_w1": (4, 2), "lokr_w2": (out // 4, into // 2)}
+            t = {name: made.draw(*shape, scale=0.3) for name, shape in shapes.items()}
+            if kind == "LoHa":
+                delta = alpha / rank * (t["hada_w1_a"] @ t["hada_w1_b"]) * (t["hada_w2_a"] @ t["hada_w2_b"])
+            elif kind == "LoKr":
+                delta = alpha / rank * torch.kron(t["lokr_w1"], t["lokr_w2_a"] @ t["lokr_w2_b"])
+            else:
+                delta = torch.kron(t["lokr_w1"], t["lokr_w2"])
+            name = prefix + (original(layer).replace(".", "_") if flat else original(layer))
+            made.tensors |= {f"{name}.{role}": tensor for role, tensor in t.items()}
+            made.tensors[f"{name}.alpha"] = torch.tensor(alpha)
+            made.change(f"{layer}.weight", delta)
+
+    return make
+
+
 def only(*endings: str) -> Make:
     def make(made: Made) -> None:
         for layer in inner("attn1.to_q"):
@@ -316,15 +344,31 @@ ADAPTERS = (
         said="30 of them as DoRA",
     ),
     Row(
-        "LoKr", "diffusion_model.blocks.0.self_attn.q.lokr_w1", only("lokr_w1", "lokr_w2"), said="is LoKr", refused=True
+        "LoKr",
+        "diffusion_model.blocks.0.self_attn.q.lokr_w1",
+        whole("LoKr", COMFY, alpha=2.0),
+        said="30 of them as LoKr",
+    ),
+    Row(
+        "LoKr of whole factors",
+        "lycoris_blocks_0_self_attn_q.lokr_w2",
+        whole("LoKr of whole factors", "lycoris_", flat=True, alpha=4.0),
+        said="30 of them as LoKr",
     ),
     Row(
         "LoHa",
-        "diffusion_model.blocks.0.self_attn.q.hada_w1_a",
-        only("hada_w1_a", "hada_w1_b"),
-        said="is LoHa",
+        "lora_unet_blocks_0_self_attn_q.hada_w1_a",
+        whole("LoHa", KOHYA, flat=True, alpha=2.0),
+        said="30 of them as LoHa",
+    ),
+    Row(
+        "LoHa with Tucker cores",
+        "diffusion_model.blocks.0.self_attn.q.hada_t1",
+        only("hada_t1", "hada_w1_a", "hada_w1_b"),
+        said="is LoKr or LoHa with Tucker cores",
         refused=True,
     ),
+    Row("OFT", "diffusion_model.blocks.0.self_attn.q.oft_blocks", only("oft_blocks"), said="is OFT", refused=True),
 )
 
 

@@ -146,6 +146,8 @@ def test_defaults_do_not_hinder_comparing_videos_that_exist(shelllcc, tmp_path, 
         '[compare]\nsteps = 9\nstrengths = "0,2"\npreset = "tiny"\ndtype = "float32"'
     )
     monkeypatch.setenv("SHELLLCC_OFFLOAD", "none")
+    for name in ("a.mp4", "b.mp4"):
+        (tmp_path / name).touch()
     code, out, err = shelllcc("compare", "a.mp4", "b.mp4", "--dry-run")
     assert code == 0, err
     assert json.loads(out)["videos"] == ["a.mp4", "b.mp4"]

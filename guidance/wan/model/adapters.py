@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from shelllcc.guidance.errors import ModelError
-from shelllcc.guidance.wan.model.names import part_of, refused_as, spellings, stranger
+from shelllcc.guidance.wan.model.factors import axis_of, decomposed, made_of
+from shelllcc.guidance.wan.model.names import FACTORS, part_of, refused_as, spellings, stranger
 
 if TYPE_CHECKING:
     from diffusers import WanTransformer3DModel
@@ -44,13 +45,14 @@ class Weights:
         return Weights(mine, about)
 
     def scale(self, layer: str, rank: int, alpha: Tensor | None) -> float:
-        """What a product of this rank is multiplied by: alpha / rank; one where nobody says it."""
+        """What factors of this rank, 0 of whole ones, are multiplied by: alpha / rank; one where nobody says it."""
         about = {key.removeprefix("transformer."): value for key, value in self.about.items()}
-        said = about.get("lora_alpha") if alpha is None else alpha.flatten()[0].item()
+        said = about.get("lora_alpha", about.get("alpha")) if alpha is None else alpha.flatten()[0].item()
         if alpha is None:
             for pattern, value in (about.get("alpha_pattern") or {}).items():
                 said = value if re.match(rf"(.*\.)?({pattern})$", layer) else said
-        if said is None:
+        rank = rank or about.get("r") or 0
+        if said is None or not rank:
             return 1.0
         return float(said) / (math.sqrt(rank) if about.get("use_rslora") else rank)
 
@@ -61,19 +63,20 @@ class Account:
 
     weight: float
     products: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    differences: set[str] = field(default_factory=set)
-    decomposed: set[str] = field(default_factory=set)
+    added: dict[str, set[str]] = field(default_factory=dict)  # layers whose weights are others, by how
     unused: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def layers(self) -> int:
-        return len(self.products.keys() | self.differences | self.decomposed)
+        return len(self.products.keys() | set().union(*self.added.values()))
 
     def counted(self, where: str) -> str:
         """How many layers changed, and how."""
-        how = {"by differences": self.differences, "as DoRA": self.decomposed}
-        added = "".join(f", {len(layers)} of them {words}" for words, layers in how.items() if layers)
+        added = "".join(f", {len(layers)} of them {how}" for how, layers in self.added.items())
         return f"{self.layers} layer{'s'[: self.layers > 1]} of the transformer{where} at {self.weight:g}{added}"
+
+    def add(self, how: str, layer: str) -> None:
+        self.added.setdefault(how, set()).add(layer)
 
     def leave(self, why: str, *tensors: str) -> None:
         self.unused.setdefault(why, []).extend(tensors)
@@ -141,31 +144,29 @@ class Layers:
         module = self.modules.get(layer)
         weight = self.lone[layer] if module is None else module.weight
         shape = (module.out_features, module.in_features) if isinstance(module, nn.Linear) else tuple(weight.shape)
-        difference, scale = None, 1.0
-        pair = None
-        if "down" in given and "up" in given:
-            down, up = given["down"].flatten(1), given["up"].flatten(1)
-            scale = weights.scale(layer, down.shape[0], given.get("alpha"))
-            made = (up.shape[0], *given["down"].shape[1:]) if up.shape[1] == down.shape[0] else ()
-            if not self._fits(made, shape, layer, parts["down"], account, source):
-                account.leave(_shaped(shape), *(parts[role] for role in ("up", "dora") if role in parts))
-            elif "dora" in given:
-                axis = _axis(given["dora"], shape)
-                if axis is None:
-                    raise self._of_another(layer, tuple(given["dora"].shape), shape, parts["dora"], source)
-                product = (scale * up @ down).reshape(shape)
-                difference = _decomposed(_numbers(module, weight), product, given["dora"], axis)
-                account.decomposed.add(layer)
-            elif isinstance(module, nn.Linear):
-                pair = (down, scale * up)
-            else:
-                difference = (scale * up @ down).reshape(shape)
-                account.differences.add(layer)
-        elif halves := [parts[role] for role in ("down", "up", "dora") if role in parts]:
-            account.leave("that lack their other half", *halves)
+        difference = pair = None
+        made = made_of(given, lambda rank: weights.scale(layer, rank, given.get("alpha")))
+        if made is None:
+            if halves := [parts[role] for role in (*FACTORS, "dora") if role in parts]:
+                account.leave("that lack their other half", *halves)
+        elif not self._fits(made.shape, made.of(shape), layer, parts[made.first], account, source):
+            others = [role for role in (*FACTORS, "dora") if role in parts and role != made.first]
+            account.leave(_shaped(shape), *(parts[role] for role in others))
+        elif "dora" in given:
+            axis = axis_of(given["dora"], shape)
+            if axis is None:
+                raise self._of_another(layer, tuple(given["dora"].shape), shape, parts["dora"], source)
+            whole = made.whole().reshape(shape)
+            difference = decomposed(_numbers(module, weight), whole, given["dora"], axis)
+            account.add("as DoRA", layer)
+        elif made.kind == "LoRA" and isinstance(module, nn.Linear):
+            pair = made.pair
+        else:
+            difference = made.whole().reshape(shape)
+            account.add("by differences" if made.kind == "LoRA" else f"as {made.kind}", layer)
         if "diff" in given and self._fits(tuple(given["diff"].shape), shape, layer, parts["diff"], account, source):
             difference = given["diff"] if difference is None else difference + given["diff"].to(difference.device)
-            account.differences.add(layer)
+            account.add("by differences", layer)
         if difference is not None and not _plain(weight):  # quantized: beside it, as a product of full rank
             pair, difference = _joined(pair, difference), None
         if pair is not None:
@@ -173,7 +174,7 @@ class Layers:
             account.products[layer] = (pair[0].to(kind), pair[1].to(kind))
         if difference is not None:
             _add(weight, account.weight * difference)
-        self._shift(layer, parts, given, scale, account)
+        self._shift(layer, parts, given, made.scale if made else 1.0, account)
 
     def _shift(
         self, layer: str, parts: Mapping[str, str], given: Mapping[str, Tensor], scale: float, account: Account
@@ -187,7 +188,7 @@ class Layers:
                 account.leave("for a bias that the model lacks", parts[role])
             else:
                 _add(bias, account.weight * factor * given[role])
-                account.differences.add(layer)
+                account.add("by differences", layer)
 
     def _fits(
         self, made: tuple[int, ...], shape: tuple[int, ...], layer: str, tensor: str, account: Account, source: str
@@ -239,22 +240,6 @@ def _numbers(module: nn.Module | None, weight: Tensor) -> Tensor:
 
         weight = dequantize_module_weight(module)
     return weight.detach().float()
-
-
-def _axis(magnitude: Tensor, shape: tuple[int, ...]) -> int | None:
-    """The axis of a weight whose every place has a magnitude: 0 of its outputs, 1 of its inputs, None for neither."""
-    sizes = tuple(magnitude.shape)
-    if sizes[:1] == shape[:1] and magnitude.numel() == shape[0]:
-        return 0
-    return 1 if sizes[:2] == (1, shape[1]) and magnitude.numel() == shape[1] else None
-
-
-def _decomposed(weight: Tensor, product: Tensor, magnitude: Tensor, axis: int) -> Tensor:
-    """What DoRA (arXiv 2402.09353, equation 5) adds to a weight: its sum with the product is given the magnitude."""
-    merged = weight + product.to(weight.device)
-    others = [dim for dim in range(weight.ndim) if dim != axis]
-    norm = torch.linalg.vector_norm(merged, dim=others, keepdim=True).clamp_min(torch.finfo(merged.dtype).tiny)
-    return magnitude.to(weight.device).reshape(norm.shape) / norm * merged - weight
 
 
 def _add(weight: Tensor, change: Tensor) -> None:

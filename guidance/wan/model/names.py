@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 PREFIXES = (  # before a layer's name, one or several of them
     "model.diffusion_model.", "diffusion_model.", "base_model.model.", "transformer.", "pipe.dit.", "dit.",
-    "_orig_mod.", "module.", "model.", "unet.", "lora_unet__", "lora_unet_", "lora_transformer_",
+    "_orig_mod.", "module.", "model.", "unet.", "lora_unet__", "lora_unet_", "lora_transformer_", "lycoris_",
 )  # fmt: skip
 ORIGINAL = (  # diffusers' part of a name, and that of Wan's own files; in this order
     (r"^condition_embedder\.time_embedder\.linear_1\b", "time_embedding.0"),
@@ -37,11 +37,17 @@ ORIGINAL = (  # diffusers' part of a name, and that of Wan's own files; in this 
     (r"\bffn\.net\.2\b", "ffn.2"),
     (r"^(blocks\.\d+)\.norm2\b", r"\1.norm3"),  # of the other two norms neither has weights
 )
+WHOLE = (  # factors of LoHa and LoKr, whose products have the rank of the weight
+    *(f"hada_w{number}_{half}" for number in (1, 2) for half in "ab"),
+    *(f"lokr_w{number}{half}" for number in (1, 2) for half in ("", "_a", "_b")),
+)
+FACTORS = ("down", "up", *WHOLE)
 ROLES = (  # what ends a LoRA tensor's name, and what the tensor is to its layer
     (r"\.(lora_A|lora_down|lora\.down)(\.default|\.lora_\d+)?(\.weight)?$", "down"),
     (r"\.(lora_B|lora_up|lora\.up)(\.default|\.lora_\d+)?(\.weight)?$", "up"),
     (r"\.(lora_B|lora_up|lora\.up)(\.default|\.lora_\d+)?\.bias$", "up_bias"),
     (r"\.(dora_scale|lora_magnitude_vector(\.default|\.lora_\d+)?(\.weight)?)$", "dora"),
+    *((rf"\.{factor}(\.default)?$", factor) for factor in WHOLE),
     (r"\.alpha$", "alpha"),
     (r"\.diff$", "diff"),
     (r"\.diff_b$", "diff_b"),
@@ -50,8 +56,7 @@ ROLES = (  # what ends a LoRA tensor's name, and what the tensor is to its layer
 REFUSED = (  # adapters of other mathematics: parts of them alone would be something else
     (r"\.wd_for_diff$", "DoRA of the difference alone"),
     (r"\.bora_scale", "BoRA"),
-    (r"\.lokr_", "LoKr"),
-    (r"\.hada_", "LoHa"),
+    (r"\.(lokr|hada)_t[12]", "LoKr or LoHa with Tucker cores"),
     (r"\.b?oft_", "OFT"),
     (r"\.lora_mid\.", "LoCon with a middle tensor"),
     (r"\.lora_E(\.|$)", "AdaLoRA"),
