@@ -107,8 +107,9 @@ LORAS = """## LoRAs
 
 `--lora FILE`, `FILE:WEIGHT`, and for the two transformers of Wan2.2-A14B `FILE:WEIGHT@high`, `@low`, `@both` or
 `FILE:WEIGHT@high:WEIGHT@low`. Products stay beside the weights; differences (`.diff`) are added to them, and to
-quantized ones put beside. A name prefixed `transformer_2.` is for low noise. `--dry-run` says which transformer each
-goes to and how many layers it changes, by the file's header alone; what is on the hub it does not fetch.
+quantized ones put beside; so are LoHa, LoKr and DoRA, whose whole change of a weight is multiplied by WEIGHT. A name
+prefixed `transformer_2.` is for low noise. `--dry-run` says which transformer each goes to and how many layers it
+changes, by the file's header alone; what is on the hub it does not fetch.
 """
 TRANSFORMERS = """## Transformers in one file
 

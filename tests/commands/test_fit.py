@@ -1,18 +1,23 @@
 """`shelllcc fit`, and what other commands do with a fit."""
 
 import json
+import shlex
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from shelllcc.anchors.manifold import import_checkpoint
 from shelllcc.guidance.errors import UsageError
 from shelllcc.guidance.fit.fit import Band, Fit, read_fit, write_fit
 from shelllcc.guidance.fit.judge import BANDS, Drift
 from shelllcc.guidance.guide.config import GuideConfig
+from shelllcc.guidance.wan.clips.asked import Asked
 from shelllcc.guidance.wan.clips.fitted import belonging, defaults_hold, weights_of
 from shelllcc.guidance.wan.clips.request import Request
+from shelllcc.guidance.wan.clips.resolve import fit_command, resolve
 from shelllcc.guidance.wan.fits import making, trips
 from shelllcc.guidance.wan.model.loading import Loading, Lora
 from shelllcc.guidance.wan.model.pipeline import TINY, find_model
@@ -45,6 +50,27 @@ def tiny_bank(pipe):
     from shelllcc.anchors.choose import load_bank
 
     return load_bank("auto", pipe)
+
+
+def test_the_command_that_is_told_makes_the_fit_that_was_lacking(shelllcc, tmp_path):
+    size = find_model(None).transformer["num_attention_heads"] * find_model(None).transformer["attention_head_dim"]
+    save_file({"blocks.0.attn1.to_q.diff": torch.zeros(size, size)}, tmp_path / "x y.safetensors")
+    loading = {"quantize": "fp8", "loras": (Lora(str(tmp_path / "x y.safetensors"), 0.5),)}
+    values = {"width": 64, "height": 64, "frames": 5, "cfg": 2.0}
+    asked = Asked(prompts=("any",), preset="wan-1.3b-480p", values=values, loading=loading, fit="never")
+    found = resolve(asked, wanted=True)
+    lacking = belonging(found.requests[0], found.model, found.loading, found.bank)
+    program, *words = shlex.split(fit_command(asked))
+    code, out, err = shelllcc(*words, "--size", "64x64", "--frames", "5", "--dry-run", "--json")
+    assert (program, code) == ("shelllcc", 0), err
+    assert json.loads(out)["belongs"] == json.loads(json.dumps(asdict(lacking)))
+
+
+def test_an_adapter_on_one_transformer_or_the_other_makes_another_model(tmp_path):
+    save_file({"x": torch.zeros(1)}, tmp_path / "x.safetensors")
+    ways = [{}, {"high": 1.0}, {"low": 1.0}, {"high": 0.5}]
+    loras = [(Lora(str(tmp_path / "x.safetensors"), **way),) for way in ways]
+    assert len({weights_of(find_model(None), Loading(loras=found)) for found in loras}) == 4
 
 
 @pytest.fixture

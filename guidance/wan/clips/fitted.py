@@ -72,7 +72,7 @@ def weights_of(model: Model, loading: Loading) -> str:
         "model": model.revision if model.is_tiny or model.is_local else [model.source, model.revision],
         "transformer": content(loading.transformer),
         "transformer_2": content(loading.transformer_2),
-        "loras": [[content(lora.source), lora.weight] for lora in loading.loras],
+        "loras": [[content(o.source), o.weight, *([o.high, o.low] if o.staged else [])] for o in loading.loras],
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -263,14 +263,14 @@ def fit_command(asked: Asked) -> str:
         if isinstance(value := asked.values.get(name), int | float):
             words += [f"--{name.replace('_', '-')}", f"{value:g}"]
     if isinstance(levels := asked.values.get("sigmas"), tuple):
-        words += ["--sigmas", ",".join(f"{level:g}" for level in levels)]
+        words += ["--sigmas", ",".join(repr(level) for level in levels)]
     words += ["--scheduler", str(asked.values["scheduler"])] if "scheduler" in asked.values else []
-    for name in ("transformer", "transformer_2"):
-        if isinstance(source := asked.loading.get(name), str):
-            words += [f"--{name.replace('_', '-')}", source]
+    for name in ("transformer", "transformer_2", "quantize", "cache"):
+        if isinstance(how := asked.loading.get(name), str):
+            words += [f"--{name.replace('_', '-')}", how]
     loras = asked.loading.get("loras")
     for lora in loras if isinstance(loras, tuple) else ():
-        words += ["--lora", f"{lora.source}:{lora.weight:g}"]
+        words += ["--lora", str(lora)]
     return shlex.join(words)
 
 
