@@ -15,6 +15,8 @@ from shelllcc.guidance.measures.figures import change, figures
 from shelllcc.guidance.measures.verdict import Verdict
 from shelllcc.guidance.media.footage import Footage, read_video
 from shelllcc.guidance.media.video import frames_in, write_video
+from shelllcc.guidance.paths import reason
+from shelllcc.guidance.terminal import shown
 from shelllcc.guidance.wan.clips.parse import Variant, slug
 from shelllcc.guidance.wan.clips.studio import Studio
 from shelllcc.guidance.workbench.planned import TAKEN, Planned
@@ -82,8 +84,11 @@ def compare_videos(
 def check_videos(videos: Sequence[Path], folder: Path, *, anew: bool = False) -> None:
     """Raise as `compare_videos` would for so many videos, for one that is not there, and for the folder."""
     _check_count(videos)
-    if missing := next((path for path in videos if not path.is_file()), None):
-        raise VideoError(f"cannot read {missing}: it is no file")
+    for path in videos:
+        try:
+            path.open("rb").close()
+        except (OSError, ValueError) as error:
+            raise VideoError(f"cannot read {shown(str(path))}: {reason(error)}") from error
     _run_of(dict(zip(_labels(videos), videos, strict=True)), folder, fps=1).check(anew=anew)
 
 

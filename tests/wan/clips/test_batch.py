@@ -522,7 +522,7 @@ NASTY = {
     "strengths": (2, ["one.txt", "--strengths", "0,much"], "takes a number"),
     "a strength twice": (2, ["one.txt", "--strengths", "1,1.0"], "two variants are"),
     "device": (1, ["one.txt", "--device", "cuda:77"], "device cuda:77 is not available"),
-    "cache": (2, ["one.txt", "--strengths", "0,1", "--cache", "first-block"], "--cache is off"),
+    "cache": (2, ["one.txt", "--strengths", "0,1", "--cache", "first-block"], "leave --cache out"),
 }
 
 
