@@ -277,6 +277,27 @@ def test_a_config_file_that_is_wrong_is_told_as_it_asks(text, words, shelllcc, t
     assert shelllcc("profiles", "list")[:2] == (2, "")
 
 
+def test_what_is_no_text_in_a_prompt_is_shown(shelllcc):
+    for text, at, said in (("a\0cat", 2, "'\\x00'"), (os.fsdecode(b"ca\xff"), 3, "'\\udcff'")):
+        code, _, err = shelllcc("generate", "--prompt", text, "--dry-run")
+        assert code == 2
+        assert f"the prompt holds what is no text: character {at}, {said}; remove it" in one_line(err)
+
+
+def test_a_repository_in_another_format_is_told_from_one_that_is_not_there(shelllcc, monkeypatch):
+    from huggingface_hub.errors import RemoteEntryNotFoundError
+
+    def download(*_, **__):
+        raise RemoteEntryNotFoundError.__new__(RemoteEntryNotFoundError, "404")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    code, _, err = shelllcc("generate", *PROMPT, "--model", "owner/name")
+    assert code == 1
+    assert "owner/name on the hub lacks files of a Wan in diffusers' format; give a Wan folder or hub id" in one_line(
+        err
+    )
+
+
 @pytest.mark.parametrize("flag", ["--model", "--transformer", "--lora"])
 def test_a_name_that_is_no_utf8_is_refused_before_anything_is_loaded(flag, shelllcc, tmp_path):
     name = os.fsdecode(b"m\xff")
