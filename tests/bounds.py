@@ -2,12 +2,13 @@
 
     python tests/bounds.py [lowest | newest] [WORDS FOR PYTEST ...]
 
-Each has an environment in .cache/bounds, which is kept for the next time. Standard library alone: it runs before
-anything is installed.
+Each has an environment in .cache/bounds, which is kept for the next time, that of the newest for a week. Standard
+library alone: it runs before anything is installed.
 """
 
 from __future__ import annotations
 
+import datetime
 import os
 import re
 import subprocess
@@ -45,12 +46,14 @@ def environment(bound: str) -> Path:
     """The Python of an environment with the package, its extras and their versions; made where it is not there."""
     folder = FOLDER / bound
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    wanted = "\n".join(sorted(set(pins(project)))) if bound == "lowest" else "the newest"
+    lowest = sorted(set(pins(project)))
+    week = "{} week {}".format(*datetime.date.today().isocalendar()[:2])  # until when the newest are new
+    wanted = "\n".join(lowest if bound == "lowest" else [week, *lowest])
     python, made = folder / "bin" / "python", folder / "made-of.txt"
     if made.is_file() and made.read_text(encoding="utf-8") == wanted:
         return python
     run(f"python{PYTHONS[bound]}", "-m", "venv", "--clear", folder)
-    (folder / "constraints.txt").write_text(wanted if bound == "lowest" else "", encoding="utf-8")
+    (folder / "constraints.txt").write_text("\n".join(lowest) if bound == "lowest" else "", encoding="utf-8")
     run(python, "-m", "pip", "install", "-q", "-c", folder / "constraints.txt", "-e", f"{ROOT}[dev]")
     made.write_text(wanted, encoding="utf-8")
     return python
