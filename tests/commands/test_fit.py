@@ -3,7 +3,7 @@
 import json
 import shlex
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import pytest
 import torch
@@ -63,7 +63,7 @@ def test_the_command_that_is_told_makes_the_fit_that_was_lacking(shelllcc, tmp_p
     program, *words = shlex.split(fit_command(asked))
     code, out, err = shelllcc(*words, "--size", "64x64", "--frames", "5", "--dry-run", "--json")
     assert (program, code) == ("shelllcc", 0), err
-    assert json.loads(out)["belongs"] == json.loads(json.dumps(asdict(lacking)))
+    assert json.loads(out)["belongs"] == json.loads(json.dumps(lacking.as_dict()))
 
 
 def test_an_adapter_on_one_transformer_or_the_other_makes_another_model(tmp_path):
