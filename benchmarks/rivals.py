@@ -3,7 +3,8 @@
 As diffusers 0.42 has them: CFG-Zero*, APG, TCFG, rescaled and magnitude-aware guidance (given flat predictions, as its
 norm refuses those of a video), and skip-layer but at cfg 1. Written here by their papers' formulas, because diffusers'
 guider cannot serve Wan: frequency-decoupled guidance (wants kornia), perturbed attention (does not know
-WanAttnProcessor) and skip-layer at cfg 1 (its weakened pass gets the negative prompt and all layers).
+WanAttnProcessor) and skip-layer at cfg 1 (its weakened pass gets the negative prompt and all layers). Rivals that leave
+the rule alone and change the step lie in benchmarks.stepping.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ import torch.nn.functional as F
 from diffusers import guiders
 from diffusers.guiders.guider_utils import BaseGuidance, GuiderOutput
 from diffusers.hooks import LayerSkipConfig
+from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from benchmarks.stepping import STEPPINGS, Moment, Plain, Stepping
 from shelllcc.guidance.wan.model.pipeline import quieten
 from shelllcc.guidance.wan.model.presets import PRESETS
 
@@ -31,13 +34,13 @@ STOCK: dict[str, Callable[..., BaseGuidance]] = {
     "cfg-zero": guiders.ClassifierFreeZeroStarGuidance,  # 2503.18886
     "tcfg": guiders.TangentialClassifierFreeGuidance,  # 2503.18137
 }
-NAMES = (*STOCK, "magnitude", "apg", "fdg", "skip-layer", "perturbed-attention")
+NAMES = (*STOCK, "magnitude", "apg", "fdg", "skip-layer", "perturbed-attention", *STEPPINGS)
 Weaken = Callable[[Any], list[RemovableHandle]]
 
 
 @dataclass(frozen=True)
 class Rival:
-    """A rule and its setting; the knobs are keywords of its guider.
+    """A rule and its setting; the knobs are keywords of its guider, or of its step in benchmarks.stepping.
 
     fdg: `band_scales` of the finer bands of frequencies, the finest first; cfg is the scale of the coarsest.
     skip-layer, perturbed-attention: `layers` (a tuple), `scale`, and the part of the sampling from `start` to `stop` in
@@ -57,6 +60,8 @@ def guider(rival: Rival, transformer: Any = None) -> BaseGuidance:
     """The rule as a guider of diffusers. Raises ValueError for layers that the transformer, if given, does not have."""
     quieten()  # diffusers calls its guiders experimental every time that one is made
     knobs: dict[str, Any] = dict(rival.knobs)
+    if rival.name in STEPPINGS:
+        return STOCK["cfg"](rival.cfg)
     if rival.name in STOCK:
         return STOCK[rival.name](rival.cfg, **knobs)
     if rival.name == "magnitude":
@@ -77,12 +82,17 @@ def guider(rival: Rival, transformer: Any = None) -> BaseGuidance:
     return guiders.SkipLayerGuidance(rival.cfg, skip_layer_config=LayerSkipConfig(layers), **knobs)
 
 
+def stepping(rival: Rival) -> Stepping:
+    """What the rival makes of a step: nothing, if it is a rule."""
+    return STEPPINGS[rival.name](**dict(rival.knobs)) if rival.name in STEPPINGS else Plain()
+
+
 def forwards(rival: Rival, *, steps: int = PRESETS["tiny"].steps) -> float:
     """Transformer forwards per step, on the average of a sampling: what the rule costs."""
-    rule, total = guider(rival), 0
+    rule, stepped, total = guider(rival), stepping(rival), 0
     for step in range(steps):
         rule.set_state(step, steps, None)
-        total += rule.num_conditions
+        total += rule.num_conditions * stepped.passes(step, steps)
     return total / steps
 
 
@@ -100,17 +110,24 @@ def sample_latents(
 ) -> Tensor:
     """Normalised latents (b c t h w), float32: as WanPipeline samples them, but for the rival's rule."""
     transformer, scheduler, device = pipe.transformer, pipe.scheduler, pipe.device
-    rule, channels = guider(rival, transformer), transformer.config.in_channels
+    rule, stepped, channels = guider(rival, transformer), stepping(rival), transformer.config.in_channels
     encoded = pipe.encode_prompt(texts, [""] * len(texts), True, max_sequence_length=512, device=device)
     states = tuple(state.to(transformer.dtype) for state in encoded)
     noise = [torch.Generator().manual_seed(seed) for seed in seeds]
     latents = pipe.prepare_latents(len(texts), channels, height, width, num_frames, torch.float32, device, noise)
     scheduler.set_timesteps(steps, device=device)
     scheduler.set_begin_index(0)
+    shift = scheduler.config.get("flow_shift") or scheduler.config.get("shift")
+    draw = partial(randn_tensor, latents.shape, generator=noise, device=device, dtype=torch.float32)
     for index, timestep in enumerate(scheduler.timesteps):
-        rule.set_state(index, len(scheduler.timesteps), timestep)
-        predicted = velocity(rule, transformer, latents, timestep, states)
-        latents = scheduler.step(predicted, timestep, latents, return_dict=False)[0]
+        at = Moment(index, len(scheduler.timesteps), float(scheduler.sigmas[index]), shift, rival.cfg)
+        rule.set_state(index, at.steps, timestep)
+        ask = partial(velocity, rule, transformer, timestep=timestep, states=states)
+        given, predicted = stepped(latents, at, ask, draw)
+        if given is not latents:  # what multistep samplers remember led to other latents: begin anew
+            scheduler.set_timesteps(steps, device=device)
+            scheduler.set_begin_index(index)
+        latents = scheduler.step(predicted, timestep, given, return_dict=False)[0]
     return latents.float()
 
 
@@ -128,16 +145,25 @@ def sample_batch(pipe: Any, texts: list[str], seeds: list[int], *, rival: Rival,
 
 
 def velocity(
-    rule: BaseGuidance, transformer: Any, latents: Tensor, timestep: Tensor, states: tuple[Tensor, ...]
+    rule: BaseGuidance,
+    transformer: Any,
+    latents: Tensor,
+    times: float,
+    *,
+    timestep: Tensor,
+    states: tuple[Tensor, ...],
 ) -> Any:
-    """The rule's velocity from as many passes as it asks for; after each the transformer is as it was."""
+    """The rule's velocity from as many passes as it asks for, told `times` the timestep.
+
+    After each pass the transformer is as it was.
+    """
     passes = rule.prepare_inputs({"encoder_hidden_states": states})
     for one in passes:
         try:
             rule.prepare_models(transformer)
             one.noise_pred = transformer(
                 hidden_states=latents.to(transformer.dtype),
-                timestep=timestep.expand(len(latents)),
+                timestep=(times * timestep).expand(len(latents)),
                 encoder_hidden_states=one.encoder_hidden_states,
                 return_dict=False,
             )[0]
@@ -266,4 +292,9 @@ GRID: tuple[Rival, ...] = (
     *_cross("perturbed-attention", (1.0,), {"layers": ((3,),), "scale": (3.0,)}),  # the paper's
     *_cross("perturbed-attention", (1.5,), {"layers": LAYERS, "scale": (0.5, 1.0)}),
     *_cross("perturbed-attention", (2.0, 3.0), {"layers": ((3,),), "scale": (0.5,)}),
+    *_cross("detail-daemon", (1.0, 2.0), {"amount": (0.1, 0.25, 0.5, 1.0)}),
+    *_cross("lying-sigma", (1.0, 2.0), {"factor": (-0.01, -0.02, -0.05, -0.1)}),
+    *_cross("epsilon-scaling", (1.0, 2.0), {"scale": (1.0025, 1.005, 1.01, 1.02)}),
+    *_cross("tsr", (1.0, 2.0), {"k": (0.8, 0.9, 0.95, 0.98)}),
+    *_cross("self-refining", (1.0, 2.0), {"times": ((3, 1), (2, 0)), "threshold": (0.2, 0.25)}),
 )

@@ -12,6 +12,7 @@ from torch.testing import assert_close
 
 from benchmarks import rivals
 from benchmarks.rivals import GRID, Rival, forwards, guider, sample_latents
+from benchmarks.stepping import STEPPINGS
 from shelllcc.guidance.geometry.threads import one_thread
 
 TEXT, SEED = "a tabby cat, zoom in, daylight", 3
@@ -35,6 +36,18 @@ EFFECTIVE = [
     rival("magnitude", alpha=2.0),
     rival("rescaled", guidance_rescale=0.7),
     rival("perturbed-attention", **WEAK),
+    rival("detail-daemon", amount=1.0),
+    rival("lying-sigma", factor=-0.1),
+    rival("epsilon-scaling", scale=1.02),
+    rival("tsr", k=0.8),
+    rival("self-refining", start=0.0, until=(0.5, 1.0), threshold=0.05),
+]
+STOPPED = [  # nothing is left of the stock pipeline to change
+    rival("detail-daemon", amount=0.0),
+    rival("lying-sigma", factor=0.0),
+    rival("epsilon-scaling", scale=1.0),
+    rival("tsr", k=1.0),
+    rival("self-refining", times=(0, 0), start=0.0),
 ]
 NEUTRAL = [
     rival("apg", eta=1.0, **{APG_RESCALE: 0.0}),
@@ -110,6 +123,14 @@ def test_plain_guidance_is_the_stock_pipeline(sample, plain, cfg):
     assert_close(sample(rival("cfg", cfg)), plain[cfg], atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("one", STOPPED, ids=name)
+def test_a_changed_step_of_strength_0_is_the_plain_one_to_the_bit(sample, plain, one):
+    ordinary = sample(rival("cfg"))
+    assert torch.equal(sample(one), ordinary)
+    assert_close(ordinary, plain[3.0], atol=1e-5, rtol=0)
+    assert forwards(one) == 2
+
+
 @pytest.mark.parametrize("one", EFFECTIVE, ids=name)
 def test_a_rival_acts(sampled, plain, one):
     assert sampled[one].dtype == torch.float32
@@ -144,13 +165,13 @@ def test_a_neutral_setting_is_plain_guidance(preds, one):
     assert_close(ask(one, cond, uncond), uncond + one.cfg * (cond - uncond), atol=1e-4, rtol=0)
 
 
-def test_prompts_of_a_batch_do_not_see_each_other(pipe, sampled):
-    one = EFFECTIVE[-1]
+@pytest.mark.parametrize("one", [EFFECTIVE[-6], EFFECTIVE[-1]], ids=name)
+def test_prompts_of_a_batch_do_not_see_each_other(pipe, sampled, one):
     both = sample_latents(pipe, ["a rocket, pan left, dusk", TEXT], [SEED + 1, SEED], rival=one, steps=3, **SIZE)
     assert_close(both[1:], sampled[one], atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("one", EFFECTIVE, ids=name)
+@pytest.mark.parametrize("one", [one for one in EFFECTIVE if one.name not in STEPPINGS], ids=name)
 def test_no_rule_mixes_the_clips_of_a_batch(preds, one):
     alone = [ask(one, *(pred[i : i + 1] for pred in preds)) for i in range(2)]
     assert_close(ask(one, *preds), torch.cat(alone), atol=1e-4, rtol=0)
@@ -245,6 +266,35 @@ def test_perturbed_attention_sees_each_token_alone(pipe):
     assert_close(perturbed, alone, atol=1e-5, rtol=0)
 
 
+def test_the_transformer_is_told_another_noise_level_and_the_sampler_is_not(pipe, sample):
+    told, plain = [], []
+    for one, seen in ((rival("lying-sigma", factor=-0.1, start=0.0, end=1.0), told), (rival("cfg"), plain)):
+        handle = pipe.transformer.register_forward_pre_hook(
+            lambda _model, _args, given, seen=seen: seen.append(given["timestep"].item()), with_kwargs=True
+        )
+        sample(one)
+        handle.remove()
+    assert told == pytest.approx([0.9 * timestep for timestep in plain])
+    assert len(told) == 2 * 3
+
+
+def test_a_refined_step_is_eulers_as_the_authors_have_it_whatever_the_sampler_remembers(pipe, sample):
+    """The second of three steps refined: UniPC must forget the first, whose latents led elsewhere."""
+    one = rival("self-refining", cfg=1.0, times=(1,), start=0.3, until=(0.6,), threshold=0.0)
+    seen = []
+    handle = pipe.transformer.register_forward_hook(
+        lambda _model, _args, given, out: seen.append((given["hidden_states"], out[0])), with_kwargs=True
+    )
+    sample(one)
+    handle.remove()
+    _, (before, first), (again, last), (following, _) = seen
+    sigma, lower = map(float, pipe.scheduler.sigmas[1:3])
+    noise = torch.Generator().manual_seed(SEED)
+    _, fresh = (torch.randn(before.shape, generator=noise) for _ in range(2))  # after the one that sampling began with
+    assert_close(again, (1 - sigma) * (before - sigma * first) + sigma * fresh)
+    assert_close(following, again + (lower - sigma) * last, atol=1e-5, rtol=0)
+
+
 def test_forwards_count_the_passes():
     assert forwards(rival("cfg", 1.0)) == 1
     assert forwards(rival("fdg", 1.0, band_scales=(3.0,))) == 2
@@ -252,6 +302,8 @@ def test_forwards_count_the_passes():
     assert forwards(rival("perturbed-attention", **WEAK)) == 3
     assert forwards(rival("skip-layer", **WEAK, stop=0.2)) == 2 + 4 / 25
     assert forwards(rival("skip-layer", 1.0, **WEAK, stop=0.2)) == 1 + 4 / 25
+    assert forwards(rival("self-refining", 1.0), steps=40) == 1.5
+    assert forwards(rival("self-refining", 2.0, times=(2, 0)), steps=40) == 2 * (1 + 4 * 2 / 40)
 
 
 def test_the_grid_tries_every_rival_a_few_times(pipe):
@@ -261,7 +313,7 @@ def test_the_grid_tries_every_rival_a_few_times(pipe):
     assert len(set(GRID)) == len({json.dumps(asdict(one)) for one in GRID}) == len(GRID)
     for one in GRID:
         guider(one, pipe.transformer)
-        assert 1 < forwards(one) <= 3
+        assert (1 if one.name in STEPPINGS else 1.01) <= forwards(one) <= 3
 
 
 def test_unknown_rivals_and_layers_are_refused(pipe):
