@@ -11,6 +11,7 @@ import hashlib
 import json
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -141,14 +142,14 @@ class Sampler:
         kind = RandomGuide if arm.random else ShellGuide
         return kind(load_bank(self.bank if arm.bank == "auto" else arm.bank, self.pipe(arm.model)), arm.guide)
 
-    def sample(self, arm: Arm) -> Sampled:
-        """The arm's clips of the split's captions, each with the noise of its own seed."""
+    def sample(self, arm: Arm, captions: Sequence[str] | None = None) -> Sampled:
+        """The arm's clips of the split's captions, or of as many others, each with the noise of its own seed."""
         arm = replace(arm, steps=min(arm.steps, 3)) if self.smoke else arm
-        path = self._path(arm)
+        texts, numbers = list(captions or prompts(self.count, self.split)), seeds(self.count, self.split)
+        path = self._path(arm, texts)
         if path.exists():
             with safe_open(path, "pt") as file:
                 return Sampled(file.get_tensor("frames"), float(file.metadata()["moved"]))
-        texts, numbers = prompts(self.count, self.split), seeds(self.count, self.split)
         guide, parts, moved, started = self.guide(arm), [], 0.0, time.perf_counter()
         for first in range(0, self.count, self.batch):
             these = slice(first, first + self.batch)
@@ -161,9 +162,9 @@ class Sampler:
             save_file({"frames": sampled.frames}, part, {"arm": repr(arm), "moved": str(sampled.moved)})
         return sampled
 
-    def _path(self, arm: Arm) -> Path:
+    def _path(self, arm: Arm, texts: list[str]) -> Path:
         key: dict[str, Any] = {"arm": asdict(arm), "split": self.split, "size": self.size}
-        key |= {"captions": prompts(self.count, self.split)}
+        key |= {"captions": texts}
         key |= {"weights": weights_sha256(self.folder(arm.model)), "device": self.device}
         if guide := self.guide(arm):
             key |= {"bank": guide.bank.sha256, "code": guidance_sha256()}

@@ -97,6 +97,15 @@ def gradient_kurtosis(video: Tensor) -> Tensor:
     return centred.pow(4).mean(1) / centred.square().mean(1).square().clamp_min(1e-16)
 
 
+def pan_sharpness(video: Tensor) -> Tensor:
+    """(b,) energy of horizontal gradients over that of vertical ones; the blur of a pan lowers it.
+
+    In white texture a box of n pixels along the move divides it by n.
+    """
+    along, across = (video.diff(dim=dim).square().flatten(1).mean(1) for dim in (-1, -2))
+    return along / across.clamp_min(1e-12)
+
+
 def flat_residual(video: Tensor, *, block: int = 8, share: float = 0.1) -> Tensor:
     """(b,) mean Laplacian deviation in the flattest blocks, in grey levels of 255: noise shows here first."""
     return block_residuals(video, block=block, share=share)[0]
