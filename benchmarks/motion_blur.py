@@ -8,8 +8,9 @@ for .6 to 1 of a frame, as in the model's training data.
 The measure is `metrics.pan_sharpness` of the decoded frames, gradient energy along the move over that across it: blur
 in all directions hardly changes it, noise pulls it to 1. Each arm's logarithm is compared with that of the sharp real
 clip of its caption; 0% of a shutter's blur is that clip, 100% the clip of the open shutter. Its framing is not the
-model's, so that only the mean over captions counts; guided and unguided clips share caption and noise. Figures are
-means with their standard errors over captions, and go to runs/motion_blur.json.
+model's, so that only the mean over captions counts. Surer are the differences of clips that share caption and noise,
+guided less unguided, and of those that share but the words of blur. Figures are means with their standard errors over
+captions, and go to runs/motion_blur.json.
 """
 
 from __future__ import annotations
@@ -107,14 +108,37 @@ def check(found: Mapping[str, Tensor]) -> Iterator[Gate]:
             yield Gate(f"{name}, no farther from real", figure, chance or abs(ours.value) <= abs(theirs.value))
 
 
-def table(found: Mapping[str, Tensor]) -> Iterator[tuple[str, Mean, float, Mean | None]]:
-    """By arm: log ratio to the sharp real clips, percent of a shutter's blur, guided less unguided."""
+@dataclass(frozen=True)
+class Row:
+    """An arm's mean log ratio to the sharp real clips, what that is of a shutter's blur, and beside its own clips.
+
+    `guided` is beside the unguided clips of the same captions, `asked` beside the clips, real or of the same noise,
+    that were not asked to be blurred: less than 0 is blurrier along the move.
+    """
+
+    to_sharp: Mean
+    percent: float
+    guided: Mean | None
+    asked: Mean | None
+
+
+def table(found: Mapping[str, Tensor]) -> dict[str, Row]:
+    """A row for each arm's logarithms (n,)."""
     sharp = found["real, sharp"]
     opened = float((found["real, blurred"] - sharp).mean())
-    for name, values in found.items():
-        base = found[name.replace(", guided", ", unguided")] if name.endswith(", guided") else None
-        offset = mean(values - sharp)
-        yield name, offset, 100 * offset.value / opened, None if base is None else mean(values - base)
+
+    def beside(name: str, word: str, other: str) -> Mean | None:
+        return mean(found[name] - found[name.replace(word, other)]) if word in name else None
+
+    return {
+        name: Row(
+            mean(values - sharp),
+            100 * float((values - sharp).mean()) / opened + 0.0,  # no -0
+            beside(name, ", guided", ", unguided"),
+            beside(name, "blurred", "sharp"),
+        )
+        for name, values in found.items()
+    }
 
 
 def main(
@@ -142,14 +166,16 @@ def main(
         for guide in (None, GuideConfig()):
             name = f"cfg {scale:g}, asked {asked}, {'unguided' if guide is None else 'guided'}"
             found[name] = log_sharpness(sampler.sample(Arm(scale, guide=guide), texts).frames)
-    print(f"{'arm, pans of held-out captions':<34}{'log ratio to sharp':>20}{'of the blur':>13}{'guided less':>20}")
-    rows: dict[str, Any] = {}
-    for name, offset, percent, move in table(found):
-        print(f"{name:<34}{offset!s:>20}{percent:>12.0f}%{'' if move is None else str(move):>20}", flush=True)
-        rows[name] = {"to_sharp": asdict(offset), "percent": percent, "guided": move and asdict(move)}
+    heads = "".join(f"{head:>20}" for head in ("log ratio to sharp", "guided less", "asked to blur less"))
+    print(f"{'arm, pans of held-out captions':<34}{heads}{'of the blur':>13}")
+    rows = table(found)
+    for name, row in rows.items():
+        columns = "".join(f"{'' if v is None else str(v):>20}" for v in (row.to_sharp, row.guided, row.asked))
+        print(f"{name:<34}{columns}{row.percent:>12.0f}%")
     gates = list(check(found))
     print(*gates, sep="\n")
-    record = {"count": count, "device": device, "captions": [caption(*one) for one in words], "rows": rows}
+    record: dict[str, Any] = {"count": count, "device": device, "captions": [caption(*one) for one in words]}
+    record |= {"rows": {name: asdict(row) for name, row in rows.items()}}
     keep("motion_blur", record | {"log_sharpness": {name: v.tolist() for name, v in found.items()}}, gates)
 
 

@@ -89,6 +89,22 @@ def test_guidance_may_not_lead_away_from_what_was_asked():
     assert [gate.held for gate in motion_blur.check(found)] == [False]
 
 
+def test_the_table_pairs_what_shares_a_caption_and_a_noise():
+    spread = torch.linspace(-0.2, 0.2, 16)
+    found = {"real, sharp": spread, "real, blurred": spread - 0.8}
+    for asked, level in (("sharp", -0.2), ("blurred", -0.6)):
+        found[f"cfg 1, asked {asked}, unguided"] = 3 * spread + level
+        found[f"cfg 1, asked {asked}, guided"] = 3 * spread + level + 0.1
+    rows = motion_blur.table(found)
+    ours, real = rows["cfg 1, asked blurred, guided"], rows["real, blurred"]
+    error = float(2 * spread.std() / 4)
+    assert (ours.to_sharp.value, ours.to_sharp.error) == pytest.approx((-0.5, error))
+    assert (ours.percent, real.percent) == pytest.approx((62.5, 100))
+    assert (ours.guided.value, ours.guided.error, ours.asked.value) == pytest.approx((0.1, 0, -0.4), abs=1e-6)
+    assert (real.guided, rows["real, sharp"].asked) == (None, None)
+    assert real.asked.value == pytest.approx(-0.8)
+
+
 def test_the_bench_runs_at_a_toy_size_and_keeps_its_figures(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     motion_blur.main(count=2, batch=2, smoke=True)
