@@ -56,6 +56,7 @@ def network() -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(512, len(SUBJECTS)))
 
 
+@torch.enable_grad()
 def train_classifier(studio: Studio, *, clips_seen: int = SEEN, epochs: int = EPOCHS, seed: int = 0) -> nn.Module:
     """A classifier (b, 3, 64, 64) in [-1, 1] -> a logit a subject, from the first frame of real clips."""
     torch.manual_seed(seed)
