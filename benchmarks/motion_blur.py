@@ -11,13 +11,16 @@ clip of its caption; 0% of a shutter's blur is that clip, 100% the clip of the o
 model's, so that only the mean over captions counts. Surer are the differences of clips that share caption and noise,
 guided less unguided, and of those that share but the words of blur. Figures are means with their standard errors over
 captions, and go to runs/motion_blur.json.
+
+`--fit FILE`, of `shelllcc fit` or one that ships, adds clips guided by it, at the cfg that it was made for.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -28,9 +31,15 @@ from benchmarks import controls
 from benchmarks.bounds import Gate, keep
 from benchmarks.captions import REAL, SOUGHT, Words, captions
 from benchmarks.samples import Arm, Sampler
+from shelllcc.anchors.choose import load_bank
+from shelllcc.guidance.errors import UsageError
+from shelllcc.guidance.fit.fit import read_fit
 from shelllcc.guidance.guide.config import GuideConfig
 from shelllcc.guidance.measures import metrics
-from shelllcc.guidance.wan.model.pipeline import TINY
+from shelllcc.guidance.wan.clips.fitted import belonging
+from shelllcc.guidance.wan.clips.request import Request
+from shelllcc.guidance.wan.model.loading import Loading
+from shelllcc.guidance.wan.model.pipeline import TINY, find_model
 from shelllcc.guidance.wan.model.presets import PRESETS
 from shelllcc.guidance.wan.tiny.vocabulary import SUBJECTS, caption
 from training import options
@@ -42,6 +51,7 @@ from training.studio import Studio
 PANS = ("pan left", "pan right")
 ASKED: Mapping[str, tuple[str, ...]] = {"sharp": (), "blurred": ("blur",)}
 PLACE = 40  # among the seeds of real clips: no other bench's
+GUIDED = (", guided", ", fitted")  # how the names of guided arms end
 ERRORS = 2.0  # standard errors that chance explains
 
 
@@ -91,6 +101,27 @@ def log_sharpness(frames: Tensor) -> Tensor:
     return torch.cat([metrics.pan_sharpness(metrics.grey(clip[None])) for clip in frames]).log()
 
 
+def unguided(name: str) -> str | None:
+    """The arm of the same clips without guidance; None for one that is not guided."""
+    return next((name.removesuffix(end) + ", unguided" for end in GUIDED if name.endswith(end)), None)
+
+
+def fitted(paths: Iterable[Path], sampler: Sampler) -> dict[float, GuideConfig]:
+    """Guides of fits, by cfg. Raises UsageError for a fit of another bank, model or sampling, and for a second."""
+    model, bank = find_model(str(sampler.model)), load_bank(sampler.bank, sampler.pipe())
+    guides = dict[float, GuideConfig]()
+    for path in paths:
+        fit = read_fit(path)
+        request = Request.resolve(PRESETS["tiny"], prompt="any", cfg=fit.belongs.cfg)
+        ours, theirs = (asdict(one) for one in (belonging(request, model, Loading(), bank), fit.belongs))
+        if apart := [name for name in ours if ours[name] != theirs[name]]:
+            raise UsageError(f"the fit {path} is of another {', '.join(apart)} than these clips; make one for them")
+        if fit.belongs.cfg in guides:
+            raise UsageError(f"{path} is a second fit for cfg {fit.belongs.cfg:g}; give one for each cfg")
+        guides[fit.belongs.cfg] = fit.guide
+    return guides
+
+
 def check(found: Mapping[str, Tensor]) -> Iterator[Gate]:
     """What must hold of the logarithms (n,) by arm: the measure sees a shutter, and guidance is not farther off.
 
@@ -99,8 +130,7 @@ def check(found: Mapping[str, Tensor]) -> Iterator[Gate]:
     opened = mean(found["real, blurred"] - found["real, sharp"])
     yield Gate("an open shutter shows", str(opened), opened.value < -ERRORS * opened.error)
     for name in found:
-        if name.endswith(", guided"):
-            base = name.replace(", guided", ", unguided")
+        if (base := unguided(name)) is not None:
             real = found["real, blurred" if "asked blurred" in name else "real, sharp"]
             ours, theirs, move = (mean(v) for v in (found[name] - real, found[base] - real, found[name] - found[base]))
             chance = abs(move.value) <= ERRORS * move.error
@@ -127,15 +157,15 @@ def table(found: Mapping[str, Tensor]) -> dict[str, Row]:
     sharp = found["real, sharp"]
     opened = float((found["real, blurred"] - sharp).mean())
 
-    def beside(name: str, word: str, other: str) -> Mean | None:
-        return mean(found[name] - found[name.replace(word, other)]) if word in name else None
+    def beside(name: str, other: str | None) -> Mean | None:
+        return None if other is None else mean(found[name] - found[other])
 
     return {
         name: Row(
             mean(values - sharp),
             100 * float((values - sharp).mean()) / opened + 0.0,  # no -0
-            beside(name, ", guided", ", unguided"),
-            beside(name, "blurred", "sharp"),
+            beside(name, unguided(name)),
+            beside(name, name.replace("blurred", "sharp") if "blurred" in name else None),
         )
         for name, values in found.items()
     }
@@ -148,6 +178,7 @@ def main(
     batch: Batch = 1,
     count: Annotated[int, typer.Option(min=2, max=64, help="Captions, of 64.")] = 64,
     cfg: Annotated[list[float] | None, typer.Option(help="May be given more than once; else the model's own.")] = None,
+    fit: Annotated[list[Path] | None, typer.Option(help="A fit to guide by, too, at its cfg; more than once.")] = None,
     folder: Folder = HELD,
     cache: Cache = None,
     smoke: Smoke = False,
@@ -161,10 +192,13 @@ def main(
         name: log_sharpness(controls.through_vae(vae, real_frames(studio, some, **sampler.film)))
         for name, some in renders.items()
     }
-    for scale, (asked, free) in itertools.product(cfg or [PRESETS["tiny"].cfg], ASKED.items()):
+    fits = fitted(fit or (), sampler)
+    scales = sorted({*(cfg or [PRESETS["tiny"].cfg]), *fits})
+    for scale, (asked, free) in itertools.product(scales, ASKED.items()):
         texts = [caption(*one._replace(free=free)) for one in words]
-        for guide in (None, GuideConfig()):
-            name = f"cfg {scale:g}, asked {asked}, {'unguided' if guide is None else 'guided'}"
+        guides = {"unguided": None, "guided": GuideConfig()} | ({"fitted": fits[scale]} if scale in fits else {})
+        for how, guide in guides.items():
+            name = f"cfg {scale:g}, asked {asked}, {how}"
             found[name] = log_sharpness(sampler.sample(Arm(scale, guide=guide), texts).frames)
     heads = "".join(f"{head:>20}" for head in ("log ratio to sharp", "guided less", "asked to blur less"))
     print(f"{'arm, pans of held-out captions':<34}{heads}{'of the blur':>13}")

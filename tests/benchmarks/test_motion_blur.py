@@ -11,7 +11,18 @@ from torch.testing import assert_close
 
 from benchmarks import motion_blur
 from benchmarks.captions import captions
+from benchmarks.samples import Sampler
+from shelllcc.anchors.choose import choose_bank
+from shelllcc.anchors.fingerprints import fingerprint
+from shelllcc.guidance.errors import UsageError
+from shelllcc.guidance.fit.fit import Band, Fit, write_fit
+from shelllcc.guidance.guide.config import GuideConfig
 from shelllcc.guidance.measures import metrics
+from shelllcc.guidance.wan.clips.fitted import belonging
+from shelllcc.guidance.wan.clips.request import Request
+from shelllcc.guidance.wan.model.loading import Loading
+from shelllcc.guidance.wan.model.pipeline import find_model
+from shelllcc.guidance.wan.model.presets import PRESETS
 from shelllcc.guidance.wan.tiny.vocabulary import SUBJECTS, caption, understand
 from training.studio import Studio
 
@@ -115,3 +126,41 @@ def test_the_bench_runs_at_a_toy_size_and_keeps_its_figures(tmp_path, monkeypatc
     assert record["rows"]["real, blurred"]["percent"] == pytest.approx(100)
     assert len(record["gates"]) == 3
     assert len(capsys.readouterr().out.splitlines()) == 1 + 6 + 3
+
+
+@pytest.fixture
+def fit():
+    """A fit for cfg 2, made for what training.fits makes its own for."""
+    model = find_model(None)
+    bank, _ = choose_bank(None, fingerprint(model.vae), model.fingerprint)
+    request = Request.resolve(PRESETS["tiny"], prompt="any", cfg=2.0)
+    bands = (Band("2 to 4 px", -0.2, 0.02, 0.0, 0.02), Band("contrast", 0.0, 0.02, 0.0, 0.02))
+    guide = GuideConfig(window=(0.0, 1.0), toward=0.0, coarse=1.2, radius=1.5)
+    belongs = belonging(request, model, Loading(), bank)
+    return Fit(belongs, guide, bands, ("a cat",) * 8, (), 0, 0.95, (192, 192, 17), "tiny", bank.name, {})
+
+
+def test_clips_guided_by_a_fit_stand_beside_the_others_at_its_cfg(fit, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    motion_blur.main(count=2, batch=2, smoke=True, cfg=[2.0], fit=[write_fit(fit, tmp_path)])
+    record = json.loads((tmp_path / "runs/motion_blur.json").read_text())
+    arms = [f"cfg 2, asked {a}, {how}" for a in ("sharp", "blurred") for how in ("unguided", "guided", "fitted")]
+    assert list(record["rows"]) == ["real, sharp", "real, blurred", *arms]
+    logs = record["log_sharpness"]
+    assert logs[arms[2]] != logs[arms[0]]
+    paired = record["rows"][arms[2]]["guided"]["value"]
+    assert paired == pytest.approx(sum(a - b for a, b in zip(logs[arms[2]], logs[arms[0]], strict=True)) / 2, abs=1e-5)
+    assert [gate["name"].split(", no")[0] for gate in record["gates"][1:]] == [n for n in arms if "unguided" not in n]
+
+
+def test_a_fit_of_anything_else_and_a_second_of_one_cfg_are_refused(fit, tmp_path, pipe):
+    sampler = Sampler(device="cpu", batch=2, count=2, smoke=True)
+    sampler.pipes["tiny"] = pipe
+    good = write_fit(fit, tmp_path)
+    assert motion_blur.fitted([good], sampler) == {2.0: fit.guide}
+    with pytest.raises(UsageError, match="second fit for cfg 2"):
+        motion_blur.fitted([good, good], sampler)
+    for name, value in (("bank", "0" * 16), ("weights", "0" * 16), ("steps", 12), ("shift", 5.0)):
+        other = write_fit(replace(fit, belongs=replace(fit.belongs, **{name: value})), tmp_path)
+        with pytest.raises(UsageError, match=f"is of another {name} than these clips"):
+            motion_blur.fitted([other], sampler)
