@@ -65,11 +65,12 @@ def gates(report: Mapping[str, Mapping[str, Figures]]) -> Iterator[Gate]:
         yield within(f"{kind} clips, lap", figures["lap"], low=0.85, high=1.1)
         yield within(f"{kind} clips, first frame's kurtosis", figures["kurtosis_first"], high=1.5)
         yield within(f"{kind} clips, checkerboard", figures["checkerboard"], high=0.5, digits=3)
+        yield within(f"{kind} clips, stripes", figures["stripes"], high=2.0, digits=1)
 
 
 def table(rows: dict[str, Figures]) -> list[str]:
     """A line a subject and their mean."""
-    head = ("PSNR dB", "first", "last", "lap", "first", "kurt first", "checker", "raw")
+    head = ("PSNR dB", "first", "last", "lap", "first", "kurt first", "checker", "raw", "stripes", "raw")
     lines = [f"{'subject':<12}" + "".join(f"{h:>11}" for h in head)]
     for subject, row in (*((s, asdict(r)) for s, r in rows.items()), ("mean", mean(rows))):
         lines.append(f"{subject:<12}" + "".join(f"{v:>11.{2 if i < 6 else 3}f}" for i, v in enumerate(row.values())))

@@ -94,10 +94,22 @@ def measured(records: Path) -> str | None:
     if not all(path.exists() for path in paths):
         return None
     vae, subjects, moves, quality = (json.loads(path.read_text(encoding="utf-8")) for path in paths)
-    kinds = [("clips", "PSNR, dB", "lap", "kurtosis of the first frame", "checkerboard", "of the source")]
+    kinds = [
+        (
+            "clips",
+            "PSNR, dB",
+            "lap",
+            "kurtosis of the first frame",
+            "checkerboard",
+            "of the source",
+            "stripes",
+            "of the source",
+        )
+    ]
     for kind, m in vae["mean"].items():
         ratios = f"{m['lap']:.2f}", f"{m['kurtosis_first']:.2f}"
-        kinds.append((kind, f"{m['psnr']:.1f}", *ratios, f"{m['checkerboard']:.3f}", f"{m['checkerboard_raw']:.3f}"))
+        checks = (f"{m['checkerboard']:.3f}", f"{m['checkerboard_raw']:.3f}")
+        kinds.append((kind, f"{m['psnr']:.1f}", *ratios, *checks, f"{m['stripes']:.1f}", f"{m['stripes_raw']:.1f}"))
     cfg = f"cfg {PRESETS['tiny'].cfg:g}"
     rows = {arm: quality["rows"][f"{cfg}, {arm}"]["columns"] for arm in ("unguided", "guided")}
     told = (f"{arm} " + ", ".join(f"{c} {row[c]:.3f}" for c in ("lap", "spec", "swd")) for arm, row in rows.items())

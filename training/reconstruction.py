@@ -21,8 +21,8 @@ class Figures:
     """Of the clips of one subject, decoded against raw; `lap` and the kurtosis are ratios, 1 is right.
 
     psnr in dB, also of the first and the last frame alone; lap the variance of the Laplacian, the median over frames,
-    and that of the first frame; the kurtosis of the first frame's Laplacian; and the share of checkerboard
-    (`detail.checkerboard`) of both.
+    and that of the first frame; the kurtosis of the first frame's Laplacian; and, of both, the share of checkerboard
+    (`detail.checkerboard`) and of stripes of two pixels' period (`detail.stripes`), the median over clips.
     """
 
     psnr: float
@@ -33,6 +33,8 @@ class Figures:
     kurtosis_first: float
     checkerboard: float
     checkerboard_raw: float
+    stripes: float
+    stripes_raw: float
 
 
 def figures(output: Tensor, video: Tensor) -> Figures:
@@ -48,6 +50,8 @@ def figures(output: Tensor, video: Tensor) -> Figures:
         kurtosis_first=float((detail.kurtosis(made[:, 0]) / detail.kurtosis(true[:, 0])).mean()),
         checkerboard=float(detail.checkerboard(output).mean()),
         checkerboard_raw=float(detail.checkerboard(video).mean()),
+        stripes=float(detail.stripes(output).median()),
+        stripes_raw=float(detail.stripes(video).median()),
     )
 
 

@@ -50,10 +50,10 @@ class Recipe:
     """What a run is made of.
 
     A step sees `batch` clips of `frames` x `side` x `side` on each GPU, cut out of `reel` filmed ones, of which `fresh`
-    are new; `sharp` is the share of clips whose pixels cover 2 to 3 of the photograph. `texture`, `alternation` and
-    `critic` weigh the losses of detail, `beta` the KL term; the critic joins at the progress `critic_from`. Clips
-    are whole in time: an autoencoder that has seen nine frames alone loses the later ones of seventeen, by 9 dB at the
-    last. In space it carries over.
+    are new; `sharp` is the share of clips whose pixels cover 2 to 3 of the photograph. `texture`, `alternation`,
+    `phase` and `critic` weigh the losses of detail, `beta` the KL term; the critic joins at the progress `critic_from`.
+    Clips are whole in time: an autoencoder that has seen nine frames alone loses the later ones of seventeen, by 9 dB
+    at the last. In space it carries over.
     """
 
     steps: int = 60_000
@@ -67,6 +67,7 @@ class Recipe:
     lr: float = 2e-3
     texture: float = 0.05
     alternation: float = 1.0
+    phase: float = 2.0
     critic: float = 0.0
     critic_from: float = 0.0
     beta: float = 3e-4
@@ -145,6 +146,7 @@ class Training:
         losses = self.errors(output, video)
         loss = losses["l1"] + 2 * losses["mse"] + 0.25 * losses["edges"]
         loss = loss + self.ramp * (recipe.texture * losses["texture"] + recipe.alternation * losses["alternation"])
+        loss = loss + recipe.phase * losses["phase"]
         if not recipe.decoder_only:
             losses["kl"] = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
             loss = loss + recipe.beta * losses["kl"]
@@ -175,6 +177,7 @@ def _errors(output: Tensor, video: Tensor) -> dict[str, Tensor]:
         "edges": (detail.laplacian(output) - detail.laplacian(video)).abs().mean(),
         "texture": detail.texture_loss(output, video),
         "alternation": detail.alternation_loss(output, video),
+        "phase": detail.phase_loss(output, video),
     }
 
 
@@ -295,6 +298,7 @@ def main(
     lr: float = Recipe.lr,
     texture: float = Recipe.texture,
     alternation: float = Recipe.alternation,
+    phase: float = Recipe.phase,
     critic: Annotated[float, typer.Option(help="Pull of the critic over that of all else.")] = Recipe.critic,
     critic_from: Annotated[float, typer.Option(help="Progress at which it joins.")] = Recipe.critic_from,
     beta: float = Recipe.beta,
@@ -309,8 +313,8 @@ def main(
 ) -> None:
     recipe = Recipe(
         steps=steps, minutes=minutes, batch=batch, frames=frames, side=side, sharp=sharp, lr=lr, texture=texture,
-        alternation=alternation, critic=critic, critic_from=critic_from, beta=beta, decoder_only=decoder_only,
-        compile=compile, seed=seed,
+        alternation=alternation, phase=phase, critic=critic, critic_from=critic_from, beta=beta,
+        decoder_only=decoder_only, compile=compile, seed=seed,
     )  # fmt: skip
     if smoke:
         recipe = replace(recipe, steps=min(steps, 4), batch=2, frames=5, side=32, reel=4)

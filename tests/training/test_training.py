@@ -202,6 +202,28 @@ def test_losses_of_detail_gain_nothing_by_a_checkerboard():
         assert_close(torch.stack(strengths), torch.eye(3)[band])
 
 
+def test_stripes_of_one_phase_are_told_from_texture_and_cost_more_than_they_gain():
+    from training import detail
+
+    video = torch.rand(1, 3, 2, 64, 64, generator=torch.Generator().manual_seed(0))
+    texture = detail.low_pass(video)
+    x = torch.arange(64)
+    for pattern in ((-1.0) ** x[None], (-1.0) ** x[:, None]):
+        woven = texture + 0.02 * pattern
+        assert detail.stripes(woven) > 20 > 4 > detail.stripes(texture)
+        assert detail.checkerboard(woven) < 1.1 * detail.checkerboard(texture)  # which never saw them
+        blocks = detail.phases(woven - texture)[1].view(3, -1).abs().mean(1)
+        assert_close(blocks.max(), torch.tensor(0.02), atol=1e-4, rtol=0)
+        assert (blocks > 1e-4).sum() == 1
+        lack = detail.low_pass(texture)
+        for amplitude in (0.005, 0.01, 0.02):
+            made = lack + amplitude * pattern
+            assert detail.phase_loss(made, texture) > detail.phase_loss(lack, texture) + 0.2 * amplitude
+            assert detail.texture_loss(made, texture) > 0.98 * detail.texture_loss(lack, texture)
+    other = torch.rand(1, 3, 2, 64, 64, generator=torch.Generator().manual_seed(1))
+    assert detail.phase_loss(other, video) < 0.15 * (other - video).abs().mean()
+
+
 @torch.no_grad()
 def test_unfolded_pixels_and_frames_start_alike():
     from training import whole_clip

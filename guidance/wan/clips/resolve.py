@@ -263,7 +263,7 @@ def fit_command(asked: Asked) -> str:
         if isinstance(value := asked.values.get(name), int | float):
             words += [f"--{name.replace('_', '-')}", f"{value:g}"]
     if isinstance(levels := asked.values.get("sigmas"), tuple):
-        words += ["--sigmas", ",".join(repr(level) for level in levels)]
+        words += ["--sigmas", ",".join(repr(level).removesuffix(".0") for level in levels)]
     words += ["--scheduler", str(asked.values["scheduler"])] if "scheduler" in asked.values else []
     for name in ("transformer", "transformer_2", "quantize", "cache"):
         if isinstance(how := asked.loading.get(name), str):
