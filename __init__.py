@@ -11,6 +11,7 @@ The method is "Your Data Manifold is Secretly a Reward Model: Shell-LCC for Text
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ _HOME = {
     "ShellGuide": "guidance.guide.guide",
     "guided": "guidance.guide.scheduler",
     "fitted_guide": "guidance.wan.clips.fitted",
+    "comfy_entrypoint": "comfy.nodes",
 }
 __all__ = ["Bank", "GuideConfig", "ShellGuide", "ShellLCCError", "fitted_guide", "guided", "load_bank"]
 
@@ -38,4 +40,7 @@ __all__ = ["Bank", "GuideConfig", "ShellGuide", "ShellLCCError", "fitted_guide",
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    return getattr(import_module(f"shelllcc.{_HOME[name]}"), name)
+
+
+sys.modules.setdefault("shelllcc", sys.modules[__name__])  # ComfyUI loads a clone under a name made of its path
