@@ -14,7 +14,7 @@ from pathlib import Path
 
 from shelllcc.anchors.bank import Bank, check_bank
 from shelllcc.anchors.choose import choose_bank
-from shelllcc.anchors.shelf import all_banks, open_bank
+from shelllcc.anchors.shelf import all_banks, calibrations_folder, open_bank
 from shelllcc.guidance.errors import BankError, UsageError
 from shelllcc.guidance.fit import shelf
 from shelllcc.guidance.fit.fit import Fit, read_fit
@@ -68,6 +68,12 @@ def banks() -> list[str]:
 def fits() -> list[str]:
     """Labels of fits that ship and of the user's own, "auto" first, and the guide's defaults."""
     return [AUTO, DEFAULTS, *map(label, _fits())]
+
+
+def shelves() -> str:
+    """What lies on the shelves now, by names and times: files of banks, calibrations and fits."""
+    files = [*all_banks(), *sorted(calibrations_folder().glob("*")), *shelf.every()]
+    return "\n".join(f"{path}:{path.stat().st_mtime_ns}" for path in files if path.exists())
 
 
 def label(fit: Fit) -> str:

@@ -13,6 +13,7 @@ from shelllcc.anchors.fingerprints import fingerprint, model_fingerprint
 from shelllcc.guidance.errors import ModelError
 
 FAMILY = ("WAN21", "WAN22")  # how ComfyUI's classes of Wan models are named
+NO_CLIPS = {"WAN21_CausalAR": "that samples block after block", "WAN21_FlowRVS": "that makes masks"}
 BOUNDARIES = (None, 0.875, 0.9)  # below which Wan2.2's second transformer takes over: none, of text, of an image
 TEXT = 4096  # numbers a token of umT5, where a model's config says nothing
 SAMPLERS = {
@@ -33,8 +34,9 @@ def check_model(patcher: Any) -> None:
             f"Shell-LCC guides Wan2.1 and Wan2.2 as ComfyUI loads them; this model is {names[0]}"
             + (": its latents are like Wan's, but of images" if "Wan" in type(_latent_format(model)).__name__ else "")
         )
-    if "WAN21_CausalAR" in names:
-        raise ModelError("Shell-LCC cannot guide a causal Wan that samples block after block; use Wan2.1 or Wan2.2")
+    for kind, what in NO_CLIPS.items():
+        if kind in names:
+            raise ModelError(f"Shell-LCC cannot guide {kind}, a Wan {what}; use Wan2.1 or Wan2.2")
 
 
 def space_of(patcher: Any) -> str:

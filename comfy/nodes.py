@@ -9,7 +9,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from shelllcc.anchors.choose import choose_bank
 from shelllcc.anchors.score import score_latents
-from shelllcc.comfy.choosing import AUTO, banks, fits
+from shelllcc.comfy.choosing import AUTO, banks, fits, shelves
 from shelllcc.comfy.guiding import Wanted, guide_model
 from shelllcc.comfy.models import space_of_format
 from shelllcc.comfy.picture import frames_picture
@@ -28,7 +28,7 @@ class ShellLCCGuidance(io.ComfyNode):  # type: ignore[misc]
             node_id="ShellLCCGuidance",
             display_name="Shell-LCC Guidance",
             category=CATEGORY,
-            description="Gives Wan's videos the detail of real ones while they are sampled: no training, no extra passes.",
+            description="Gives Wan's videos the detail of real ones as they are sampled: no training, no extra passes.",
             search_aliases=["shelllcc", "wan detail", "sharpen wan"],
             inputs=[
                 io.Model.Input("model", tooltip="Wan2.1 or Wan2.2, after any LoRA. Of Wan2.2 14B guide both."),
@@ -59,6 +59,11 @@ class ShellLCCGuidance(io.ComfyNode):  # type: ignore[misc]
         )
 
     @classmethod
+    def fingerprint_inputs(cls, **_: Any) -> str:
+        """Another one where banks or fits were made or removed: what "auto" takes may differ then."""
+        return shelves()
+
+    @classmethod
     def execute(
         cls, model: Any, strength: float, bank: str, fit: str, start: float, end: float, trim_latent: int = 0
     ) -> Any:
@@ -81,6 +86,10 @@ class ShellLCCScore(io.ComfyNode):  # type: ignore[misc]
             ],
             outputs=[io.Float.Output(display_name="distance"), io.Image.Output(display_name="frames")],
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, **_: Any) -> str:
+        return shelves()
 
     @classmethod
     def execute(cls, latent: Any, bank: str) -> Any:

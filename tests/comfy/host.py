@@ -132,6 +132,13 @@ def inputs():
     return noise, SHIFT * bare / (1 + (SHIFT - 1) * bare), texts
 
 
+def of_wan21(latents):
+    """Normalised latents as Wan2.1's VAE would have them."""
+    import comfy.latent_formats
+
+    return comfy.latent_formats.Wan21().process_out(latents)
+
+
 def main(host, libraries, clone, output):
     root = clone.resolve()
     here = {root, root / ".cache/typing", Path(__file__).resolve().parent}
@@ -196,6 +203,7 @@ def main(host, libraries, clone, output):
             keep(f"{sampler}.halves{cut}", sample(guided(), sampler, sigmas[cut:], nothing, first))
     keep("fit", sample(guided(fit="auto")))
     keep("front", sample(guided(trim_latent=1)))
+    notes["score"] = score.execute({"samples": of_wan21(results["euler.stock"])}, "wan21").args[0]
     refused("twice", lambda: guidance.execute(node, 1.0, "auto", DEFAULTS, 1.0, 0.0))
     refused("unfitted", lambda: sample(guided(fit="auto"), sigmas=torch.tensor([1.0, 0.9, 0.0])))
     refused("rising", lambda: sample(node, sigmas=sigmas.flip(0)))

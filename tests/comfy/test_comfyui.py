@@ -12,8 +12,10 @@ import torch
 from safetensors import safe_open
 from torch.testing import assert_close
 
+from shelllcc.anchors.bankfile import save_bank
 from shelllcc.anchors.choose import load_bank
-from shelllcc.anchors.fingerprints import pipeline_fingerprint
+from shelllcc.anchors.fingerprints import WAN21_VAE, fingerprint, pipeline_fingerprint
+from shelllcc.anchors.score import score_latents
 from shelllcc.guidance.fit.fit import Band, Belongs, Fit, write_fit
 from shelllcc.guidance.guide.config import GuideConfig
 from shelllcc.guidance.guide.guide import ShellGuide
@@ -46,13 +48,14 @@ def fit(host, pipe):
 
 
 @pytest.fixture(scope="module")
-def sampled(root, fit, tmp_path_factory):
+def sampled(root, pipe, fit, tmp_path_factory):
     """Latents by name, and notes, of one run of ComfyUI."""
     place = root / "runs/comfyui"
     if not (place / "ComfyUI/nodes.py").exists():
         pytest.skip("there is no ComfyUI in runs/comfyui; `make comfyui` fetches one")
     folder = tmp_path_factory.mktemp("comfyui")
     write_fit(fit, folder / "banks/fits")
+    save_bank(replace(load_bank("auto", pipe), vae=fingerprint(WAN21_VAE)), folder / "banks/wan21.safetensors")
     clone = folder / "custom_nodes/shelllcc"
     clone.parent.mkdir()
     clone.symlink_to(root)
@@ -109,6 +112,12 @@ def test_clips_of_a_batch_are_guided_alone(sampled):
     )
 
 
+def test_the_score_is_the_products(sampled, pipe):
+    latents, notes = sampled
+    score = score_latents(load_bank("auto", pipe), latents["euler.stock"][0])
+    assert notes["score"] == pytest.approx(score.mean, rel=1e-4)
+
+
 def test_start_and_end_are_limits(sampled):
     latents, _ = sampled
     assert torch.equal(latents["euler.above"], latents["euler.stock"])
@@ -124,7 +133,7 @@ def test_what_cannot_be_is_refused_in_a_sentence(sampled):
     assert "got (1, 4, 8, 8)" in notes["scored"]
     assert notes["channels"].startswith("BankError: no bank fits this model's VAE")
     assert "this model is QwenImage: its latents are like Wan's, but of images" in notes["image model"]
-    assert all("\n" not in note for name, note in notes.items() if name != "imported")
+    assert all("\n" not in note for note in notes.values() if isinstance(note, str))
 
 
 def own(host, pipe, knobs, cfg):
