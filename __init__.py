@@ -34,6 +34,7 @@ _HOME = {
     "fitted_guide": "guidance.wan.clips.fitted",
     "comfy_entrypoint": "comfy.nodes",
 }
+WEB_DIRECTORY = "comfy/web"  # where ComfyUI finds help on the nodes
 __all__ = ["Bank", "GuideConfig", "ShellGuide", "ShellLCCError", "fitted_guide", "guided", "load_bank"]
 
 

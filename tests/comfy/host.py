@@ -132,6 +132,59 @@ def inputs():
     return noise, SHIFT * bare / (1 + (SHIFT - 1) * bare), texts
 
 
+def in_windows(patcher):
+    """The model, which sees no more than four of seven latent frames at once."""
+    import comfy.context_windows as windows
+
+    found = patcher.clone()
+    found.model_options["context_handler"] = windows.IndexListContextHandler(
+        context_schedule=windows.get_matching_context_schedule(windows.ContextSchedules.STATIC_STANDARD),
+        fuse_method=windows.get_matching_fuse_method(windows.ContextFuseMethods.PYRAMID),
+        context_length=4,
+        context_overlap=1,
+        context_stride=1,
+        closed_loop=False,
+        dim=2,
+    )
+    windows.create_prepare_sampling_wrapper(found)
+    return found
+
+
+def workflow(**more):
+    """A graph as programs hand it to ComfyUI: a Wan, guided, sampled in two parts, saved and scored."""
+    model, text, guided = ["1", 0], ["2", 0], ["3", 0]
+    part = dict(model=guided, noise_seed=7, steps=20, cfg=5.0, sampler_name="euler", scheduler="simple")
+    part |= dict(positive=["4", 0], negative=["4", 0])
+    early = dict(add_noise="enable", start_at_step=0, end_at_step=15, return_with_leftover_noise="enable")
+    late = dict(add_noise="disable", start_at_step=15, end_at_step=20, return_with_leftover_noise="disable")
+    knobs = dict(strength=1.0, bank="auto", fit="auto", start=1.0, end=0.0) | more
+    graph = {
+        "1": ("UNETLoader", dict(unet_name="wan.safetensors", weight_dtype="default")),
+        "2": ("CLIPLoader", dict(clip_name="umt5.safetensors", type="wan", device="default")),
+        "3": ("ShellLCCGuidance", dict(model=model, **knobs)),
+        "4": ("CLIPTextEncode", dict(clip=text, text="a horse")),
+        "5": ("EmptyLatentImage", dict(width=832, height=480, batch_size=1)),
+        "6": ("KSamplerAdvanced", dict(**part, **early, latent_image=["5", 0])),
+        "7": ("KSamplerAdvanced", dict(**part, **late, latent_image=["6", 0])),
+        "8": ("ShellLCCScore", dict(latent=["7", 0], bank="auto")),
+        "9": ("PreviewImage", dict(images=["8", 1])),
+    }
+    return {number: {"class_type": kind, "inputs": inputs} for number, (kind, inputs) in graph.items()}
+
+
+def valid(graph, models):
+    """Whether ComfyUI would run a graph, and what it says of nodes; its models lie in a folder of their own."""
+    import execution
+    import folder_paths
+
+    for kind, name in (("diffusion_models", "wan.safetensors"), ("text_encoders", "umt5.safetensors")):
+        (models / kind).mkdir(parents=True, exist_ok=True)
+        (models / kind / name).touch()
+        folder_paths.add_model_folder_path(kind, str(models / kind))
+    ok, _, _, told = asyncio.run(execution.validate_prompt("1", graph, None))
+    return ok, [error["details"] for node in told.values() for error in node["errors"]]
+
+
 def of_wan21(latents):
     """Normalised latents as Wan2.1's VAE would have them."""
     import comfy.latent_formats
@@ -167,12 +220,21 @@ def main(host, libraries, clone, output):
     def guided(strength=1.0, bank="auto", fit=DEFAULTS, start=1.0, end=0.0, **more):
         return guidance.execute(stock, strength, bank, fit, start, end, **more).args[0]
 
-    def sample(model, sampler="euler", sigmas=sigmas, noise=noise, latents=None, cfg=CFG, seed=SEED):
+    def sample(model, sampler="euler", sigmas=sigmas, noise=noise, latents=None, cfg=CFG, seed=SEED, callback=None):
         latents = torch.zeros_like(noise) if latents is None else latents
         solver = comfy.samplers.sampler_object(sampler)
         conds = ([[positive, {}]], [[negative, {}]])
         return comfy.sample.sample_custom(  # clones: uni_pc writes into its noise levels
-            model, noise.clone(), cfg, solver, sigmas.clone(), *conds, latents, disable_pbar=True, seed=seed
+            model,
+            noise.clone(),
+            cfg,
+            solver,
+            sigmas.clone(),
+            *conds,
+            latents,
+            disable_pbar=True,
+            seed=seed,
+            callback=callback,
         )
 
     def keep(name, latents):
@@ -182,7 +244,7 @@ def main(host, libraries, clone, output):
         try:
             call()
             notes[name] = ""
-        except Exception as error:
+        except BaseException as error:  # as an interruption is
             notes[name] = f"{type(error).__name__}: {error}"
 
     node = guided()
@@ -202,6 +264,20 @@ def main(host, libraries, clone, output):
             nothing = torch.zeros_like(noise)
             keep(f"{sampler}.halves{cut}", sample(guided(), sampler, sigmas[cut:], nothing, first))
     keep("fit", sample(guided(fit="auto")))
+    many = torch.cat([noise, noise.flip(2), noise[:, :, :1]], 2)
+    keep("windows.stock", sample(in_windows(stock), noise=many))
+    keep("windows.guided", sample(in_windows(node), noise=many))
+
+    def stop(step, *_):
+        if step == CUT + 1:
+            raise comfy.model_management.InterruptProcessingException
+
+    refused("interrupted", lambda: sample(node, callback=stop))
+    keep("euler.after", sample(node))
+    notes["workflow"] = valid(workflow(), Path.cwd() / "models")
+    notes["no such fit"] = valid(workflow(fit="gone"), Path.cwd() / "models")
+    shown = (Path(folder) / "docs" for folder in nodes.EXTENSION_WEB_DIRS.values())
+    notes["help"] = sorted(page.name for folder in shown for page in folder.iterdir())
     keep("front", sample(guided(trim_latent=1)))
     notes["score"] = score.execute({"samples": of_wan21(results["euler.stock"])}, "wan21").args[0]
     refused("twice", lambda: guidance.execute(node, 1.0, "auto", DEFAULTS, 1.0, 0.0))

@@ -112,6 +112,27 @@ def test_clips_of_a_batch_are_guided_alone(sampled):
     )
 
 
+def test_after_an_interruption_nothing_is_left(sampled):
+    latents, notes = sampled
+    assert notes["interrupted"].startswith("InterruptProcessingException")
+    assert torch.equal(latents["euler.after"], latents["euler.guided"])
+
+
+def test_frames_in_context_windows_are_guided_as_one_clip(sampled):
+    latents, _ = sampled
+    moved = (latents["windows.guided"] - latents["windows.stock"]).square().mean((0, 1, 3, 4)).sqrt()
+    assert (moved > moved.mean() / 4).all(), moved
+
+
+def test_comfyui_takes_the_nodes_in_a_graph_and_shows_their_help(sampled):
+    _, notes = sampled
+    assert notes["workflow"] == [True, []]
+    accepted, [told] = notes["no such fit"]
+    assert not accepted
+    assert told.startswith("fit: 'gone' not in")
+    assert notes["help"] == ["ShellLCCGuidance.md", "ShellLCCScore.md"]
+
+
 def test_the_score_is_the_products(sampled, pipe):
     latents, notes = sampled
     score = score_latents(load_bank("auto", pipe), latents["euler.stock"][0])
