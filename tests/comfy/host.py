@@ -121,6 +121,25 @@ def tiny_wan(tiny):
     return comfy.model_patcher.ModelPatcher(model, cpu, cpu)
 
 
+def image_wan():
+    """A small image-to-video Wan of random weights, in Wan2.1's latents."""
+    import comfy.model_patcher
+    import comfy.supported_models
+    import torch
+
+    kind = comfy.supported_models.WAN21_I2V(
+        dict(image_model="wan2.1", model_type="i2v", dim=64, num_heads=2, ffn_dim=64, num_layers=1, text_dim=128,
+             in_dim=36, out_dim=16, patch_size=(1, 2, 2), freq_dim=32, eps=1e-6)
+    )  # fmt: skip
+    kind.set_inference_dtype(torch.float32, None)
+    model = kind.get_model({}, "")
+    dice = torch.Generator().manual_seed(SEED)
+    for weight in model.diffusion_model.parameters():
+        weight.data = torch.randn(weight.shape, generator=dice) * 0.1
+    cpu = torch.device("cpu")
+    return comfy.model_patcher.ModelPatcher(model, cpu, cpu)
+
+
 def inputs():
     """Noise, noise levels and what the two prompts say, in place of a text encoder."""
     import torch
@@ -220,10 +239,12 @@ def main(host, libraries, clone, output):
     def guided(strength=1.0, bank="auto", fit=DEFAULTS, start=1.0, end=0.0, **more):
         return guidance.execute(stock, strength, bank, fit, start, end, **more).args[0]
 
-    def sample(model, sampler="euler", sigmas=sigmas, noise=noise, latents=None, cfg=CFG, seed=SEED, callback=None):
+    def sample(
+        model, sampler="euler", sigmas=sigmas, noise=noise, latents=None, cfg=CFG, seed=SEED, callback=None, **given
+    ):
         latents = torch.zeros_like(noise) if latents is None else latents
         solver = comfy.samplers.sampler_object(sampler)
-        conds = ([[positive, {}]], [[negative, {}]])
+        conds = ([[positive, given]], [[negative, given]])
         return comfy.sample.sample_custom(  # clones: uni_pc writes into its noise levels
             model,
             noise.clone(),
@@ -278,6 +299,12 @@ def main(host, libraries, clone, output):
     notes["no such fit"] = valid(workflow(fit="gone"), Path.cwd() / "models")
     shown = (Path(folder) / "docs" for folder in nodes.EXTENSION_WEB_DIRS.values())
     notes["help"] = sorted(page.name for folder in shown for page in folder.iterdir())
+    given = dict(concat_latent_image=torch.zeros(SHAPE), concat_mask=torch.ones(1, 1, *SHAPE[2:]))
+    given["concat_mask"][:, :, :1] = 0  # of an image in front, as WanImageToVideo has it
+    start = image_wan()
+    node_of_image = guidance.execute(start, 1.0, "wan21", DEFAULTS, 1.0, 0.0).args[0]
+    for name, model in (("stock", start), ("guided", node_of_image)):
+        keep(f"image.{name}", sample(model, sigmas=torch.tensor([0.4, 0.2]), **given))
     keep("front", sample(guided(trim_latent=1)))
     notes["score"] = score.execute({"samples": of_wan21(results["euler.stock"])}, "wan21").args[0]
     refused("twice", lambda: guidance.execute(node, 1.0, "auto", DEFAULTS, 1.0, 0.0))

@@ -124,6 +124,13 @@ def test_frames_in_context_windows_are_guided_as_one_clip(sampled):
     assert (moved > moved.mean() / 4).all(), moved
 
 
+def test_an_image_in_front_is_not_moved(sampled):
+    latents, _ = sampled
+    stock, guided = (latents[f"image.{name}"] for name in ("stock", "guided"))
+    assert torch.equal(stock[:, :, 0], guided[:, :, 0])
+    assert ((stock - guided).abs().amax((0, 1, 3, 4))[1:] > 0).all()
+
+
 def test_comfyui_takes_the_nodes_in_a_graph_and_shows_their_help(sampled):
     _, notes = sampled
     assert notes["workflow"] == [True, []]
