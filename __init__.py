@@ -41,6 +41,8 @@ __all__ = ["Bank", "GuideConfig", "ShellGuide", "ShellLCCError", "fitted_guide",
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if (other := sys.modules["shelllcc"].__file__) != __file__:
+        raise ImportError(f"another shelllcc, {other}, was loaded before this one, {__file__}; remove one of them")
     return getattr(import_module(f"shelllcc.{_HOME[name]}"), name)
 
 

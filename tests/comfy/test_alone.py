@@ -1,5 +1,6 @@
 """The nodes without ComfyUI: with torch, numpy and safetensors alone, and what they choose and refuse."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -51,6 +52,20 @@ def test_given_frames_and_references_stay(alone):
     assert alone["frames"][0] == 0 < min(alone["frames"][1:])
     assert alone["behind"][:2] == [0, 0]
     assert alone["behind"][2] > 0
+
+
+def test_a_clone_beside_another_shelllcc_says_so(root, tmp_path):
+    copied = tmp_path / "__init__.py"
+    copied.write_bytes((root / "__init__.py").read_bytes())
+    spec = importlib.util.spec_from_file_location("custom_nodes_shelllcc", copied)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+        with pytest.raises(ImportError, match=r"another shelllcc, .*; remove one of them"):
+            _ = module.comfy_entrypoint
+    finally:
+        del sys.modules[spec.name]
 
 
 def test_a_host_without_platformdirs_finds_the_same_folder(monkeypatch, tmp_path):
