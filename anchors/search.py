@@ -18,8 +18,10 @@ def nearest(tokens: Tensor, anchors: Tensor, *, k: int = 1) -> Tensor:
     """Indices (n, k) of the k nearest anchors (m, d) of every token (n, d), nearest first, on the tokens' device."""
     if tokens.device.type != "cpu" or len(anchors) <= FEW:
         return coding.nearest(tokens, anchors, k=k)
-    import faiss
-
+    try:
+        import faiss
+    except ImportError:  # in a host that has torch alone, as ComfyUI
+        return coding.nearest(tokens, anchors, k=k)
     index = faiss.IndexFlatL2(anchors.shape[1])
     index.add(anchors.numpy())
     _, found = index.search(tokens.detach().contiguous().numpy(), k)

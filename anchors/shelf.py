@@ -9,7 +9,7 @@ from shelllcc.anchors import calibrations
 from shelllcc.anchors.bank import Bank, Calibration
 from shelllcc.anchors.bankfile import read_bank
 from shelllcc.guidance.errors import BankError
-from shelllcc.guidance.paths import here
+from shelllcc.guidance.paths import data_folder, here
 
 SHIPPED = Path(__file__).parent
 
@@ -58,6 +58,4 @@ def user_folder() -> Path:
     """Where `anchors pull` keeps banks: SHELLLCC_BANKS, or the platform's data folder."""
     if chosen := os.environ.get("SHELLLCC_BANKS"):
         return Path(chosen).expanduser()
-    import platformdirs
-
-    return Path(platformdirs.user_data_dir("shelllcc")) / "banks"
+    return data_folder("banks")

@@ -6,6 +6,7 @@ Knows nothing of contents.
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 
@@ -24,6 +25,18 @@ def reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
+def data_folder(kind: str) -> Path:
+    """Where what a user made or fetched is kept: a folder in the platform's data folder.
+
+    A host that lacks platformdirs, as ComfyUI, finds the same one.
+    """
+    try:
+        import platformdirs
+    except ImportError:
+        return _data_home() / "shelllcc" / kind
+    return Path(platformdirs.user_data_dir("shelllcc")) / kind
+
+
 def cache_folder(kind: str) -> Path:
     """Where what can be made anew is kept: a folder in SHELLLCC_CACHE, or in the platform's cache folder."""
     if chosen := os.environ.get("SHELLLCC_CACHE"):
@@ -31,3 +44,13 @@ def cache_folder(kind: str) -> Path:
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("shelllcc")) / kind
+
+
+def _data_home() -> Path:
+    """What platformdirs makes of the system's conventions for data of a program named shelllcc, one folder up."""
+    if sys.platform == "win32":
+        local = os.environ.get("LOCALAPPDATA")
+        return (Path(local) if local else Path.home() / "AppData" / "Local") / "shelllcc"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Application Support"
+    return Path(os.environ.get("XDG_DATA_HOME", "").strip() or Path.home() / ".local" / "share")

@@ -55,6 +55,7 @@ ROOMS = {  # each from the ground up, and whom it may import
         *("ground", "geometry", "anchors", "guide", "measures", "media", "fit", "wan/model", "wan/clips", "wan/banks"),
     ),
     "workbench": ("ground", "anchors", "measures", "media", "wan/model", "wan/clips"),
+    "comfy": ("ground", "anchors", "guide", "fit"),
     "commands": (
         *("ground", "geometry", "anchors", "guide", "measures", "media", "jobs", "fit"),
         *("wan/model", "wan/clips", "wan/banks", "wan/fits", "workbench"),
@@ -72,7 +73,7 @@ def room_of(module):
 
 
 def modules(root):
-    for path in (*sources(root, "guidance", "anchors", "commands"), root / "cli.py"):
+    for path in (*sources(root, "guidance", "anchors", "comfy", "commands"), root / "cli.py"):
         yield path, ".".join(("shelllcc", *path.relative_to(root).with_suffix("").parts)).removesuffix(".__init__")
 
 
@@ -143,7 +144,7 @@ def private_names(path):
 
 
 def test_private_names_of_libraries_lie_in_the_seams(root):
-    for path in (*sources(root, "guidance", "anchors", "commands"), root / "cli.py"):
+    for path in (*sources(root, "guidance", "anchors", "comfy", "commands"), root / "cli.py"):
         name = path.relative_to(root).as_posix()
         if name not in LIBRARIES_OWN:
             found = {
@@ -153,13 +154,15 @@ def test_private_names_of_libraries_lie_in_the_seams(root):
 
 
 def test_only_main_imports_the_command_line(root):
-    for path in sources(root, "guidance", "anchors", "commands", "training", "benchmarks"):
+    for path in sources(root, "guidance", "anchors", "comfy", "commands", "training", "benchmarks"):
         assert not any(module.startswith("shelllcc.cli") for module in imports(path)), path
 
 
 def test_every_package_folder_is_in_the_wheel(root):
     listed = set(tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
-    folders = {p.parent for part in ("guidance", "anchors", "commands") for p in (root / part).rglob("__init__.py")}
+    folders = {
+        p.parent for part in ("guidance", "anchors", "comfy", "commands") for p in (root / part).rglob("__init__.py")
+    }
     found = {"shelllcc"} | {"shelllcc." + ".".join(f.relative_to(root).parts) for f in folders}
     assert listed == found
 

@@ -93,6 +93,8 @@ class Fit:
     sigma     noise level from which they were sampled again
     size      (width, height, frames) of the clips
     model, bank   names, for people
+    transformer   fingerprint of the model's shape (anchors.fingerprints), by which hosts that cannot know its
+                  weights find fits; None in records of before
     """
 
     belongs: Belongs
@@ -106,10 +108,13 @@ class Fit:
     model: str
     bank: str
     versions: Mapping[str, str | None]
+    transformer: str | None = None
 
     def as_dict(self) -> JsonObject:
         """As the file has it, but for the digest."""
         found = json.loads(json.dumps(asdict(self) | {"belongs": self.belongs.as_dict()}))
+        if self.transformer is None:  # as records had it before it was kept
+            del found["transformer"]
         return {"format": FORMAT} | found
 
     @cached_property

@@ -53,13 +53,14 @@ class ShellGuide:
         self._beyond = coarse * (self.config.radius / coarse) ** fineness
         self._colours = self._shell.colours(directions=self.config.colours)
 
-    def begin(self, sigmas: Sequence[float], *, renoised: bool = False) -> None:
+    def begin(self, sigmas: Sequence[float], *, renoised: bool = False, excess: Tensor | None = None) -> None:
         """Forget the sampling before, and plan one over these noise levels (the last is 0).
 
-        `renoised` says that every step noises x0 anew (LCM).
+        `renoised` says that every step noises x0 anew (LCM); `excess` (b,) is that of the part before this one.
         """
         self._trace = Trace()
-        self._excess = None
+        self._excess = excess
+        self._gain = torch.zeros(0) if excess is None else torch.zeros_like(excess)
         self._sigmas = list(sigmas)
         self._shares = dose.shares(sigmas, self.config, renoised=renoised)
         self._weights = dose.weights(sigmas, renoised=renoised)
@@ -67,6 +68,11 @@ class ShellGuide:
     def step_at(self, index: int) -> tuple[float, float]:
         """Noise level and share of the step of this index."""
         return self._sigmas[index], self._shares[index]
+
+    @property
+    def excess(self) -> Tensor | None:
+        """What cfg added to the distance of each clip (b,), as measured in the first guided step; None before it."""
+        return self._excess
 
     @property
     def trace(self) -> list[Step]:

@@ -120,6 +120,7 @@ class Fitting:
             model=trips.studio.model.name,
             bank=trips.bank.name,
             versions=versions(),
+            transformer=trips.studio.model.fingerprint,
         )
 
     def _measured(self, clips: Sequence[int], config: GuideConfig | None, stage: str) -> list[Drift]:

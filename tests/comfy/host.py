@@ -1,0 +1,325 @@
+"""A program, not a test: the real ComfyUI with a clone of this repository among its nodes samples the tiny Wan.
+
+    python tests/comfy/host.py COMFYUI LIBRARIES CLONE OUTPUT.safetensors
+
+`make comfyui` fetches what it needs. Other folders of this repository must not be on sys.path: ComfyUI's own `comfy`
+has no __init__.py, so that any other one goes before it.
+"""
+
+import asyncio
+import importlib.abc
+import importlib.machinery
+import json
+import sys
+import types
+from pathlib import Path
+
+STEPS, SHIFT, CFG, SEED = 12, 3.0, 3.0, 7
+SHAPE = (1, 16, 3, 8, 10)
+SAMPLERS = ("euler", "lcm", "dpmpp_2m", "res_multistep", "uni_pc", "er_sde", "heun")
+CUT = 9  # the step before which a sampling is split; sigma 0.5 and less from here on
+MISSING = ["diffusers", "faiss", "typer", "imageio", "accelerate", "platformdirs", "filelock", "imageio_ffmpeg"]
+DEFAULTS = "none: the guide's defaults"
+
+
+class Absent(types.ModuleType):
+    """A library that PyPI has for CUDA alone; ComfyUI imports it, and a Wan needs none of it."""
+
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return type(name, (), {})
+
+
+class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """What this machine has and users of ComfyUI may not: libraries that `missing` names are not found."""
+
+    missing: tuple[str, ...] = ()
+
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torchvision", "torchaudio"):
+            return importlib.machinery.ModuleSpec(name, self, is_package=True)
+        if name.partition(".")[0] in self.missing:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        return None
+
+    def create_module(self, spec):
+        return Absent(spec.name)
+
+    def exec_module(self, module):
+        pass
+
+
+def wan_name(name):
+    """A tensor of diffusers' WanTransformer3DModel by Wan's own name, which ComfyUI has."""
+    for theirs, wans in {
+        "condition_embedder.time_embedder.linear_1": "time_embedding.0",
+        "condition_embedder.time_embedder.linear_2": "time_embedding.2",
+        "condition_embedder.time_proj": "time_projection.1",
+        "condition_embedder.text_embedder.linear_1": "text_embedding.0",
+        "condition_embedder.text_embedder.linear_2": "text_embedding.2",
+        "proj_out": "head.head",
+        ".attn1.": ".self_attn.",
+        ".attn2.": ".cross_attn.",
+        ".to_q.": ".q.",
+        ".to_k.": ".k.",
+        ".to_v.": ".v.",
+        ".to_out.0.": ".o.",
+        ".norm2.": ".norm3.",
+        ".ffn.net.0.proj.": ".ffn.0.",
+        ".ffn.net.2.": ".ffn.2.",
+        ".scale_shift_table": ".modulation",
+    }.items():
+        name = name.replace(theirs, wans)
+    return "head.modulation" if name == "scale_shift_table" else name
+
+
+def tiny_wan(tiny):
+    """The embedded Wan as ComfyUI's model, in a patcher."""
+    import comfy.latent_formats
+    import comfy.model_patcher
+    import comfy.supported_models
+    import torch
+    from safetensors.torch import load_file
+
+    config = json.loads((tiny / "transformer/config.json").read_text())
+    vae = json.loads((tiny / "vae/config.json").read_text())
+    kind = comfy.supported_models.WAN21_T2V(
+        dict(
+            image_model="wan2.1",
+            model_type="t2v",
+            dim=config["num_attention_heads"] * config["attention_head_dim"],
+            num_heads=config["num_attention_heads"],
+            ffn_dim=config["ffn_dim"],
+            num_layers=config["num_layers"],
+            text_dim=config["text_dim"],
+            in_dim=16,
+            out_dim=16,
+            patch_size=(1, 2, 2),
+            freq_dim=256,
+            eps=1e-6,
+        )
+    )
+    kind.set_inference_dtype(torch.float32, None)
+    model = kind.get_model({}, "")
+    weights = {}
+    for file in sorted((tiny / "transformer").glob("*.safetensors")):
+        weights |= {wan_name(name): tensor.float() for name, tensor in load_file(file).items()}
+    missing, unused = model.diffusion_model.load_state_dict(weights, strict=False)
+    assert not missing, missing
+    assert not unused, unused
+
+    class Tiny(comfy.latent_formats.Wan21):
+        def __init__(self):
+            super().__init__()
+            for name in ("latents_mean", "latents_std"):
+                setattr(self, name, torch.tensor(vae[name]).view(1, -1, 1, 1, 1))
+
+    model.latent_format = Tiny()
+    model.model_sampling.set_parameters(shift=SHIFT, multiplier=1000)
+    cpu = torch.device("cpu")
+    return comfy.model_patcher.ModelPatcher(model, cpu, cpu)
+
+
+def image_wan():
+    """A small image-to-video Wan of random weights, in Wan2.1's latents."""
+    import comfy.model_patcher
+    import comfy.supported_models
+    import torch
+
+    kind = comfy.supported_models.WAN21_I2V(
+        dict(image_model="wan2.1", model_type="i2v", dim=64, num_heads=2, ffn_dim=64, num_layers=1, text_dim=128,
+             in_dim=36, out_dim=16, patch_size=(1, 2, 2), freq_dim=32, eps=1e-6)
+    )  # fmt: skip
+    kind.set_inference_dtype(torch.float32, None)
+    model = kind.get_model({}, "")
+    dice = torch.Generator().manual_seed(SEED)
+    for weight in model.diffusion_model.parameters():
+        weight.data = torch.randn(weight.shape, generator=dice) * 0.1
+    cpu = torch.device("cpu")
+    return comfy.model_patcher.ModelPatcher(model, cpu, cpu)
+
+
+def inputs():
+    """Noise, noise levels and what the two prompts say, in place of a text encoder."""
+    import torch
+
+    dice = torch.Generator().manual_seed(SEED)
+    noise = torch.randn(SHAPE, generator=dice)
+    texts = [torch.randn(1, 12, 128, generator=dice) * 0.3 for _ in range(2)]
+    bare = torch.linspace(1, 0, STEPS + 1)
+    return noise, SHIFT * bare / (1 + (SHIFT - 1) * bare), texts
+
+
+def in_windows(patcher):
+    """The model, which sees no more than four of seven latent frames at once."""
+    import comfy.context_windows as windows
+
+    found = patcher.clone()
+    found.model_options["context_handler"] = windows.IndexListContextHandler(
+        context_schedule=windows.get_matching_context_schedule(windows.ContextSchedules.STATIC_STANDARD),
+        fuse_method=windows.get_matching_fuse_method(windows.ContextFuseMethods.PYRAMID),
+        context_length=4,
+        context_overlap=1,
+        context_stride=1,
+        closed_loop=False,
+        dim=2,
+    )
+    windows.create_prepare_sampling_wrapper(found)
+    return found
+
+
+def workflow(**more):
+    """A graph as programs hand it to ComfyUI: a Wan, guided, sampled in two parts, saved and scored."""
+    model, text, guided = ["1", 0], ["2", 0], ["3", 0]
+    part = dict(model=guided, noise_seed=7, steps=20, cfg=5.0, sampler_name="euler", scheduler="simple")
+    part |= dict(positive=["4", 0], negative=["4", 0])
+    early = dict(add_noise="enable", start_at_step=0, end_at_step=15, return_with_leftover_noise="enable")
+    late = dict(add_noise="disable", start_at_step=15, end_at_step=20, return_with_leftover_noise="disable")
+    knobs = dict(strength=1.0, bank="auto", fit="auto", start=1.0, end=0.0) | more
+    graph = {
+        "1": ("UNETLoader", dict(unet_name="wan.safetensors", weight_dtype="default")),
+        "2": ("CLIPLoader", dict(clip_name="umt5.safetensors", type="wan", device="default")),
+        "3": ("ShellLCCGuidance", dict(model=model, **knobs)),
+        "4": ("CLIPTextEncode", dict(clip=text, text="a horse")),
+        "5": ("EmptyLatentImage", dict(width=832, height=480, batch_size=1)),
+        "6": ("KSamplerAdvanced", dict(**part, **early, latent_image=["5", 0])),
+        "7": ("KSamplerAdvanced", dict(**part, **late, latent_image=["6", 0])),
+        "8": ("ShellLCCScore", dict(latent=["7", 0], bank="auto")),
+        "9": ("PreviewImage", dict(images=["8", 1])),
+    }
+    return {number: {"class_type": kind, "inputs": inputs} for number, (kind, inputs) in graph.items()}
+
+
+def valid(graph, models):
+    """Whether ComfyUI would run a graph, and what it says of nodes; its models lie in a folder of their own."""
+    import execution
+    import folder_paths
+
+    for kind, name in (("diffusion_models", "wan.safetensors"), ("text_encoders", "umt5.safetensors")):
+        (models / kind).mkdir(parents=True, exist_ok=True)
+        (models / kind / name).touch()
+        folder_paths.add_model_folder_path(kind, str(models / kind))
+    ok, _, _, told = asyncio.run(execution.validate_prompt("1", graph, None))
+    return ok, [error["details"] for node in told.values() for error in node["errors"]]
+
+
+def of_wan21(latents):
+    """Normalised latents as Wan2.1's VAE would have them."""
+    import comfy.latent_formats
+
+    return comfy.latent_formats.Wan21().process_out(latents)
+
+
+def main(host, libraries, clone, output):
+    root = clone.resolve()
+    here = {root, root / ".cache/typing", Path(__file__).resolve().parent}
+    sys.path[:] = [str(host), str(libraries), *(p for p in sys.path if Path(p or ".").resolve() not in here)]
+    finder = Finder()
+    sys.argv = ["main.py", "--cpu"]
+    import transformers  # noqa: F401 - before torchvision is there for it to find
+
+    sys.meta_path.insert(0, finder)
+    import comfy.options
+
+    comfy.options.enable_args_parsing()
+    import comfy.sample
+    import comfy.samplers
+    import nodes
+    import torch
+    from safetensors.torch import save_file
+
+    finder.missing = tuple(name for name in MISSING if name not in sys.modules)
+    assert asyncio.run(nodes.load_custom_node(str(clone))), "ComfyUI did not load the clone"
+    guidance, score = (nodes.NODE_CLASS_MAPPINGS[name] for name in ("ShellLCCGuidance", "ShellLCCScore"))
+    noise, sigmas, (positive, negative) = inputs()
+    stock = tiny_wan(root / "guidance/wan/tiny")
+    results, notes = {}, {}
+
+    def guided(strength=1.0, bank="auto", fit=DEFAULTS, start=1.0, end=0.0, **more):
+        return guidance.execute(stock, strength, bank, fit, start, end, **more).args[0]
+
+    def sample(
+        model, sampler="euler", sigmas=sigmas, noise=noise, latents=None, cfg=CFG, seed=SEED, callback=None, **given
+    ):
+        latents = torch.zeros_like(noise) if latents is None else latents
+        solver = comfy.samplers.sampler_object(sampler)
+        conds = ([[positive, given]], [[negative, given]])
+        return comfy.sample.sample_custom(  # clones: uni_pc writes into its noise levels
+            model,
+            noise.clone(),
+            cfg,
+            solver,
+            sigmas.clone(),
+            *conds,
+            latents,
+            disable_pbar=True,
+            seed=seed,
+            callback=callback,
+        )
+
+    def keep(name, latents):
+        results[name] = stock.model.latent_format.process_in(latents.float()).contiguous()
+
+    def refused(name, call):
+        try:
+            call()
+            notes[name] = ""
+        except BaseException as error:  # as an interruption is
+            notes[name] = f"{type(error).__name__}: {error}"
+
+    node = guided()
+    for sampler in SAMPLERS:
+        keep(f"{sampler}.stock", sample(stock, sampler))
+        keep(f"{sampler}.off", sample(guided(0.0), sampler))
+        keep(f"{sampler}.guided", sample(node, sampler))
+    sample(node, seed=SEED + 1, noise=noise.flip(0, 4))
+    keep("euler.again", sample(node))
+    keep("euler.cfg1", sample(node, cfg=1.0))
+    keep("euler.above", sample(guided(start=0.0009, end=0.0), "euler"))
+    keep("euler.batch", sample(node, noise=torch.cat([noise, noise.flip(3)])))
+    keep("euler.flipped", sample(node, noise=noise.flip(3)))
+    for sampler in ("euler", "heun"):
+        for cut in (CUT, CUT + 1):
+            first = sample(node, sampler, sigmas[: cut + 1])
+            nothing = torch.zeros_like(noise)
+            keep(f"{sampler}.halves{cut}", sample(guided(), sampler, sigmas[cut:], nothing, first))
+    keep("fit", sample(guided(fit="auto")))
+    many = torch.cat([noise, noise.flip(2), noise[:, :, :1]], 2)
+    keep("windows.stock", sample(in_windows(stock), noise=many))
+    keep("windows.guided", sample(in_windows(node), noise=many))
+
+    def stop(step, *_):
+        if step == CUT + 1:
+            raise comfy.model_management.InterruptProcessingException
+
+    refused("interrupted", lambda: sample(node, callback=stop))
+    keep("euler.after", sample(node))
+    notes["workflow"] = valid(workflow(), Path.cwd() / "models")
+    notes["no such fit"] = valid(workflow(fit="gone"), Path.cwd() / "models")
+    shown = (Path(folder) / "docs" for folder in nodes.EXTENSION_WEB_DIRS.values())
+    notes["help"] = sorted(page.name for folder in shown for page in folder.iterdir())
+    given = dict(concat_latent_image=torch.zeros(SHAPE), concat_mask=torch.ones(1, 1, *SHAPE[2:]))
+    given["concat_mask"][:, :, :1] = 0  # of an image in front, as WanImageToVideo has it
+    start = image_wan()
+    node_of_image = guidance.execute(start, 1.0, "wan21", DEFAULTS, 1.0, 0.0).args[0]
+    for name, model in (("stock", start), ("guided", node_of_image)):
+        keep(f"image.{name}", sample(model, sigmas=torch.tensor([0.4, 0.2]), **given))
+    keep("front", sample(guided(trim_latent=1)))
+    notes["score"] = score.execute({"samples": of_wan21(results["euler.stock"])}, "wan21").args[0]
+    refused("twice", lambda: guidance.execute(node, 1.0, "auto", DEFAULTS, 1.0, 0.0))
+    refused("unfitted", lambda: sample(guided(fit="auto"), sigmas=torch.tensor([1.0, 0.9, 0.0])))
+    refused("rising", lambda: sample(node, sigmas=sigmas.flip(0)))
+    refused("all front", lambda: sample(guided(trim_latent=3)))
+    refused("scored", lambda: score.execute({"samples": torch.zeros(1, 4, 8, 8)}, "auto"))
+    stock.model.latent_format = comfy.latent_formats.Wan22()
+    refused("channels", lambda: sample(guided()))
+    stock.model.latent_format = comfy.latent_formats.Wan21()
+    stock.model.__class__ = type("QwenImage", (comfy.model_base.BaseModel,), {})
+    refused("image model", lambda: guided())
+    notes["imported"] = sorted(set(finder.missing) & sys.modules.keys())
+    save_file(results, output, {"notes": json.dumps(notes)})
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))

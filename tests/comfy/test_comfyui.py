@@ -1,0 +1,184 @@
+"""The nodes in the real ComfyUI, which samples the embedded Wan (host.py), beside the product's own guided loop."""
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch.testing import assert_close
+
+from shelllcc.anchors.bankfile import save_bank
+from shelllcc.anchors.choose import load_bank
+from shelllcc.anchors.fingerprints import WAN21_VAE, fingerprint, pipeline_fingerprint
+from shelllcc.anchors.score import score_latents
+from shelllcc.guidance.fit.fit import Band, Belongs, Fit, write_fit
+from shelllcc.guidance.guide.config import GuideConfig
+from shelllcc.guidance.guide.guide import ShellGuide
+from shelllcc.guidance.guide.scheduler import guided
+from shelllcc.guidance.guide.seams import levels_exchanged
+
+DEFAULTS = replace(GuideConfig(), by_sigma=True)
+OF_FIT = replace(DEFAULTS, radius=2.0, calm=2.0, window=(0.0, 0.7))
+
+
+@pytest.fixture(scope="module")
+def host(root):
+    return runpy.run_path(str(root / "tests/comfy/host.py"))
+
+
+@pytest.fixture(scope="module")
+def fit(host, pipe):
+    """A fit of the tiny Wan at these settings, as the command line makes them."""
+    bank = load_bank("auto", pipe)
+    calibration = bank.chosen.digest if bank.chosen else None
+    belongs = Belongs(
+        bank.identity, calibration, "0" * 16, "FlowMatchEulerDiscreteScheduler", host["STEPS"], host["CFG"], None,
+        host["SHIFT"],
+    )  # fmt: skip
+    bands = (Band("2 to 4", -0.2, 0.01, 0.0, 0.01), Band("contrast", 0.0, 0.01, 0.0, 0.01))
+    return Fit(
+        belongs, OF_FIT, bands, ("a", "b", "c", "d"), (), 0, 0.95, (64, 64, 9), "tiny", bank.name, {},
+        transformer=pipeline_fingerprint(pipe),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def sampled(root, pipe, fit, tmp_path_factory):
+    """Latents by name, and notes, of one run of ComfyUI."""
+    place = root / "runs/comfyui"
+    if not (place / "ComfyUI/nodes.py").exists():
+        pytest.skip("there is no ComfyUI in runs/comfyui; `make comfyui` fetches one")
+    folder = tmp_path_factory.mktemp("comfyui")
+    write_fit(fit, folder / "banks/fits")
+    save_bank(replace(load_bank("auto", pipe), vae=fingerprint(WAN21_VAE)), folder / "banks/wan21.safetensors")
+    clone = folder / "custom_nodes/shelllcc"
+    clone.parent.mkdir()
+    clone.symlink_to(root)
+    words = [root / "tests/comfy/host.py", place / "ComfyUI", place / "lib", clone, folder / "out.safetensors"]
+    outside = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, *map(str, words)],
+        env=outside | {"SHELLLCC_BANKS": str(folder / "banks")},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    with safe_open(folder / "out.safetensors", framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["notes"])  # noqa: SIM118
+
+
+def test_strength_0_is_no_node_bit_for_bit(host, sampled):
+    latents, _ = sampled
+    for sampler in host["SAMPLERS"]:
+        assert torch.equal(latents[f"{sampler}.stock"], latents[f"{sampler}.off"]), sampler
+
+
+def test_every_sampler_is_guided(host, sampled):
+    latents, _ = sampled
+    moved = {s: float((latents[f"{s}.guided"] - latents[f"{s}.stock"]).std()) for s in host["SAMPLERS"]}
+    assert all(moved["euler"] / 3 < size < moved["euler"] * 3 for size in moved.values()), moved  # solvers extrapolate
+
+
+@pytest.mark.parametrize(("name", "knobs", "cfg"), [
+    ("euler.stock", None, 3.0), ("euler.guided", DEFAULTS, 3.0), ("euler.cfg1", DEFAULTS, 1.0), ("fit", OF_FIT, 3.0),
+])  # fmt: skip
+def test_euler_is_the_products_own_loop(host, sampled, pipe, name, knobs, cfg):
+    latents, _ = sampled
+    assert_close(latents[name], own(host, pipe, knobs, cfg), rtol=0, atol=1e-4)
+
+
+def test_halves_are_the_whole(sampled):
+    latents, _ = sampled
+    for cut in (9, 10):
+        assert_close(latents[f"euler.halves{cut}"], latents["euler.guided"], rtol=0, atol=1e-4)
+        assert_close(latents[f"heun.halves{cut}"], latents["heun.guided"], rtol=0, atol=1e-4)
+
+
+def test_the_same_graph_gives_the_same_bytes(sampled):
+    latents, _ = sampled
+    assert torch.equal(latents["euler.again"], latents["euler.guided"])
+
+
+def test_clips_of_a_batch_are_guided_alone(sampled):
+    latents, _ = sampled
+    assert_close(
+        latents["euler.batch"], torch.cat([latents["euler.guided"], latents["euler.flipped"]]), rtol=0, atol=1e-4
+    )
+
+
+def test_after_an_interruption_nothing_is_left(sampled):
+    latents, notes = sampled
+    assert notes["interrupted"].startswith("InterruptProcessingException")
+    assert torch.equal(latents["euler.after"], latents["euler.guided"])
+
+
+def test_frames_in_context_windows_are_guided_as_one_clip(sampled):
+    latents, _ = sampled
+    moved = (latents["windows.guided"] - latents["windows.stock"]).square().mean((0, 1, 3, 4)).sqrt()
+    assert (moved > moved.mean() / 4).all(), moved
+
+
+def test_an_image_in_front_is_not_moved(sampled):
+    latents, _ = sampled
+    stock, guided = (latents[f"image.{name}"] for name in ("stock", "guided"))
+    assert torch.equal(stock[:, :, 0], guided[:, :, 0])
+    assert ((stock - guided).abs().amax((0, 1, 3, 4))[1:] > 0).all()
+
+
+def test_comfyui_takes_the_nodes_in_a_graph_and_shows_their_help(sampled):
+    _, notes = sampled
+    assert notes["workflow"] == [True, []]
+    accepted, [told] = notes["no such fit"]
+    assert not accepted
+    assert told.startswith("fit: 'gone' not in")
+    assert notes["help"] == ["ShellLCCGuidance.md", "ShellLCCScore.md"]
+
+
+def test_the_score_is_the_products(sampled, pipe):
+    latents, notes = sampled
+    score = score_latents(load_bank("auto", pipe), latents["euler.stock"][0])
+    assert notes["score"] == pytest.approx(score.mean, rel=1e-4)
+
+
+def test_start_and_end_are_limits(sampled):
+    latents, _ = sampled
+    assert torch.equal(latents["euler.above"], latents["euler.stock"])
+
+
+def test_what_cannot_be_is_refused_in_a_sentence(sampled):
+    _, notes = sampled
+    assert notes["imported"] == []
+    assert "guided already" in notes["twice"]
+    assert "shelllcc fit --model MODEL --steps 2 --cfg 3" in notes["unfitted"]
+    assert "sigmas fall" in notes["rising"]
+    assert "3 reference frames in front leave nothing of 3" in notes["all front"]
+    assert "got (1, 4, 8, 8)" in notes["scored"]
+    assert notes["channels"].startswith("BankError: no bank fits this model's VAE")
+    assert "this model is QwenImage: its latents are like Wan's, but of images" in notes["image model"]
+    assert all("\n" not in note for note in notes.values() if isinstance(note, str))
+
+
+def own(host, pipe, knobs, cfg):
+    """What the product samples by itself from the same noise, noise levels and texts."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    noise, sigmas, (positive, negative) = host["inputs"]()
+    before, pipe.scheduler = pipe.scheduler, FlowMatchEulerDiscreteScheduler(shift=host["SHIFT"])
+    call = dict(
+        prompt_embeds=positive, negative_prompt_embeds=negative if cfg > 1 else None, latents=noise.clone(),
+        height=64, width=80, num_frames=9, num_inference_steps=host["STEPS"], guidance_scale=cfg, output_type="latent",
+    )  # fmt: skip
+    try:
+        with levels_exchanged(pipe.scheduler, sigmas[:-1].tolist()):
+            if knobs is None:
+                return pipe(**call).frames
+            with guided(pipe, ShellGuide(load_bank("auto", pipe), knobs)):
+                return pipe(**call).frames
+    finally:
+        pipe.scheduler = before
