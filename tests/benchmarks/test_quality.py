@@ -284,7 +284,7 @@ def test_the_reconstruction_runs_at_a_toy_size(toy, monkeypatch, capsys):
     vae_reconstruction.main(smoke=True)
     record = json.loads((folder / "runs/vae_reconstruction.json").read_text())
     assert set(record["subjects"]["usual"]) == {"astronaut"}
-    assert len(record["gates"]) == 8
+    assert len(record["gates"]) == 10
     said = capsys.readouterr().out
     assert all(str(Gate(**gate)) in said for gate in record["gates"])
 
@@ -351,7 +351,9 @@ def test_the_cards_figures_are_those_of_the_records(toy, monkeypatch):
     for name in ("subjects", "camera_moves"):
         gate = asdict(Gate(f"{name} as asked", "1 of 2", False))
         write_json(folder / f"runs/{name}.json", {"count": 2, "wrong": {"real clips": ["x"]}, "gates": [gate]})
-    mean = dict(psnr=34.56, lap=0.9, kurtosis_first=1.2, checkerboard=0.1, checkerboard_raw=0.01)
+    mean = dict(
+        psnr=34.56, lap=0.9, kurtosis_first=1.2, checkerboard=0.1, checkerboard_raw=0.01, stripes=3.0, stripes_raw=1.0
+    )
     record = {"per_subject": 3, "mean": {"usual": mean}, "floor": 29.0, "gates": []}
     write_json(folder / "runs/vae_reconstruction.json", record)
     columns = {"columns": dict(lap=1.0, spec=0.0123, swd=0.02)}
@@ -359,7 +361,7 @@ def test_the_cards_figures_are_those_of_the_records(toy, monkeypatch):
     write_json(folder / "runs/quality-held-out.json", {"rows": arms})
     text = card.measured(folder / "runs")
     for figure in (
-        "| usual | 34.6 | 0.90 | 1.20 |",
+        "| usual | 34.6 | 0.90 | 1.20 | 0.100 | 0.010 | 3.0 | 1.0 |",
         "1 of 2 real clips",
         "spec 0.012",
         "subjects as asked: 1 of 2",
