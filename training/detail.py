@@ -96,11 +96,8 @@ def stripes(video: Tensor) -> Tensor:
     Mean power of the bins within 0.05 of an axis and beyond 0.49 cycles a pixel along it, over that from 0.42 to 0.475,
     the larger of both axes; under a Hann window. Photographs have about 1; fine lines of two pixels' period have tens.
     """
-    grey = video.mean(1)
-    h, w = grey.shape[-2:]
-    window = torch.outer(torch.hann_window(h, device=grey.device), torch.hann_window(w, device=grey.device))
-    power = torch.fft.fft2((grey - grey.mean((-2, -1), keepdim=True)) * window).abs().square().mean(1)
-    y, x = torch.fft.fftfreq(h, device=grey.device).abs(), torch.fft.fftfreq(w, device=grey.device).abs()
+    power, y, x = _spectrum(video)
+    power = power.mean(1)
 
     def end(along: Tensor, across: Tensor, seen: Tensor) -> Tensor:
         band = seen[:, across < 0.05]
@@ -116,11 +113,8 @@ def checkerboard(video: Tensor) -> Tensor:
     Mean power of the bins beyond 0.48 cycles a pixel along both axes, over that of the ring of 0.2 to 0.3; under a Hann
     window. Photographs have less than 0.01.
     """
-    grey = video.mean(1)
-    h, w = grey.shape[-2:]
-    window = torch.outer(torch.hann_window(h, device=grey.device), torch.hann_window(w, device=grey.device))
-    power = torch.fft.fft2((grey - grey.mean((-2, -1), keepdim=True)) * window).abs().square()
-    y, x = torch.fft.fftfreq(h, device=grey.device).abs()[:, None], torch.fft.fftfreq(w, device=grey.device).abs()
+    power, y, x = _spectrum(video)
+    y = y[:, None]
     radius = (x.square() + y.square()).sqrt()
     corner, middle = (x > 0.48) & (y > 0.48), (radius >= 0.2) & (radius < 0.3)
     return (power[..., corner].mean(-1) / power[..., middle].mean(-1).clamp_min(1e-12)).mean(-1)
@@ -130,3 +124,12 @@ def kurtosis(frames: Tensor) -> Tensor:
     """(b,) kurtosis of the Laplacian (b H W) of one frame of each clip: high where a few dots stand out."""
     centred = frames.flatten(1) - frames.flatten(1).mean(1, keepdim=True)
     return centred.pow(4).mean(1) / centred.square().mean(1).square().clamp_min(1e-16)
+
+
+def _spectrum(video: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Power (b t H W) of the grey frames under a Hann window, and |cycles a pixel| (H,), (W,) of its bins."""
+    grey = video.mean(1)
+    h, w = grey.shape[-2:]
+    window = torch.outer(torch.hann_window(h, device=grey.device), torch.hann_window(w, device=grey.device))
+    power = torch.fft.fft2((grey - grey.mean((-2, -1), keepdim=True)) * window).abs().square()
+    return power, *(torch.fft.fftfreq(n, device=grey.device).abs() for n in (h, w))

@@ -360,25 +360,8 @@ def distill(
     budget = distilling.budget
     torch.manual_seed(1_000_003 * (recipe.seed + 1) + 1009 * budget.step + team.rank)  # of what is drawn from the ring
 
-    saved = logged = first = budget.seconds
-    running = torch.ones((), device=team.device)
-    while budget.progress < 1.0 and (stop is None or budget.seconds - first < stop):
-        running.lerp_(distilling.step(), 0.005 if budget.step > 200 else 0.1)
-        if budget.seconds - logged > 15 or budget.progress >= 1.0:
-            logged = budget.seconds
-            loss = float(running)
-            if team.leads:
-                print(
-                    f"distill step {budget.step} {logged:.0f} s progress {budget.progress:.3f} loss {loss:.4f}",
-                    flush=True,
-                )
-            if not math.isfinite(loss):
-                raise RuntimeError(f"the loss became {loss} at step {budget.step}; lower --lr")
-        if team.leads and budget.seconds - saved > save_every:
-            saved = budget.seconds
-            run.save(out / "checkpoint.pt", distilling.state())
+    run.go_on(distilling, team, out / "checkpoint.pt", name="distill", save_every=save_every, stop=stop)
     if team.leads:
-        run.save(out / "checkpoint.pt", distilling.state())
         distilling.save(out / FILE)
         print(f"{out / FILE}: {(out / FILE).stat().st_size / 1e6:.2f} MB", flush=True)
 

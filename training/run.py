@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -216,3 +216,40 @@ def psnr(a: Tensor, b: Tensor) -> Tensor:
     """Peak signal-to-noise ratio in dB of each clip in a batch of videos in [-1, 1], over all its frames."""
     error = ((a.clamp(-1, 1) - b) / 2).square().flatten(1).mean(1)
     return -10 * error.log10()
+
+
+class Going(Protocol):
+    """A training that goes on step by step, with all that a checkpoint holds."""
+
+    budget: Budget
+
+    def step(self) -> Tensor:
+        """One step; its loss, on the device."""
+
+    def state(self) -> dict[str, Any]: ...
+
+
+def go_on(
+    training: Going, team: Team, checkpoint: Path, *, name: str, save_every: float = 60.0, stop: float | None = None
+) -> None:
+    """Train to the end of the budget, or for `stop` seconds; leave a checkpoint then, and every `save_every` seconds.
+
+    Prints the loss, averaged over the last steps, every 15 seconds. Raises RuntimeError where it is no finite number.
+    """
+    budget = training.budget
+    saved = logged = first = budget.seconds
+    running = torch.ones((), device=team.device)
+    while budget.progress < 1.0 and (stop is None or budget.seconds - first < stop):
+        running.lerp_(training.step(), 0.005 if budget.step > 200 else 0.1)
+        if budget.seconds - logged > 15 or budget.progress >= 1.0:
+            logged, loss = budget.seconds, float(running)
+            if team.leads:
+                said = f"{name} step {budget.step} {logged:.0f} s progress {budget.progress:.3f} loss {loss:.4f}"
+                print(said, flush=True)
+            if not math.isfinite(loss):
+                raise RuntimeError(f"the loss became {loss} at step {budget.step}; lower --lr")
+        if team.leads and budget.seconds - saved > save_every:
+            saved = budget.seconds
+            save(checkpoint, training.state())
+    if team.leads:
+        save(checkpoint, training.state())

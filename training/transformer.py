@@ -6,7 +6,6 @@ dropped for classifier-free guidance. A ring of encoded clips is refreshed as tr
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
@@ -265,25 +264,8 @@ def train(
     budget = training.budget
     torch.manual_seed(1_000_003 * (recipe.seed + 1) + 1009 * budget.step + team.rank)  # of the noise
 
-    saved = logged = first = budget.seconds
-    running = torch.ones((), device=team.device)
-    while budget.progress < 1.0 and (stop is None or budget.seconds - first < stop):
-        running.lerp_(training.step(), 0.005 if budget.step > 200 else 0.1)
-        if budget.seconds - logged > 15 or budget.progress >= 1.0:
-            logged = budget.seconds
-            loss = float(running)
-            if team.leads:
-                print(
-                    f"transformer step {budget.step} {logged:.0f} s progress {budget.progress:.3f} loss {loss:.4f}",
-                    flush=True,
-                )
-            if not math.isfinite(loss):
-                raise RuntimeError(f"the loss became {loss} at step {budget.step}; lower --lr")
-        if team.leads and budget.seconds - saved > save_every:
-            saved = budget.seconds
-            run.save(out / "checkpoint.pt", training.state())
+    run.go_on(training, team, out / "checkpoint.pt", name="transformer", save_every=save_every, stop=stop)
     if team.leads:
-        run.save(out / "checkpoint.pt", training.state())
         training.save(out)
 
 
