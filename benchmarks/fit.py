@@ -34,7 +34,7 @@ from benchmarks.captions import prompts, real_clips
 from benchmarks.gates import Row, Rows
 from benchmarks.judge import COLUMNS, compare
 from benchmarks.quality import changed, row_of, show
-from benchmarks.samples import EARLY, SCHEDULERS, Arm, Sampler, guidance_sha256
+from benchmarks.samples import EARLY, SCHEDULERS, STUDENT, Arm, Sampler, guidance_sha256
 from shelllcc.anchors.choose import load_bank
 from shelllcc.guidance.errors import UsageError
 from shelllcc.guidance.files import write_json
@@ -44,9 +44,10 @@ from shelllcc.guidance.wan.banks.encode import encode_frames
 from shelllcc.guidance.wan.clips.request import Request
 from shelllcc.guidance.wan.fits.fitting import Fitting
 from shelllcc.guidance.wan.fits.trips import Take, Trips
-from shelllcc.guidance.wan.model.loading import Loading
+from shelllcc.guidance.wan.model.loading import SHIPPED, Loading
 from shelllcc.guidance.wan.model.pipeline import find_model, weights_sha256
 from shelllcc.guidance.wan.model.presets import PRESETS
+from shelllcc.guidance.wan.model.schedules import even
 from training import options
 from training.options import Batch, Cache, Device, Folder, Smoke
 from training.photographs import HELD, load
@@ -61,6 +62,7 @@ CLOSED = {  # share of the gap that must be closed, 0 for not worse, by bank, sa
     ("manifold", "unipc 25 3"): {1.0: 0.75, 2.0: 0.0, 3.0: 0.0, 5.0: 0.55},
     ("auto", "euler 8 5"): {1.0: 0.4},
 }
+FEW = (("euler", 4, 0.6), ("lcm", 4, 0.6), ("euler", 3, 0.0), ("euler", 8, 0.0))  # of the student
 ODD_DRAW = 7  # of the real clips that fits are made with
 
 
@@ -83,6 +85,12 @@ def cells(banks: Sequence[str]) -> Iterator[Cell]:
             yield Cell(f"{bank}, {scheduler} {steps} steps shift {shift}, cfg {cfg:g}", arm, bank, closed)
     if EARLY.exists():
         yield Cell("early, cfg 1", Arm(1.0, model="early"), "auto")
+    if SHIPPED["tiny-4step"].is_file():
+        four = PRESETS["tiny-4step"]
+        for scheduler, steps, closed in FEW:
+            sigmas = four.sigmas if steps == len(four.sigmas) else even(four.shift, steps)
+            arm = Arm(1.0, steps, four.shift, scheduler, model=STUDENT, sigmas=sigmas)
+            yield Cell(f"student, {scheduler} {steps} steps", arm, "auto", closed)
 
 
 def takes(bench: Bench, pipe: Any, count: int, size: dict[str, int]) -> list[Take]:
@@ -103,7 +111,7 @@ def fitted(cell: Cell, bench: Bench, count: int, file: str) -> Fit:
     pipe, size = sampler.pipe(arm.model), sampler.size
     bank = load_bank(file, pipe)
     code = hashlib.sha256((guidance_sha256() + _code()).encode()).hexdigest()[:16]
-    weights = f"{weights_sha256(sampler.folder(arm.model))[:16]} {code} {count} {size} {sampler.device}"
+    weights = f"{arm.model} {weights_sha256(sampler.folder(arm.model))[:16]} {code} {count} {size} {sampler.device}"
     belongs = Belongs(
         bank.identity,
         bank.chosen.digest if bank.chosen else None,
@@ -113,12 +121,14 @@ def fitted(cell: Cell, bench: Bench, count: int, file: str) -> Fit:
         arm.cfg,
         None,
         arm.shift,
+        sigmas=arm.sigmas,
     )
     try:
         return read_fit(FOLDER / f"{belongs.name}.json")
     except UsageError:
         pass
-    given = {"cfg": arm.cfg, "steps": arm.steps, "shift": arm.shift, "frames": size.get("num_frames")}
+    given: dict[str, Any] = {"cfg": arm.cfg, "shift": arm.shift, "frames": size.get("num_frames")}
+    given |= {"sigmas": arm.sigmas, "scheduler": arm.scheduler} if arm.sigmas else {"steps": arm.steps}
     request = Request.resolve(
         PRESETS["tiny"], prompt="any", width=size.get("width"), height=size.get("height"), **given
     )

@@ -27,11 +27,12 @@ from benchmarks import rivals
 from benchmarks.captions import Split, prompts, seeds
 from benchmarks.rivals import Rival
 from shelllcc.anchors.choose import load_bank
-from shelllcc.guidance.files import whole_file
+from shelllcc.guidance.files import sha256_of, whole_file
 from shelllcc.guidance.guide.config import GuideConfig
 from shelllcc.guidance.guide.guide import ShellGuide
 from shelllcc.guidance.guide.scheduler import guided
-from shelllcc.guidance.wan.model.loading import Loading
+from shelllcc.guidance.guide.seams import levels_exchanged, noise_drawn_from
+from shelllcc.guidance.wan.model.loading import SHIPPED, Loading, Lora
 from shelllcc.guidance.wan.model.pipeline import TINY, find_model, load_pipeline, weights_sha256
 from shelllcc.guidance.wan.model.presets import PRESETS
 
@@ -43,7 +44,9 @@ SCHEDULERS = {
     "unipc": lambda shift: diffusers.UniPCMultistepScheduler(**FLOW, flow_shift=shift),
     "dpm++": lambda shift: diffusers.DPMSolverMultistepScheduler(**FLOW, flow_shift=shift),
     "euler": lambda shift: diffusers.FlowMatchEulerDiscreteScheduler(shift=shift),
+    "lcm": lambda shift: diffusers.FlowMatchLCMScheduler(shift=shift),
 }
+STUDENT = "student"  # the embedded model with its adapter of four steps
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,9 @@ class Arm:
 
     guide   the guide's settings; with `random`, its moves in random directions
     rival   another rule than classifier-free guidance; it brings its own cfg
-    model   the embedded tiny Wan, its early checkpoint, which is over-smoothed, or any other folder
+    model   the embedded tiny Wan, its early checkpoint, which is over-smoothed, its student, or any other folder
     bank    a file or a name; `auto` is the sampler's
+    sigmas  the noise levels, where they are not those of the scheduler
     """
 
     cfg: float = PRESETS["tiny"].cfg
@@ -65,6 +69,7 @@ class Arm:
     rival: Rival | None = None
     model: str = "tiny"
     bank: str = "auto"
+    sigmas: tuple[float, ...] = ()
 
     @property
     def forwards(self) -> float:
@@ -128,13 +133,13 @@ class Sampler:
 
     def pipe(self, model: str = "tiny") -> Any:
         if model not in self.pipes:
-            folder = find_model(str(self.folder(model)))
-            self.pipes[model] = load_pipeline(folder, Loading(dtype="float32"), device=self.device)
+            loading = Loading(dtype="float32", loras=(Lora(PRESETS["tiny-4step"].lora or ""),) if model == STUDENT else ())
+            self.pipes[model] = load_pipeline(find_model(str(self.folder(model))), loading, device=self.device)
         return self.pipes[model]
 
     def folder(self, model: str) -> Path:
         """Where an arm's model lies."""
-        return {"tiny": self.model, "early": EARLY}.get(model) or Path(model)
+        return {"tiny": self.model, STUDENT: self.model, "early": EARLY}.get(model) or Path(model)
 
     def guide(self, arm: Arm) -> ShellGuide | None:
         if arm.guide is None:
@@ -144,7 +149,7 @@ class Sampler:
 
     def sample(self, arm: Arm, captions: Sequence[str] | None = None) -> Sampled:
         """The arm's clips of the split's captions, or of as many others, each with the noise of its own seed."""
-        arm = replace(arm, steps=min(arm.steps, 3)) if self.smoke else arm
+        arm = replace(arm, steps=min(arm.steps, 3), sigmas=arm.sigmas[:3]) if self.smoke else arm
         texts, numbers = list(captions or prompts(self.count, self.split)), seeds(self.count, self.split)
         path = self._path(arm, texts)
         if path.exists():
@@ -164,7 +169,7 @@ class Sampler:
 
     def _path(self, arm: Arm, texts: list[str]) -> Path:
         key: dict[str, Any] = {"arm": asdict(arm), "split": self.split, "size": self.size}
-        key |= {"captions": texts}
+        key |= {"captions": texts, "adapter": sha256_of(SHIPPED["tiny-4step"]) if arm.model == STUDENT else None}
         key |= {"weights": weights_sha256(self.folder(arm.model)), "device": self.device}
         if guide := self.guide(arm):
             key |= {"bank": guide.bank.sha256, "code": guidance_sha256()}
@@ -184,7 +189,13 @@ def sample_batch(
     try:
         if arm.rival is not None:
             return rivals.sample_batch(pipe, texts, numbers, rival=arm.rival, steps=arm.steps, **size)
-        with contextlib.nullcontext() if guide is None else guided(pipe, guide):
+        with contextlib.ExitStack() as stack:
+            if arm.sigmas:
+                stack.enter_context(levels_exchanged(pipe.scheduler, arm.sigmas))
+            if arm.scheduler == "lcm":
+                stack.enter_context(noise_drawn_from(pipe.scheduler, torch.Generator().manual_seed(numbers[0])))
+            if guide is not None:
+                stack.enter_context(guided(pipe, guide))
             video = pipe(
                 prompt=texts,
                 negative_prompt=[""] * len(texts),

@@ -90,7 +90,7 @@ def choose(bank: str, fit: str, sampling: Sampling) -> tuple[Bank, GuideConfig, 
     Raises BankError where no bank is of the model's latents, UsageError where no fit is there, with what makes one.
     """
     if fit == DEFAULTS:
-        return _of_shape(bank, sampling), replace(GuideConfig(), by_sigma=True), ""
+        return _of_shape(bank, sampling), GuideConfig(), ""
     named = None if bank == AUTO else _named(bank, sampling.vae)
     found = _nearest(named, sampling) if fit == AUTO else _labelled(fit)
     if found is None:

@@ -1,9 +1,9 @@
 """The guide's knobs and their defaults. Knows nothing of tensors; it is checked before anything heavy is loaded.
 
 Every number that decides on how a clip looks is one of them, so that an ablation is a variant and no edit. The defaults
-are the operating point measured on the embedded tiny Wan: one setting that sharpens an over-smoothed base (cfg 1) and
-softens one that cfg has driven outward. `[8]` is section 8 of docs/research-log.md, where a number was sought; `not
-measured` says that nobody has tried another one.
+are the fit of the embedded tiny Wan at its own settings, which ships (guidance.fit); any other model, sampler or cfg
+has a fit of its own. `[8]` is section 8 of docs/research-log.md, where a number was sought; `not measured` says that
+nobody has tried another one.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ class GuideConfig:
 
     strength  0 is off, 1 the default; 2 goes as far as guiding twice at 1 does, and so on
     window    (low, high), the guidance interval: the sigmas between which the guide acts [3, 9]
-    radius    the radius aimed at in the finest directions, over that of real latents, where cfg adds nothing. It is far
-              above 1 because averaging patches and the remaining steps undo much of each move [8, 9]
+    radius    what distances in the finest directions are multiplied by, where a clip's excess is the usual one. It is
+              far from 1 because averaging patches and the remaining steps undo much of each move [8, 9]
     calm      how much the radius aimed at shrinks with what cfg adds to the distance (the excess): by exp(-calm excess)
               [8, 9]
-    toward    how much of a clip's way to the calibrated radius counts: 1 is all of it, at 0 the clip's own distance is
-              what `coarse` and `radius` multiply, as a fit has it (guidance.fit)
+    toward    how much of a clip's way to the calibrated radius counts: at 0, as a fit has it, the clip's own distance is
+              what `coarse` and `radius` multiply; at 1, as records of before have it, the calibrated radius
     coarse    as `radius`, in the coarsest directions
     tone      logarithm of what the spread of brightness and colour of every clip is multiplied by
     usual     the excess at which coarse, radius and tone hold as they are
@@ -53,8 +53,7 @@ class GuideConfig:
               and take all of it: 40 of 96 directions [8]; .3 and .6 are no better [9]
     least     smallest factor that a residual is multiplied by; .3 is no better than .5 [9]
     most      largest one (not measured)
-    expected  balance of a clip that is as it should be, for alarms and verdicts alone (measures.balance); .264 is that
-              of the tiny Wan [10], a fit brings its own
+    expected  balance of a clip that is as it should be, for alarms and verdicts alone (measures.balance) [10]
     first     whether texture of the first latent frame, which a causal VAE gives statistics of its own, is told by that
               frame's radius; a fit has it so, records of before do not
     flat      how much larger than the shell's own a patch's residual must be to count as texture; a fit raises it where
@@ -65,27 +64,27 @@ class GuideConfig:
 
     strength: float = 1.0
     window: tuple[float, float] = (0.0, 0.5)
-    radius: float = 3.4
-    calm: float = 3.8
-    toward: float = 1.0
-    coarse: float = 1.0
-    tone: float = 0.0
+    radius: float = 3.0015
+    calm: float = 0.0
+    toward: float = 0.0
+    coarse: float = 1.1435
+    tone: float = 0.0199
     usual: float = 0.0
     trust: float = 0.3
     share: float = 0.34
     dose: float = 1.24
     last: bool = False
-    by_sigma: bool = False
+    by_sigma: bool = True
     edge: float = 5e-3
-    contrast: float = 1.5
+    contrast: float = 0.0
     colours: int = 3
     fine: float = 5 / 12
     least: float = 0.5
     most: float = 6.0
-    first: bool = False
-    flat: float = 1.0
+    first: bool = True
+    flat: float = 1.6487
     gate: float = 3.0
-    expected: float = 0.264
+    expected: float = 0.028
 
     @property
     def acts(self) -> bool:

@@ -1,4 +1,4 @@
-"""The records in this folder with the weights and bank of now: `python tests/before/remake.py`, a minute.
+"""The records in this folder with the weights and bank of now: `python tests/before/remake.py`, half a minute.
 
 They keep the form and the words that version 0.1.0 gave them. Every clip is sampled anew, and of its new record goes in
 what follows from weights and bank; `--to` writes another folder.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-RUN = ["compare", "--prompt", "a rocket, tilt up, night", "--size", "64x64", "--frames", "5", "--steps", "12"]
-RUN += ["--cfg", "1", "--strengths", "0,1", "-o", "run"]
 NOW = ["--model", "tiny", "--bank", "auto"]
 KEPT = {"request", "requests", "loading", "versions", "seconds", "videos", "sidecar", "device", "scheduler", "path"}
 
@@ -53,18 +50,12 @@ def shelllcc(folder: str, *words: str | Path) -> None:
 
 def remake(to: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        for name in ("generate.json", "batch.json"):
-            clip = Path(folder, name)
+        for name in ("generate.json", "batch.json", "run/00_strength-1.json"):
+            clip = Path(folder, Path(name).name)
             shelllcc(folder, "generate", "--from", HERE / name, *NOW, "-o", clip.with_suffix(".mp4"))
             write(to / name, like(read(HERE / name), read(clip)))
-        shelllcc(folder, *RUN)
-        for path in sorted((HERE / "run").iterdir()):
-            new = Path(folder, "run", path.name)
-            if path.suffix == ".mp4":
-                shutil.copyfile(new, to / "run" / path.name)
-            else:
-                record = read(new)["asked"] if path.stem == "run" else read(new)
-                write(to / "run" / path.name, like(read(path), record))
+        made, run = read(to / "generate.json"), read(HERE / "run/run.json")
+        write(to / "run/run.json", run | {"model": made["model"], "bank": made["bank"]["sha256"]})
 
 
 if __name__ == "__main__":

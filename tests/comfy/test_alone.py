@@ -100,7 +100,7 @@ def fits(monkeypatch, tmp_path):
     made = {"20": euler, "40": replace(euler, steps=40), "few": few, "other": replace(euler, steps=30)}
     for name, belongs in made.items():
         shape = "f" * 16 if name == "other" else SHAPE
-        guide = replace(GuideConfig(), by_sigma=True, radius=2.0)
+        guide = GuideConfig(radius=2.0)
         clips = ("a", "b", "c", "d")
         fit = Fit(belongs, guide, BANDS, clips, (), 0, 0.95, (64, 64, 9), "a/Wan", bank.name, {}, transformer=shape)
         assert from_dict(fit.as_dict()) == fit

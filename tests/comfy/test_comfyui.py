@@ -22,7 +22,7 @@ from shelllcc.guidance.guide.guide import ShellGuide
 from shelllcc.guidance.guide.scheduler import guided
 from shelllcc.guidance.guide.seams import levels_exchanged
 
-DEFAULTS = replace(GuideConfig(), by_sigma=True)
+DEFAULTS = GuideConfig()
 OF_FIT = replace(DEFAULTS, radius=2.0, calm=2.0, window=(0.0, 0.7))
 
 

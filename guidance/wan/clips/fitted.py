@@ -17,9 +17,8 @@ from shelllcc.guidance.fit import shelf
 from shelllcc.guidance.fit.fit import Belongs, Fit
 from shelllcc.guidance.wan.clips.request import Request
 from shelllcc.guidance.wan.model.loading import Loading
-from shelllcc.guidance.wan.model.pipeline import TINY, Model, find_model
+from shelllcc.guidance.wan.model.pipeline import Model, find_model
 from shelllcc.guidance.wan.model.placing import DENOISERS
-from shelllcc.guidance.wan.model.presets import preset_for
 from shelllcc.guidance.wan.model.schedules import SCHEDULERS, given
 
 if TYPE_CHECKING:
@@ -83,13 +82,10 @@ def under(request: Request, fit: Fit, by_hand: Collection[str]) -> Request:
 
 
 def defaults_hold(model: Model, bank: Bank, request: Request | None = None) -> bool:
-    """Whether the guide's own defaults were found for such a model and bank: the tiny Wan's shape and latents, and
-    anchors. A manifold answers otherwise to what cfg adds, and a schedule that is given may have no step where they
-    act."""
-    config = json.loads((TINY / "vae" / "config.json").read_text(encoding="utf-8"))
-    small = bool(model.transformer) and preset_for(model.transformer, two_stage=model.two_stage).name == "tiny"
-    small &= request is None or not request.sigmas
-    return small and bank.kind == "anchors" and fingerprint(model.vae) == fingerprint(config)
+    """Whether the guide's own defaults, which are a fit of the embedded model, say something of a sampling: of its
+    latents, by anchors, without cfg, and at noise levels of the scheduler's own making."""
+    plain = request is None or (request.cfg <= 1 and not request.sigmas)
+    return model.is_tiny and plain and bank.kind == "anchors" and fingerprint(model.vae) == bank.vae
 
 
 def find(request: Request, model: Model, loading: Loading, bank: Bank) -> shelf.Found:

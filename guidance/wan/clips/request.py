@@ -6,7 +6,7 @@ import itertools
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, Field, asdict, dataclass, fields, replace
+from dataclasses import Field, asdict, dataclass, fields, replace
 from typing import Any
 
 from shelllcc.guidance.errors import UsageError
@@ -26,7 +26,28 @@ KINDS: Mapping[str, tuple[type, ...]] = {  # what JSON may hold for a field's an
     "tuple[float, float]": (list, tuple),
     "tuple[float, ...]": (list, tuple),
 }
-FIRST = ("strength", "window", "radius", "calm", "trust")  # knobs of the guide that records have always held
+BEFORE: Mapping[str, Any] = {  # what a record holds that lacks a knob, or a field, which is younger than it is
+    "toward": 1.0,
+    "coarse": 1.0,
+    "tone": 0.0,
+    "usual": 0.0,
+    "share": 0.34,
+    "dose": 1.24,
+    "last": False,
+    "by_sigma": False,
+    "edge": 5e-3,
+    "contrast": 1.5,
+    "colours": 3,
+    "fine": 5 / 12,
+    "least": 0.5,
+    "most": 6.0,
+    "expected": 0.264,
+    "first": False,
+    "flat": 1.0,
+    "gate": 3.0,
+    "scheduler": "",
+    "sigmas": (),
+}
 
 Value = str | float | tuple[float, ...]  # of a field of Request, or of a knob of its guide
 
@@ -111,7 +132,7 @@ class Request:
 
     @classmethod
     def from_dict(cls, record: JsonObject) -> Request:
-        """The request of a sidecar; knobs of the guide that it does not have are at their default.
+        """The request of a sidecar; what younger records alone have is as it was before (BEFORE).
 
         Raises UsageError where it is not one.
         """
@@ -136,16 +157,14 @@ class Request:
         return {key: list(value) if isinstance(value, tuple) else value for key, value in found.items()}
 
     def lasting(self) -> JsonObject:
-        """As `as_dict`, but for knobs at their default that older records do not have: what is named by it stays so."""
-        newer = {field.name: field.default for field in fields(self.guide) if field.name not in FIRST}
-        newer |= {"scheduler": "", "sigmas": ()}
-        usual = {key: list(value) if isinstance(value, tuple) else value for key, value in newer.items()}
+        """As `as_dict`, but for what older records do not have and is as it was then: what is named by it stays so."""
+        usual = {key: list(value) if isinstance(value, tuple) else value for key, value in BEFORE.items()}
         return {key: value for key, value in self.as_dict().items() if key not in usual or value != usual[key]}
 
 
 def _read(record: JsonObject, field: Field[Any]) -> Any:
     """The value of a field in a sidecar's request. Raises UsageError."""
-    value = record.get(field.name, None if field.default is MISSING else field.default)
+    value = record.get(field.name, BEFORE.get(field.name))
     kinds = KINDS[str(field.type)]
     sound = isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
     parts: Sequence[Any] = value if isinstance(value, list | tuple) else [value]

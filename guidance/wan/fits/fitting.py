@@ -77,7 +77,9 @@ class Fitting:
     def _solved(self, kept: Sequence[int], before: Sequence[Drift]) -> GuideConfig | None:
         """The guide; None where the best is to do nothing."""
         start = outputs(before)
-        wanted = [*(e.mean - shrunk(e) for e in start[:3]), max(0.0, start[3].mean)]  # flat places: no busier
+        wanted = [*(e.mean - shrunk(e) for e in start[:3]), start[3].mean - min(0.0, shrunk(start[3]))]
+        if shrunk(start[2]) > 0:  # contrast, and all detail with it, that cfg overdoes
+            self.trips.act_early()
         errors, still = [e.error for e in start], [e.mean for e in start]
         calm = {"calm": 0.0, "contrast": 0.0, "usual": 0.0}
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from shelllcc.guidance.wan.clips.studio import Studio
 
 START = 0.95  # sigma: what is missing went missing above; from lower down hardly any drift is seen
+EARLY = 0.85  # sigma: where a guide begins that takes away; what cfg overdoes is made there, and made anew later on
 LEAST = 0.1  # smallest factor of a residual where the last step is nearly all there is
 SMALLER = "use a smaller --size or fewer --frames"
 
@@ -71,6 +72,7 @@ class Trips:
         self.levels = levels[self.index :]
         with scheduled(studio.pipe, request):
             self.window, self.last = dose.interval(levels, renoised=renoises(studio.pipe.scheduler))
+        self.dose = GuideConfig.dose
         self._prefixes: dict[int, Prefix] = {}
         self._real: dict[int, Frames] = {}
 
@@ -88,14 +90,21 @@ class Trips:
     def _shared(self) -> int:
         return 1 + dose.first_move(self.levels, self.guide(radius=2.0))
 
+    def act_early(self) -> None:
+        """Let guides begin at EARLY, their steps as large as in the usual window; few steps have none to add."""
+        low, high = self.window
+        if not self.last and high < EARLY:
+            self.window, self.dose = (low, EARLY), self.dose * (EARLY - low) / (high - low)
+
     def guide(self, **knobs: Any) -> GuideConfig:
         """A fit's guide for these noise levels: it multiplies what a clip has, and leaves alone what is not named.
 
         Where the last step acts, hardly any other does, and may take more of a residual away.
         """
-        usual: dict[str, Any] = {"coarse": 1.0, "radius": 1.0, "tone": 0.0, "calm": 0.0, "contrast": 0.0}
+        usual: dict[str, Any] = {"coarse": 1.0, "radius": 1.0, "tone": 0.0, "calm": 0.0, "contrast": 0.0, "flat": 1.0}
         usual |= {"least": LEAST} if self.last else {}
-        return GuideConfig(window=self.window, last=self.last, by_sigma=True, first=True, toward=0.0, **(usual | knobs))
+        acts: dict[str, Any] = {"window": self.window, "dose": self.dose, "last": self.last, "by_sigma": True}
+        return GuideConfig(first=True, toward=0.0, **(acts | usual | knobs))
 
     def drift(self, number: int, config: GuideConfig | None) -> Drift:
         """What becomes of a clip under a guide; None is none."""

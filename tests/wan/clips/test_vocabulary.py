@@ -37,7 +37,6 @@ def test_a_moving_camera_is_no_subject():
     assert understand("a man with a camera, the camera rolls").subject == "camera"
 
 
-@pytest.mark.xfail(strict=True, reason="the weights of before know sixteen subjects; remove this line with them")
 def test_the_tokenizer_knows_every_word():
     from transformers import AutoTokenizer
 
