@@ -1,7 +1,7 @@
 """Does a fit make guided clips nearer to real ones, whatever the base, sampler and bank? `python -m benchmarks.fit`
 
-Every cell of the matrix, a model, sampler, cfg and bank, is sampled unguided, guided at the defaults and guided
-by a fit, for the same held-out captions in one run, and judged against real clips (benchmarks.judge). A fit comes from
+Every cell of the matrix, a model, sampler, cfg and bank, is sampled unguided and guided by a fit, for the same
+held-out captions in one run, and judged against real clips (benchmarks.judge). A fit comes from
 round trips of other real clips (`--clips`), of captions and camera paths of their own. No setting is chosen by hand.
 
     python -m benchmarks.fit --device cuda --batch 16 --bank foreign=F.safetensors --bank manifold=M.safetensors
@@ -39,7 +39,6 @@ from shelllcc.anchors.choose import load_bank
 from shelllcc.guidance.errors import UsageError
 from shelllcc.guidance.files import write_json
 from shelllcc.guidance.fit.fit import Belongs, Fit, read_fit, write_fit
-from shelllcc.guidance.guide.config import GuideConfig
 from shelllcc.guidance.wan.banks.encode import encode_frames
 from shelllcc.guidance.wan.clips.request import Request
 from shelllcc.guidance.wan.fits.fitting import Fitting
@@ -54,7 +53,7 @@ from training.photographs import HELD, load
 from training.studio import Studio
 
 FOLDER = Path("runs/fit")
-ARMS = ("unguided", "defaults", "fitted")
+ARMS = ("unguided", "fitted")
 SHUT = 0.01  # of a gap: below there is nothing to close
 CLOSED = {  # share of the gap that must be closed, 0 for not worse, by bank, sampler and cfg
     ("auto", "unipc 25 3"): {1.0: 0.9, 2.0: 0.6, 3.0: 0.5, 5.0: 0.8},
@@ -87,10 +86,10 @@ def cells(banks: Sequence[str]) -> Iterator[Cell]:
         yield Cell("early, cfg 1", Arm(1.0, model="early"), "auto")
     if SHIPPED["tiny-4step"].is_file():
         four = PRESETS["tiny-4step"]
-        for scheduler, steps, closed in FEW:
-            sigmas = four.sigmas if steps == len(four.sigmas) else even(four.shift, steps)
-            arm = Arm(1.0, steps, four.shift, scheduler, model=STUDENT, sigmas=sigmas)
-            yield Cell(f"student, {scheduler} {steps} steps", arm, "auto", closed)
+        for stepping, few, closed in FEW:
+            sigmas = four.sigmas if few == len(four.sigmas) else even(four.shift, few)
+            arm = Arm(1.0, few, four.shift, stepping, model=STUDENT, sigmas=sigmas)
+            yield Cell(f"student, {stepping} {few} steps", arm, "auto", closed)
 
 
 def takes(bench: Bench, pipe: Any, count: int, size: dict[str, int]) -> list[Take]:
@@ -160,7 +159,7 @@ def _code() -> str:
 
 
 def arms_of(cell: Cell, fit: Fit, file: str, *, ablate: bool) -> dict[str, Arm]:
-    found = dict(zip(ARMS, (None, GuideConfig(), fit.guide), strict=True))
+    found = dict(zip(ARMS, (None, fit.guide), strict=True))
     if ablate:
         found["fitted, no excess"] = replace(fit.guide, calm=0.0, contrast=0.0)
         found |= {f"fitted, strength {s:g}": replace(fit.guide, strength=s) for s in (0.5, 2.0)}

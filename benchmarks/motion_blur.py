@@ -12,15 +12,14 @@ model's, so that only the mean over captions counts. Surer are the differences o
 guided less unguided, and of those that share but the words of blur. Figures are means with their standard errors over
 captions, and go to runs/motion_blur.json.
 
-`--fit FILE`, of `shelllcc fit` or one that ships, adds clips guided by it, at the cfg that it was made for.
+Clips are guided as `generate` guides them, by the fit for their cfg or the nearest one.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -30,16 +29,9 @@ from torch import Tensor
 from benchmarks import controls
 from benchmarks.bounds import Gate, keep
 from benchmarks.captions import REAL, SOUGHT, Words, captions
-from benchmarks.samples import Arm, Sampler
-from shelllcc.anchors.choose import load_bank
-from shelllcc.guidance.errors import UsageError
-from shelllcc.guidance.fit.fit import read_fit
-from shelllcc.guidance.guide.config import GuideConfig
+from benchmarks.samples import Arm, Sampler, usual_guide
 from shelllcc.guidance.measures import metrics
-from shelllcc.guidance.wan.clips.fitted import belonging
-from shelllcc.guidance.wan.clips.request import Request
-from shelllcc.guidance.wan.model.loading import Loading
-from shelllcc.guidance.wan.model.pipeline import TINY, find_model
+from shelllcc.guidance.wan.model.pipeline import TINY
 from shelllcc.guidance.wan.model.presets import PRESETS
 from shelllcc.guidance.wan.tiny.vocabulary import SUBJECTS, caption
 from training import options
@@ -51,7 +43,6 @@ from training.studio import Studio
 PANS = ("pan left", "pan right")
 ASKED: Mapping[str, tuple[str, ...]] = {"sharp": (), "blurred": ("blur",)}
 PLACE = 40  # among the seeds of real clips: no other bench's
-GUIDED = (", guided", ", fitted")  # how the names of guided arms end
 ERRORS = 2.0  # standard errors that chance explains
 
 
@@ -103,23 +94,7 @@ def log_sharpness(frames: Tensor) -> Tensor:
 
 def unguided(name: str) -> str | None:
     """The arm of the same clips without guidance; None for one that is not guided."""
-    return next((name.removesuffix(end) + ", unguided" for end in GUIDED if name.endswith(end)), None)
-
-
-def fitted(paths: Iterable[Path], sampler: Sampler) -> dict[float, GuideConfig]:
-    """Guides of fits, by cfg. Raises UsageError for a fit of another bank, model or sampling, and for a second."""
-    model, bank = find_model(str(sampler.model)), load_bank(sampler.bank, sampler.pipe())
-    guides = dict[float, GuideConfig]()
-    for path in paths:
-        fit = read_fit(path)
-        request = Request.resolve(PRESETS["tiny"], prompt="any", cfg=fit.belongs.cfg)
-        ours, theirs = (asdict(one) for one in (belonging(request, model, Loading(), bank), fit.belongs))
-        if apart := [name for name in ours if ours[name] != theirs[name]]:
-            raise UsageError(f"the fit {path} is of another {', '.join(apart)} than these clips; make one for them")
-        if fit.belongs.cfg in guides:
-            raise UsageError(f"{path} is a second fit for cfg {fit.belongs.cfg:g}; give one for each cfg")
-        guides[fit.belongs.cfg] = fit.guide
-    return guides
+    return name.removesuffix("guided") + "unguided" if name.endswith(", guided") else None
 
 
 def check(found: Mapping[str, Tensor]) -> Iterator[Gate]:
@@ -178,7 +153,6 @@ def main(
     batch: Batch = 1,
     count: Annotated[int, typer.Option(min=2, max=64, help="Captions, of 64.")] = 64,
     cfg: Annotated[list[float] | None, typer.Option(help="May be given more than once; else the model's own.")] = None,
-    fit: Annotated[list[Path] | None, typer.Option(help="A fit to guide by, too, at its cfg; more than once.")] = None,
     folder: Folder = HELD,
     cache: Cache = None,
     smoke: Smoke = False,
@@ -192,12 +166,9 @@ def main(
         name: log_sharpness(controls.through_vae(vae, real_frames(studio, some, **sampler.film)))
         for name, some in renders.items()
     }
-    fits = fitted(fit or (), sampler)
-    scales = sorted({*(cfg or [PRESETS["tiny"].cfg]), *fits})
-    for scale, (asked, free) in itertools.product(scales, ASKED.items()):
+    for scale, (asked, free) in itertools.product(sorted({*(cfg or [PRESETS["tiny"].cfg])}), ASKED.items()):
         texts = [caption(*one._replace(free=free)) for one in words]
-        guides = {"unguided": None, "guided": GuideConfig()} | ({"fitted": fits[scale]} if scale in fits else {})
-        for how, guide in guides.items():
+        for how, guide in {"unguided": None, "guided": usual_guide(Arm(scale), model=str(sampler.model))}.items():
             name = f"cfg {scale:g}, asked {asked}, {how}"
             found[name] = log_sharpness(sampler.sample(Arm(scale, guide=guide), texts).frames)
     heads = "".join(f"{head:>20}" for head in ("log ratio to sharp", "guided less", "asked to blur less"))

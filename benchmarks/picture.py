@@ -8,6 +8,7 @@ Both show the middle frames of clips of benchmarks.captions.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -18,8 +19,7 @@ import typer
 from torch import Tensor
 
 from benchmarks.captions import Words, captions, prompts, real_clips, seeds
-from benchmarks.samples import SMOKE, Arm, Sampler, sample_batch
-from shelllcc.guidance.guide.config import GuideConfig
+from benchmarks.samples import SMOKE, Arm, Sampler, sample_batch, usual_guide
 from shelllcc.guidance.wan.model.pipeline import TINY
 from shelllcc.guidance.wan.tiny.vocabulary import SUBJECTS
 from training import options
@@ -84,8 +84,8 @@ def guided(
     """Unguided above guided, a column a subject; some minutes on a CPU."""
     sampler = Sampler(device=device, batch=len(SHOWN), smoke=smoke, model=model, bank=bank)
     steps = 3 if smoke else Arm().steps
-    arms = Arm(cfg, steps), Arm(cfg, steps, guide=GuideConfig())
-    rows = [sampled(sampler, chosen(SHOWN), arm) for arm in arms]
+    arm = Arm(cfg, steps)
+    rows = [sampled(sampler, chosen(SHOWN), each) for each in (arm, replace(arm, guide=usual_guide(arm)))]
     write(out, montage(*rows, columns=len(SHOWN), enlarge=1))
 
 
@@ -114,7 +114,8 @@ def real_above_sampled(
     size = {"frames": SMOKE["num_frames"], "size": SMOKE["height"]} if smoke else {}
     films = torch.cat([studio.film([clips[n]], **size) for n in numbers])  # type: ignore[arg-type]
     real = middle(((films + 1) * 127.5).round().byte().permute(0, 2, 3, 4, 1).cpu())
-    arm = Arm(cfg, 3 if smoke else Arm().steps, guide=GuideConfig() if guide else None)
+    arm = Arm(cfg, 3 if smoke else Arm().steps)
+    arm = replace(arm, guide=usual_guide(arm) if guide else None)
     write(out, montage(real, sampled(sampler, numbers, arm), columns=columns, enlarge=enlarge))
 
 

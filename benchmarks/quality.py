@@ -5,14 +5,14 @@ the same captions seen through the same VAE. Sharpness alone is fooled by noise:
 groups of arms, of which `--only` picks some:
 
 cfg         unguided and guided at cfg 1, 1.5, 2, 3, 5
-early       the same at cfg 1 from an early checkpoint of the transformer (`python -m benchmarks.early` first)
 controls    a random direction of the same size, an unsharp mask to the same sharpness, twice the steps
 rivals      every training-free rival at its best setting (benchmarks/rivals.json, from `benchmarks.best_rivals`)
-strength    guided at cfg 2 with half, once, twice and four times the default strength
+strength    guided at cfg 3 with half, once, twice and four times the strength
 samplers    unguided and guided with every scheduler, 12, 25 and 50 steps, shift 3 and 5, at cfg 1
 
-It prints the table, each row against its base (what got better, worse), and what must hold with its figures; all of it
-goes to runs/quality-SPLIT.json, the README's table to runs/quality-SPLIT.md, and `--plot` draws it.
+Every arm is guided as `generate` guides it: by its fit, or the nearest one (benchmarks.fit makes fits for other banks
+and models). It prints the table, each row against its base (what got better, worse), and what must hold with its
+figures; all of it goes to runs/quality-SPLIT.json, the README's table to runs/quality-SPLIT.md, and `--plot` draws it.
 """
 
 from __future__ import annotations
@@ -34,8 +34,7 @@ from benchmarks.bounds import RUNS, keep
 from benchmarks.captions import Split
 from benchmarks.gates import Row
 from benchmarks.judge import COLUMNS, Judged, compare
-from benchmarks.samples import EARLY, SCHEDULERS, Arm, Sampler
-from shelllcc.guidance.guide.config import GuideConfig
+from benchmarks.samples import SCHEDULERS, Arm, Sampler, usual_guide
 from shelllcc.guidance.measures.figures import change
 from shelllcc.guidance.wan.model.pipeline import TINY
 from training import options
@@ -45,12 +44,15 @@ from training.studio import Studio
 
 CFGS = (1.0, 1.5, 2.0, 3.0, 5.0)
 STRENGTHS = (0.5, 1.0, 2.0, 4.0)
-GROUPS = ("cfg", "early", "controls", "rivals", "strength", "samplers")
-GUIDE = GuideConfig()
+GROUPS = ("cfg", "controls", "rivals", "strength", "samplers")
 
 
 def pair(name: str, arm: Arm) -> dict[str, Arm]:
-    return {f"{name}, unguided": arm, f"{name}, guided": replace(arm, guide=GUIDE)}
+    return {f"{name}, unguided": arm, f"{name}, guided": guided(arm)}
+
+
+def guided(arm: Arm, **changes: Any) -> Arm:
+    return replace(arm, guide=replace(usual_guide(arm), **changes))
 
 
 def arms(group: str) -> dict[str, Arm]:
@@ -59,18 +61,16 @@ def arms(group: str) -> dict[str, Arm]:
     if group == "cfg":
         for cfg in CFGS:
             found |= pair(f"cfg {cfg:g}", Arm(cfg))
-    elif group == "early":
-        found = pair("early, cfg 1", Arm(model="early")) if EARLY.exists() else {}
     elif group == "controls":
         for cfg in (1.0, 3.0):
-            found[f"cfg {cfg:g}, random direction"] = Arm(cfg, guide=GUIDE, random=True)
+            found[f"cfg {cfg:g}, random direction"] = replace(guided(Arm(cfg)), random=True)
             found[f"cfg {cfg:g}, twice the steps"] = Arm(cfg, steps=2 * Arm().steps)
     elif group == "rivals":
         for rival in best_rivals():
             found[f"{rival.name}, cfg {rival.cfg:g}"] = Arm(rival.cfg, rival=rival)
     elif group == "strength":
         for strength in STRENGTHS:
-            found[f"cfg 2, strength {strength:g}"] = Arm(2.0, guide=replace(GUIDE, strength=strength))
+            found[f"cfg 3, strength {strength:g}"] = guided(Arm(3.0), strength=strength)
     elif group == "samplers":
         for scheduler, steps, shift in itertools.product(SCHEDULERS, (12, 25, 50), (3.0, 5.0)):
             found |= pair(f"{scheduler}, {steps} steps, shift {shift:g}", Arm(1.0, steps, shift, scheduler))
@@ -94,7 +94,7 @@ def rows_of(group: str, bench: Bench) -> Iterator[tuple[str, Row]]:
         yield name, row_of(group, bench[arm], bench[base], **figures)
     for cfg in (1.0, 3.0) if group == "controls" else ():
         plain = sample(Arm(cfg)).frames
-        lap = bench[Arm(cfg, guide=GUIDE)].values["lap"] * float(bench.real.lap.mean())
+        lap = bench[guided(Arm(cfg))].values["lap"] * float(bench.real.lap.mean())
         masked, amount = controls.unsharp_to(plain, lap)
         figures = dict(forwards=Arm(cfg).forwards, change=changed(masked, plain))
         yield f"cfg {cfg:g}, unsharp mask {amount:.2f}", row_of(group, bench.judge(masked), bench[Arm(cfg)], **figures)
@@ -117,7 +117,7 @@ def markdown(rows: gates.Rows, count: int) -> str:
     columns = ("lap", "spec", "swd", "kurt", "flat", "jitter", "contrast")
     lines = [f"| arm | passes | {' | '.join(columns)} | subject named |", "|---" * (len(columns) + 3) + "|"]
     for name, row in rows.items():
-        if row.group in ("floor", "cfg", "early", "controls", "rivals"):
+        if row.group in ("floor", "cfg", "controls", "rivals"):
             figures = (f"{row.columns[c]:.{3 if c in ('spec', 'swd') else 2}f}".removeprefix("0") for c in columns)
             passes = f"{row.forwards:.0f}" if row.forwards else ""
             shown = f"**{name}**" if name.endswith(", guided") else name
@@ -154,7 +154,7 @@ def main(
             show(name, row)
     held = gates.check(rows)
     print(*held, sep="\n")
-    record: dict[str, Any] = {"split": split, "count": count, "guide": asdict(GUIDE), "device": device}
+    record: dict[str, Any] = {"split": split, "count": count, "guide": asdict(usual_guide(Arm())), "device": device}
     keep(f"quality-{split}", record | {"rows": {name: asdict(row) for name, row in rows.items()}}, held)
     (RUNS / f"quality-{split}.md").write_text(markdown(rows, count), encoding="utf-8")
     if plot is not None:

@@ -26,12 +26,15 @@ import shelllcc.guidance.guide.guide
 from benchmarks import rivals
 from benchmarks.captions import Split, prompts, seeds
 from benchmarks.rivals import Rival
-from shelllcc.anchors.choose import load_bank
+from shelllcc.anchors.choose import choose_bank, load_bank
+from shelllcc.anchors.fingerprints import fingerprint
 from shelllcc.guidance.files import sha256_of, whole_file
 from shelllcc.guidance.guide.config import GuideConfig
 from shelllcc.guidance.guide.guide import ShellGuide
 from shelllcc.guidance.guide.scheduler import guided
 from shelllcc.guidance.guide.seams import levels_exchanged, noise_drawn_from
+from shelllcc.guidance.wan.clips import fitted
+from shelllcc.guidance.wan.clips.request import Request
 from shelllcc.guidance.wan.model.loading import SHIPPED, Loading, Lora
 from shelllcc.guidance.wan.model.pipeline import TINY, find_model, load_pipeline, weights_sha256
 from shelllcc.guidance.wan.model.presets import PRESETS
@@ -47,6 +50,7 @@ SCHEDULERS = {
     "lcm": lambda shift: diffusers.FlowMatchLCMScheduler(shift=shift),
 }
 STUDENT = "student"  # the embedded model with its adapter of four steps
+ADAPTER = Lora(PRESETS["tiny-4step"].lora or "")
 
 
 @dataclass(frozen=True)
@@ -133,7 +137,7 @@ class Sampler:
 
     def pipe(self, model: str = "tiny") -> Any:
         if model not in self.pipes:
-            loading = Loading(dtype="float32", loras=(Lora(PRESETS["tiny-4step"].lora or ""),) if model == STUDENT else ())
+            loading = Loading(dtype="float32", loras=(ADAPTER,) if model == STUDENT else ())
             self.pipes[model] = load_pipeline(find_model(str(self.folder(model))), loading, device=self.device)
         return self.pipes[model]
 
@@ -216,10 +220,22 @@ def guidance_sha256() -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(folder.glob("*.py")))).hexdigest()
 
 
+def usual_guide(arm: Arm, *, model: str | None = None) -> GuideConfig:
+    """The guide that `generate` takes for such a sampling of a tiny Wan: its fit, or the nearest one; else the
+    defaults."""
+    short = {"unipc": "", "dpm++": "dpm"}.get(arm.scheduler, arm.scheduler)
+    how = {"sigmas": arm.sigmas} if arm.sigmas else {"steps": arm.steps, "shift": arm.shift}
+    request = Request.resolve(PRESETS["tiny"], prompt="any", cfg=arm.cfg, scheduler=short or None, **how)
+    found_model, loading = find_model(model), Loading(loras=(ADAPTER,) if arm.model == STUDENT else ())
+    bank, _ = choose_bank(None, fingerprint(found_model.vae), found_model.fingerprint)
+    found = fitted.find(request, found_model, loading, bank)
+    return found.fit.guide if found.fit else GuideConfig()
+
+
 def standard_arms(sampler: Sampler) -> dict[str, Tensor]:
     """The model's clips at its defaults, without and with guidance."""
     cfg = PRESETS["tiny"].cfg
     return {
         f"unguided, cfg {cfg:g}": sampler.sample(Arm()).frames,
-        f"guided, cfg {cfg:g}": sampler.sample(Arm(guide=GuideConfig())).frames,
+        f"guided, cfg {cfg:g}": sampler.sample(Arm(guide=usual_guide(Arm()))).frames,
     }

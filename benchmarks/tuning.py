@@ -20,6 +20,7 @@ from torch import Tensor
 
 from benchmarks import controls
 from benchmarks.captions import Split, prompts, real_frames, seeds
+from benchmarks.samples import Arm, usual_guide
 from shelllcc.anchors.bank import Bank
 from shelllcc.anchors.choose import load_bank
 from shelllcc.anchors.score import typical_distance
@@ -105,9 +106,9 @@ def main(
     pipe = load_pipeline(find_model(str(model)), Loading(dtype="float32"), device=device)
     anchors, studio = load_bank(bank, pipe), Studio(load(cache, folder=folder), device)
     films = [controls.through_vae(pipe.vae, real_frames(studio, count, part, draw_number=d)) for d in range(DRAWS)]
-    rows = []
+    rows, guide = [], asdict(usual_guide(Arm(cfg)))
     for i, (text, seed) in enumerate(zip(prompts(count, part), seeds(count, part), strict=True)):
-        request = Request.resolve(PRESETS["tiny"], prompt=text, seed=seed, cfg=cfg)
+        request = Request.resolve(PRESETS["tiny"], prompt=text, seed=seed, cfg=cfg).changed(**guide)
         caption = Caption(request, pipe, anchors, torch.stack([film[i] for film in films]))
         grid = [caption.tried(strength) for strength in GRID]
         found = list(search(lambda s, c=caption: c.tried(s).probe, most=BUDGET, high=HIGH))  # type: ignore[misc]

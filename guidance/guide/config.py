@@ -26,7 +26,7 @@ class GuideConfig:
               far from 1 because averaging patches and the remaining steps undo much of each move [8, 9]
     calm      how much the radius aimed at shrinks with what cfg adds to the distance (the excess): by exp(-calm excess)
               [8, 9]
-    toward    how much of a clip's way to the calibrated radius counts: at 0, as a fit has it, the clip's own distance is
+    toward    how much of a clip's way to the calibrated radius counts: at 0, as a fit has it, a clip's own distance is
               what `coarse` and `radius` multiply; at 1, as records of before have it, the calibrated radius
     coarse    as `radius`, in the coarsest directions
     tone      logarithm of what the spread of brightness and colour of every clip is multiplied by

@@ -3,8 +3,6 @@
 import itertools
 import json
 
-import pytest
-
 from shelllcc.guidance.wan.model.pipeline import TINY
 from shelllcc.guidance.wan.tiny.vocabulary import (
     FREE,
