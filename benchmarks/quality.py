@@ -43,6 +43,7 @@ from training.photographs import HELD, load
 from training.studio import Studio
 
 CFGS = (1.0, 1.5, 2.0, 3.0, 5.0)
+SAMPLERS = tuple(name for name in SCHEDULERS if name != "lcm")  # which is for distilled models
 STRENGTHS = (0.5, 1.0, 2.0, 4.0)
 GROUPS = ("cfg", "controls", "rivals", "strength", "samplers")
 
@@ -72,7 +73,7 @@ def arms(group: str) -> dict[str, Arm]:
         for strength in STRENGTHS:
             found[f"cfg 3, strength {strength:g}"] = guided(Arm(3.0), strength=strength)
     elif group == "samplers":
-        for scheduler, steps, shift in itertools.product(SCHEDULERS, (12, 25, 50), (3.0, 5.0)):
+        for scheduler, steps, shift in itertools.product(SAMPLERS, (12, 25, 50), (3.0, 5.0)):
             found |= pair(f"{scheduler}, {steps} steps, shift {shift:g}", Arm(1.0, steps, shift, scheduler))
     return found
 

@@ -36,7 +36,10 @@ def parts(folder: Path = TINY) -> str:
     config = json.loads((folder / "transformer/config.json").read_text(encoding="utf-8"))
     heads, width, layers = (config[k] for k in ("num_attention_heads", "attention_head_dim", "num_layers"))
     words = len(json.loads((folder / "tokenizer/tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"])
-    size = sum(path.stat().st_size for path in folder.rglob("*.safetensors")) / 1e6
+    size, extra = (
+        sum(path.stat().st_size for path in folder.glob(names)) / 1e6 for names in ("*/*.safetensors", "*.safetensors")
+    )
+    adapter = f", and {extra:.1f} MB of an adapter for four steps" if extra else ""
     usual = PRESETS["tiny"]
     transformer = f"WanTransformer3DModel, {heads} heads x {width}, {layers} layers, ffn {config['ffn_dim']}"
     rows = [
@@ -48,7 +51,7 @@ def parts(folder: Path = TINY) -> str:
         ("scheduler", f"UniPC, flow prediction, shift {usual.shift:g}", ""),
     ]
     sampled = (
-        f"Weights are bfloat16 safetensors, {size:.1f} MB in all; compute in float32 on a CPU. Native size "
+        f"Weights are bfloat16 safetensors, {size:.1f} MB in all{adapter}; compute in float32 on a CPU. Native size "
         f"{usual.width} x {usual.height}, {usual.frames} frames; {usual.steps} steps; cfg {usual.cfg:g} by default."
     )
     return f"{_table(rows)}\n\n{_filled(sampled)}"

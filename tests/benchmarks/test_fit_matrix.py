@@ -7,9 +7,10 @@ import pytest
 from benchmarks import fit as matrix
 from benchmarks.gates import Row
 from benchmarks.judge import COLUMNS
-from benchmarks.samples import Arm
+from benchmarks.samples import STUDENT, Arm
 from shelllcc.guidance.fit.fit import Band, Belongs, Fit
 from shelllcc.guidance.guide.config import GuideConfig
+from shelllcc.guidance.wan.model.presets import PRESETS
 
 REAL = dict.fromkeys(COLUMNS, 1.0) | {"swd": 0.016, "spec": 0.025, "colour": 7.0}
 
@@ -26,13 +27,16 @@ def held(cell, before, after):
 
 def test_every_cell_of_the_matrix_is_there_once_for_the_banks_that_are_given(monkeypatch, tmp_path):
     monkeypatch.setattr(matrix, "EARLY", tmp_path / "none")
-    cells = list(matrix.cells(["auto"]))
+    *cells, one, two, three, four = matrix.cells(["auto"])
     assert [cell.arm.cfg for cell in cells] == [1.0, 2.0, 3.0, 5.0, 1.0]
     assert cells[-1].arm.steps == 8
-    assert len(list(matrix.cells(["auto", "foreign", "manifold"]))) == 12
+    assert len(list(matrix.cells(["auto", "foreign", "manifold"]))) == 12 + 4
+    student = [(cell.arm.scheduler, len(cell.arm.sigmas), cell.closed) for cell in (one, two, three, four)]
+    assert student == [("euler", 4, 0.6), ("lcm", 4, 0.6), ("euler", 3, 0.0), ("euler", 8, 0.0)]
+    assert (one.arm.sigmas, one.arm.model) == (PRESETS["tiny-4step"].sigmas, STUDENT)
     monkeypatch.setattr(matrix, "EARLY", tmp_path)
-    early = list(matrix.cells(["auto"]))[-1]
-    assert (early.arm.model, early.closed) == ("early", 0.0)
+    [early] = [cell for cell in matrix.cells(["auto"]) if cell.arm.model == "early"]
+    assert early.closed == 0.0
 
 
 def test_a_gap_must_be_closed_as_far_as_is_asked_and_a_small_one_not_widened():
@@ -66,5 +70,5 @@ def test_arms_differ_in_the_guide_alone(ablate):
     arms = matrix.arms_of(cell, fit, "bank.safetensors", ablate=ablate)
     assert arms["unguided"] == Arm(3.0)
     assert arms["fitted"] == replace(Arm(3.0), guide=guide, bank="bank.safetensors")
-    assert len(arms) == (6 if ablate else 3)
+    assert len(arms) == (5 if ablate else 2)
     assert {arm.base for arm in arms.values()} == {Arm(3.0)}

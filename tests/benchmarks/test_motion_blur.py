@@ -11,18 +11,7 @@ from torch.testing import assert_close
 
 from benchmarks import motion_blur
 from benchmarks.captions import captions
-from benchmarks.samples import Sampler
-from shelllcc.anchors.choose import choose_bank
-from shelllcc.anchors.fingerprints import fingerprint
-from shelllcc.guidance.errors import UsageError
-from shelllcc.guidance.fit.fit import Band, Fit, write_fit
-from shelllcc.guidance.guide.config import GuideConfig
 from shelllcc.guidance.measures import metrics
-from shelllcc.guidance.wan.clips.fitted import belonging
-from shelllcc.guidance.wan.clips.request import Request
-from shelllcc.guidance.wan.model.loading import Loading
-from shelllcc.guidance.wan.model.pipeline import find_model
-from shelllcc.guidance.wan.model.presets import PRESETS
 from shelllcc.guidance.wan.tiny.vocabulary import SUBJECTS, caption, understand
 from training.studio import Studio
 

@@ -148,7 +148,7 @@ def row(group, forwards=25.0, moved=0.0, worse=(), **columns):
 @pytest.fixture
 def rows(monkeypatch):
     monkeypatch.setattr(gates, "DEFAULT", "cfg 2")
-    cells = itertools.product(samples.SCHEDULERS, (12, 25, 50), (3, 5))
+    cells = itertools.product(quality.SAMPLERS, (12, 25, 50), (3, 5))
     return {
         gates.FLOOR: row("floor", spec=0.03, swd=0.02),
         "cfg 1, unguided": row("cfg", spec=0.18, swd=0.12, lap=0.5, kurt=0.9, flat=1.0),
@@ -157,7 +157,7 @@ def rows(monkeypatch):
         "cfg 3, guided": row("cfg", 50, spec=0.03, swd=0.04),
         "cfg 1, random direction": row("controls", spec=0.18, swd=0.12),
         "apg, cfg 2": row("rivals", 50, spec=0.06, swd=0.05),
-        **{f"cfg 2, strength {s:g}": row("strength", moved=s, lap=1.2) for s in (0.5, 1, 2, 4)},
+        **{f"cfg 3, strength {s:g}": row("strength", moved=s, lap=1.2) for s in (0.5, 1, 2, 4)},
         **{f"{a}, {b} steps, shift {c}, unguided": row("samplers", spec=0.2, swd=0.2) for a, b, c in cells},
         "unipc, 12 steps, shift 3, guided": row("samplers", spec=0.1, swd=0.1),
     }
@@ -165,20 +165,16 @@ def rows(monkeypatch):
 
 def test_what_must_hold_can_hold(rows):
     assert [str(gate) for gate in gates.check(rows) if not gate.held] == []
-    inside = next(gate for gate in gates.check(rows) if gate.name.startswith("cfg 3, spec"))
-    assert "inside the floor" in inside.figure
 
 
 @pytest.mark.parametrize(
     ("name", "changed", "missed"),
     [
-        ("cfg 1, guided", {"spec": 0.07}, "cfg 1, spec at least 3x"),
-        ("cfg 3, guided", {"spec": 0.031}, "cfg 3, spec at least 4x"),
         ("cfg 1, guided", {"flat": 1.2}, "flat below"),
         ("cfg 1, guided", {"lap": 1.2}, "cfg 1, lap"),
         ("cfg 1, guided", {"kurt": 0.8}, "kurtosis"),
         ("apg, cfg 2", {"swd": 0.01}, "better than apg, cfg 2"),
-        ("cfg 2, strength 4", {"lap": 1.6}, "strength 4"),
+        ("cfg 3, strength 4", {"lap": 1.6}, "strength 4"),
         ("unipc, 12 steps, shift 3, guided", {"swd": 0.3}, "helps: unipc"),
     ],
 )
@@ -199,9 +195,11 @@ def test_the_model_by_itself_must_be_half_as_far_from_real_as_the_first_one_was(
 def test_harm_and_a_strength_that_moves_less_are_missed(rows):
     rows["cfg 3, guided"] = replace(rows["cfg 3, guided"], sides={"acc": "worse"} | rows["cfg 3, guided"].sides)
     rows["cfg 3, guided"].sides["acc"] = "worse"
-    rows["cfg 2, strength 2"] = replace(rows["cfg 2, strength 2"], moved=0.7)
+    rows["cfg 1, guided"].sides["swd"] = "worse"
+    rows["cfg 3, strength 2"] = replace(rows["cfg 3, strength 2"], moved=0.7)
     missed = [gate.name for gate in gates.check(rows) if not gate.held]
     assert missed == [
+        "cfg 1, guided, swd not worse",
         "cfg 3, guided, no worse in acc, jitter, colour, contrast",
         "applied move grows with strength 0.5, 1, 2",
     ]

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from shelllcc.anchors.manifold import import_checkpoint
 from shelllcc.guidance.errors import UsageError
+from shelllcc.guidance.fit import shelf
 from shelllcc.guidance.fit.fit import Band, Fit, read_fit, write_fit
 from shelllcc.guidance.fit.judge import BANDS, Drift
 from shelllcc.guidance.guide.config import GuideConfig
@@ -189,10 +190,41 @@ def other_bank(other_model, tiny_bank, tmp_path_factory):
     return save_bank(replace(tiny_bank, vae=vae, model="other", path=None, beside=()), path)
 
 
+FOUR = PRESETS["tiny-4step"].sigmas
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{}, *({"cfg": cfg} for cfg in (2.0, 3.0, 5.0)), {"sigmas": FOUR}, {"sigmas": FOUR, "scheduler": "lcm"}],
+)
+def test_the_fits_that_ship_are_those_of_the_models_own_settings(values, tiny_bank):
+    """Their weights, bank and calibration are those that ship, too: whoever changes one makes the fits anew."""
+    few = "sigmas" in values
+    scheduler = {"scheduler": values["scheduler"]} if "scheduler" in values else {}
+    given = scheduler if few else values
+    resolved = resolve(Asked(prompts=("a tabby cat",), preset="tiny-4step" if few else None, values=given))
+    assert resolved.unfitted == resolved.notes == ()
+    [request] = resolved.requests
+    found = shelf.find(belonging(request, resolved.model, resolved.loading, tiny_bank))
+    assert found.exact
+    assert found.fit.guide == request.guide
+    assert found.fit.transformer == resolved.model.fingerprint
+    assert found.fit.guide.last == few
+
+
+def test_the_guides_defaults_are_the_fit_of_the_models_own_settings(tiny_bank):
+    [request] = resolve(Asked(prompts=("a tabby cat",))).requests
+    assert request.guide == GuideConfig()
+
+
 def test_the_defaults_hold_for_the_tiny_model_and_anchors_alone(tiny_bank, shared):
     manifold = import_checkpoint(shared / "golden/reference_checkpoint.pth", model="m", vae=tiny_bank.vae)
     assert defaults_hold(find_model(None), tiny_bank)
     assert not defaults_hold(find_model(None), manifold)
+    request = Request.resolve(PRESETS["tiny"], prompt="any")
+    assert defaults_hold(find_model(None), tiny_bank, request)
+    assert not defaults_hold(find_model(None), tiny_bank, request.changed(cfg=3.0))  # which has other faults
+    assert not defaults_hold(find_model(None), tiny_bank, request.changed(sigmas=FOUR))
 
 
 def test_a_model_without_a_fit_is_fitted_first_or_sampled_without_guidance(

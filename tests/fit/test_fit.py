@@ -112,7 +112,7 @@ def test_a_fit_under_the_name_of_another_sampling_is_refused(fit, folder):
 
 def test_words_say_what_a_person_understands(fit):
     assert "has 27% too much of the finest detail at these settings; guided, +2%" in fit.words()
-    still = replace(fit, guide=GuideConfig(toward=0.0, radius=1.0, calm=0.0, contrast=0.0), clips=("a",) * 5)
+    still = replace(fit, guide=GuideConfig(coarse=1.0, radius=1.0, tone=0.0), clips=("a",) * 5)
     assert "leaves its clips alone" in still.words()
     assert "Only 5 clips" in still.words()
     few = replace(still, clips=("a",) * 3, left_out=("b",))

@@ -56,7 +56,7 @@ def test_few_steps_and_many_get_the_same_dose():
     def left(steps, strength=1.0):
         """What the dose leaves of the way: each step's share enters the sample by 1 - next / sigma."""
         sigmas = flow(steps)
-        shares = dose.shares(sigmas, GuideConfig(strength=strength))
+        shares = dose.shares(sigmas, GuideConfig(strength=strength, by_sigma=False))
         return sum(share * weight for share, weight in zip(shares, dose.weights(sigmas), strict=True))
 
     assert left(25) == pytest.approx(GUIDED.share * GUIDED.dose, rel=0.05)
@@ -64,7 +64,7 @@ def test_few_steps_and_many_get_the_same_dose():
         assert left(steps) == pytest.approx(left(25), rel=0.3)
     grown = [left(25, strength) for strength in (0.0, 0.5, 1.0, 2.0, 4.0)]
     assert grown == sorted(set(grown))
-    assert max(dose.shares(flow(10), GuideConfig(strength=10.0))) <= 1
+    assert max(dose.shares(flow(10), GuideConfig(strength=10.0, by_sigma=False))) <= 1
 
 
 @pytest.mark.parametrize(("steps", "shift"), [(25, 3.0), (8, 5.0), (6, 5.0), (4, 5.0), (50, 8.0), (12, 5.0)])

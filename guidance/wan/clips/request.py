@@ -6,7 +6,7 @@ import itertools
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import Field, asdict, dataclass, fields, replace
+from dataclasses import MISSING, Field, asdict, dataclass, fields, replace
 from typing import Any
 
 from shelllcc.guidance.errors import UsageError
@@ -26,6 +26,7 @@ KINDS: Mapping[str, tuple[type, ...]] = {  # what JSON may hold for a field's an
     "tuple[float, float]": (list, tuple),
     "tuple[float, ...]": (list, tuple),
 }
+FIRST = ("strength", "window", "radius", "calm", "trust")  # knobs of the guide that records have always held
 BEFORE: Mapping[str, Any] = {  # what a record holds that lacks a knob, or a field, which is younger than it is
     "toward": 1.0,
     "coarse": 1.0,
@@ -132,7 +133,7 @@ class Request:
 
     @classmethod
     def from_dict(cls, record: JsonObject) -> Request:
-        """The request of a sidecar; what younger records alone have is as it was before (BEFORE).
+        """The request of a sidecar; what it does not hold is as it was before there was any (BEFORE).
 
         Raises UsageError where it is not one.
         """
@@ -158,13 +159,16 @@ class Request:
 
     def lasting(self) -> JsonObject:
         """As `as_dict`, but for what older records do not have and is as it was then: what is named by it stays so."""
-        usual = {key: list(value) if isinstance(value, tuple) else value for key, value in BEFORE.items()}
+        newer: JsonObject = {knob.name: knob.default for knob in fields(self.guide) if knob.name not in FIRST}
+        newer.update(BEFORE)
+        usual = {key: list(value) if isinstance(value, tuple) else value for key, value in newer.items()}
         return {key: value for key, value in self.as_dict().items() if key not in usual or value != usual[key]}
 
 
 def _read(record: JsonObject, field: Field[Any]) -> Any:
     """The value of a field in a sidecar's request. Raises UsageError."""
-    value = record.get(field.name, BEFORE.get(field.name))
+    usual = None if field.default is MISSING else field.default
+    value = record.get(field.name, BEFORE.get(field.name, usual))
     kinds = KINDS[str(field.type)]
     sound = isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
     parts: Sequence[Any] = value if isinstance(value, list | tuple) else [value]

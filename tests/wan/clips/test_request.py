@@ -37,6 +37,13 @@ def given(**values):
     return Request.resolve(PRESETS["tiny"], **{"prompt": BEFORE["prompt"], **small, **values})
 
 
+def then(**values):
+    """As `given`, by a guide as it was before."""
+    return given(
+        **{name: value for name, value in module.BEFORE.items() if value != ()}, radius=3.4, calm=3.8, **values
+    )
+
+
 @pytest.fixture
 def newer(monkeypatch):
     monkeypatch.setattr(module, "GuideConfig", Newer)
@@ -61,14 +68,14 @@ def test_a_knob_of_a_wrong_type_is_refused(wrong, newer):
         Request.from_dict(BEFORE | wrong)
 
 
-def test_a_record_of_before_is_that_of_a_request_with_new_knobs_at_their_defaults(newer):
-    assert Request.from_dict(BEFORE) == given()
-    assert is_request(BEFORE, given())
-    assert is_request(BEFORE | {"fuzz": 0.5, "reach": [0, 1]}, given())
+def test_a_record_of_before_is_that_of_a_request_with_the_guide_of_then(newer):
+    assert Request.from_dict(BEFORE) == then()
+    assert is_request(BEFORE, then())
+    assert is_request(BEFORE | {"fuzz": 0.5, "reach": [0, 1]}, then())
     for other in ({"fuzz": 0.7}, {"reach": [0, 0.9]}, {"strength": 0.9}, {"unheard": 1}, {"seed": "x"}):
-        assert not is_request(BEFORE | other, given())
-    assert not is_request(BEFORE, given(fuzz=0.7))
-    assert not is_request(None, given())
+        assert not is_request(BEFORE | other, then())
+    assert not is_request(BEFORE, then(fuzz=0.7))
+    assert not is_request(None, then())
 
 
 def test_a_run_of_before_goes_on_and_keeps_what_it_is_named_by(newer):
@@ -76,11 +83,11 @@ def test_a_run_of_before_goes_on_and_keeps_what_it_is_named_by(newer):
         model, loading = {"source": "tiny", "revision": "0"}, Loading().recipe()
         return {"title": "tune", "model": model, "bank": None, "loading": loading, "requests": list(requests)}
 
-    assert given().lasting() == BEFORE
-    assert is_run(asked(BEFORE), asked(given().lasting()))
-    assert is_run(asked(BEFORE), asked(given().as_dict()))
-    assert given(fuzz=0.7).lasting() == BEFORE | {"fuzz": 0.7}
-    for other in ([given(fuzz=0.7).lasting()], [given(steps=5).lasting()], [BEFORE, BEFORE], []):
+    assert then().lasting() == BEFORE
+    assert is_run(asked(BEFORE), asked(then().lasting()))
+    assert is_run(asked(BEFORE), asked(then().as_dict()))
+    assert then(fuzz=0.7).lasting() == BEFORE | {"fuzz": 0.7}
+    for other in ([then(fuzz=0.7).lasting()], [then(steps=5).lasting()], [BEFORE, BEFORE], []):
         assert not is_run(asked(BEFORE), asked(*other))
 
 
@@ -98,11 +105,11 @@ def test_a_profile_of_before_is_found(newer, monkeypatch, tmp_path):
         "balance": -0.02,
     }
     (tmp_path / "13b28381e995.json").write_text(json.dumps(old))  # so `tune` of version 0.1 named it
-    assert profiles.find(given(), model, Loading(), bank)["strength"] == 1.24
-    assert profiles.tuned_request(given(), model, Loading(), bank)[0] == given(strength=1.24)
-    assert profiles.find(given(fuzz=0.7), model, Loading(), bank) is None
-    stored = profiles.store(given(fuzz=0.7), model, Loading(), bank, {"strength": 2.0, "balance": 0.0})
-    assert profiles.find(given(fuzz=0.7), model, Loading(), bank) == stored
+    assert profiles.find(then(), model, Loading(), bank)["strength"] == 1.24
+    assert profiles.tuned_request(then(), model, Loading(), bank)[0] == then(strength=1.24)
+    assert profiles.find(then(fuzz=0.7), model, Loading(), bank) is None
+    stored = profiles.store(then(fuzz=0.7), model, Loading(), bank, {"strength": 2.0, "balance": 0.0})
+    assert profiles.find(then(fuzz=0.7), model, Loading(), bank) == stored
 
 
 def test_clips_of_before_are_skipped_and_replayed(shelllcc, tmp_path, monkeypatch):

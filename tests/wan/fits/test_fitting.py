@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import replace
 
+import imageio.v3 as iio
 import pytest
 import torch
 
@@ -11,14 +12,17 @@ from shelllcc.anchors.choose import load_bank
 from shelllcc.guidance.errors import TooLongError, UsageError
 from shelllcc.guidance.fit.fit import Belongs
 from shelllcc.guidance.fit.judge import Drift
+from shelllcc.guidance.guide.config import GuideConfig
 from shelllcc.guidance.guide.guide import ShellGuide
+from shelllcc.guidance.media.photographs import STILLS
+from shelllcc.guidance.wan.banks.encode import encode_frames
 from shelllcc.guidance.wan.clips.request import Request
 from shelllcc.guidance.wan.clips.sample import Start, noise_levels, sample
 from shelllcc.guidance.wan.clips.studio import Studio
-from shelllcc.guidance.wan.fits import making
+from shelllcc.guidance.wan.fits import fitting, making
 from shelllcc.guidance.wan.fits.fitting import PASSES, Fitting, calmed, came_back
 from shelllcc.guidance.wan.fits.making import Shape, chosen_takes, cost, make_fit, shape_for
-from shelllcc.guidance.wan.fits.trips import Take, Trips, begin_at
+from shelllcc.guidance.wan.fits.trips import EARLY, Take, Trips, begin_at
 from shelllcc.guidance.wan.model.loading import Loading
 from shelllcc.guidance.wan.model.pipeline import find_model
 from shelllcc.guidance.wan.model.presets import PRESETS
@@ -191,6 +195,44 @@ def test_clips_that_come_back_as_something_else_are_left_out(trips, monkeypatch)
         Fitting(trips, BELONGS).fit()
 
 
+@pytest.mark.parametrize(("contrast", "window"), [(0.15, (0.0, EARLY)), (-0.15, (0.0, 0.5)), (0.0, (0.0, 0.5))])
+def test_what_a_model_overdoes_is_taken_away_early_and_what_it_lacks_is_put_in_late(
+    contrast, window, studio, takes, monkeypatch
+):
+    request = Request.resolve(PRESETS["tiny"], prompt="any", **SMALL | {"steps": 25})
+    trips = Trips(studio, request, load_bank("auto", studio.pipe), takes)
+
+    def drift(number, config):
+        tone = config.tone if config else 0.0
+        return Drift((0.0, -0.1, 0.0, 0.0), contrast + 0.25 * tone + 0.002 * number, 0.0, 0.9)
+
+    monkeypatch.setattr(trips, "drift", drift)
+    guide = Fitting(trips, BELONGS).fit().guide
+    assert guide.window == window
+    assert guide.dose / window[1] == pytest.approx(GuideConfig.dose / GuideConfig.window[1])  # each step goes as far
+    assert guide.tone * contrast <= 0
+
+
+def test_few_steps_have_no_earlier_ones_to_add(few):
+    window, dose = few.window, few.dose
+    few.act_early()
+    assert (few.window, few.dose) == (window, dose)
+
+
+def test_flat_places_may_grow_by_what_they_clearly_lack_and_no_more(trips, monkeypatch):
+    def limit(*flats):
+        seen = [Drift((0.0, -0.1, 0.0, 0.0), 0.0, flat, 0.9) for flat in flats]
+        monkeypatch.setattr(trips, "drift", lambda number, config: seen[number])
+        asked = []
+        monkeypatch.setattr(fitting, "solve", lambda measure, start, wanted, errors: asked.append(wanted) or ())
+        Fitting(trips, BELONGS).fit()
+        return asked[0][-1]
+
+    assert limit(0.1, 0.11, 0.1, 0.11) == pytest.approx(0.105, abs=0.01)  # busier than real ones already
+    assert limit(-0.2, -0.21, -0.2, -0.21) == pytest.approx(0.0, abs=0.01)
+    assert limit(-0.1, 0.1, -0.12, 0.06) < 0.0  # within its error: as it is
+
+
 def test_a_clips_own_excess_counts_as_far_as_it_explains_its_drift():
     from shelllcc.guidance.fit.solve import Point
 
@@ -333,9 +375,19 @@ def harsh(studio, takes, monkeypatch):
     return current
 
 
+@pytest.fixture
+def pictured(studio):
+    """Clips that do not move, of four photographs that ship."""
+    found = []
+    for name in ("cat", "gravel", "coffee", "spices"):
+        picture = iio.imread(STILLS / f"{name}.webp")[100:164, 100:164, :3]
+        found.append(Take(name, encode_frames(studio.pipe.vae, picture[None].repeat(5, 0)).cpu()))
+    return found
+
+
 @pytest.mark.parametrize("few", ["euler"], indirect=True)
-def test_a_fit_of_few_steps_calms_a_harsh_student_in_its_last_step(few, harsh, monkeypatch):
-    bare = few._sample
+def test_a_fit_of_few_steps_calms_a_harsh_student_in_its_last_step(few, harsh, pictured, monkeypatch):
+    few.takes, bare = pictured, few._sample
 
     def shown(number, guide):
         harsh["x0"] = few.takes[number].latents[None]
