@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from shelllcc.guidance.errors import ShellLCCError
     from shelllcc.guidance.guide.config import GuideConfig
     from shelllcc.guidance.guide.guide import ShellGuide
+    from shelllcc.guidance.guide.modular import ShellGuider
     from shelllcc.guidance.guide.scheduler import guided
     from shelllcc.guidance.wan.clips.fitted import fitted_guide
 
@@ -30,12 +31,22 @@ _HOME = {
     "ShellLCCError": "guidance.errors",
     "GuideConfig": "guidance.guide.config",
     "ShellGuide": "guidance.guide.guide",
+    "ShellGuider": "guidance.guide.modular",
     "guided": "guidance.guide.scheduler",
     "fitted_guide": "guidance.wan.clips.fitted",
     "comfy_entrypoint": "comfy.nodes",
 }
 WEB_DIRECTORY = "comfy/web"  # where ComfyUI finds help on the nodes
-__all__ = ["Bank", "GuideConfig", "ShellGuide", "ShellLCCError", "fitted_guide", "guided", "load_bank"]
+__all__ = [
+    "Bank",
+    "GuideConfig",
+    "ShellGuide",
+    "ShellGuider",
+    "ShellLCCError",
+    "fitted_guide",
+    "guided",
+    "load_bank",
+]
 
 
 def __getattr__(name: str) -> Any:

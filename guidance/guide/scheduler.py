@@ -93,6 +93,41 @@ def renoises(scheduler: Any) -> bool:
     return type(scheduler).__name__ == "FlowMatchLCMScheduler"
 
 
+def begin_step(guide: ShellGuide, scheduler: Any, timestep: Any, *, fresh: bool = False) -> int:
+    """The index of the step that a scheduler is about to take; where it is a sampling's first, the guide begins anew.
+
+    So it does where the caller knows that it is `fresh` to the guide, whose first step need not be the scheduler's.
+    """
+    if begin(scheduler, timestep) or fresh:
+        guide.begin(scheduler.sigmas.tolist(), renoised=renoises(scheduler))
+    return int(scheduler.step_index)
+
+
+def moved_output(
+    guide: ShellGuide,
+    index: int,
+    output: Tensor,
+    sample: Tensor,
+    conditional: Tensor | None,
+    *,
+    still: Tensor | None = None,
+) -> Tensor:
+    """The velocity (b c t h w) of a step whose x0 is moved, in its own dtype; the very tensor where nothing is moved.
+
+    `conditional` is the velocity from the prompt alone, of two that cfg combined to `output`; None without cfg.
+    Latent frames that are `still` (t,), a bool each, are not moved.
+    """
+    sigma, share = guide.step_at(index)
+    if share <= 0:
+        return output
+    before = None if conditional is None else x0_from_velocity(sample, conditional, sigma)
+    x0 = x0_from_velocity(sample, output, sigma)
+    move = guide.move(x0, sigma, share=share, index=index, conditional=before)
+    if still is not None:
+        move = move.masked_fill(still.view(1, 1, -1, 1, 1), 0.0)
+    return shift_velocity(output, move, sigma)
+
+
 def _conditional(heard: list[Tensor], combined: Tensor) -> Tensor | None:
     """The prediction from the prompt alone, of the two that cfg combined; None unless there were two."""
     if len(heard) != 2 or any(pred.shape != combined.shape for pred in heard):
@@ -105,16 +140,9 @@ def _conditional(heard: list[Tensor], combined: Tensor) -> Tensor | None:
 def _guided_step(guide: ShellGuide, outputs: Outputs, original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def step(self: Any, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
-        if begin(self, timestep):
-            guide.begin(self.sigmas.tolist(), renoised=renoises(self))
-        index, heard = int(self.step_index), outputs.take()
-        sigma, share = guide.step_at(index)
-        if share > 0:
-            conditional = _conditional(heard, model_output)
-            before = None if conditional is None else x0_from_velocity(sample, conditional, sigma)
-            x0 = x0_from_velocity(sample, model_output, sigma)
-            move = guide.move(x0, sigma, share=share, index=index, conditional=before)
-            model_output = shift_velocity(model_output, move, sigma)
+        index, heard = begin_step(guide, self, timestep), outputs.take()
+        conditional = _conditional(heard, model_output) if guide.step_at(index)[1] > 0 else None
+        model_output = moved_output(guide, index, model_output, sample, conditional)
         return original(self, model_output, timestep, sample, *args, **kwargs)
 
     return step
