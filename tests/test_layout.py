@@ -56,6 +56,7 @@ ROOMS = {  # each from the ground up, and whom it may import
     ),
     "workbench": ("ground", "anchors", "measures", "media", "wan/model", "wan/clips"),
     "comfy": ("ground", "anchors", "guide", "fit"),
+    "servers": ("ground", "anchors", "guide", "fit"),
     "commands": (
         *("ground", "geometry", "anchors", "guide", "measures", "media", "jobs", "fit"),
         *("wan/model", "wan/clips", "wan/banks", "wan/fits", "workbench"),
@@ -73,7 +74,7 @@ def room_of(module):
 
 
 def modules(root):
-    for path in (*sources(root, "guidance", "anchors", "comfy", "commands"), root / "cli.py"):
+    for path in (*sources(root, "guidance", "anchors", "comfy", "servers", "commands"), root / "cli.py"):
         yield path, ".".join(("shelllcc", *path.relative_to(root).with_suffix("").parts)).removesuffix(".__init__")
 
 
@@ -144,7 +145,7 @@ def private_names(path):
 
 
 def test_private_names_of_libraries_lie_in_the_seams(root):
-    for path in (*sources(root, "guidance", "anchors", "comfy", "commands"), root / "cli.py"):
+    for path in (*sources(root, "guidance", "anchors", "comfy", "servers", "commands"), root / "cli.py"):
         name = path.relative_to(root).as_posix()
         if name not in LIBRARIES_OWN:
             found = {
@@ -154,14 +155,16 @@ def test_private_names_of_libraries_lie_in_the_seams(root):
 
 
 def test_only_main_imports_the_command_line(root):
-    for path in sources(root, "guidance", "anchors", "comfy", "commands", "training", "benchmarks"):
+    for path in sources(root, "guidance", "anchors", "comfy", "servers", "commands", "training", "benchmarks"):
         assert not any(module.startswith("shelllcc.cli") for module in imports(path)), path
 
 
 def test_every_package_folder_is_in_the_wheel(root):
     listed = set(tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
     folders = {
-        p.parent for part in ("guidance", "anchors", "comfy", "commands") for p in (root / part).rglob("__init__.py")
+        p.parent
+        for part in ("guidance", "anchors", "comfy", "servers", "commands")
+        for p in (root / part).rglob("__init__.py")
     }
     found = {"shelllcc"} | {"shelllcc." + ".".join(f.relative_to(root).parts) for f in folders}
     assert listed == found

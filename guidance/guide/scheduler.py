@@ -128,7 +128,7 @@ def moved_output(
     return shift_velocity(output, move, sigma)
 
 
-def _conditional(heard: list[Tensor], combined: Tensor) -> Tensor | None:
+def conditional_of(heard: list[Tensor], combined: Tensor) -> Tensor | None:
     """The prediction from the prompt alone, of the two that cfg combined; None unless there were two."""
     if len(heard) != 2 or any(pred.shape != combined.shape for pred in heard):
         return None
@@ -141,7 +141,7 @@ def _guided_step(guide: ShellGuide, outputs: Outputs, original: Callable[..., An
     @functools.wraps(original)
     def step(self: Any, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
         index, heard = begin_step(guide, self, timestep), outputs.take()
-        conditional = _conditional(heard, model_output) if guide.step_at(index)[1] > 0 else None
+        conditional = conditional_of(heard, model_output) if guide.step_at(index)[1] > 0 else None
         model_output = moved_output(guide, index, model_output, sample, conditional)
         return original(self, model_output, timestep, sample, *args, **kwargs)
 

@@ -102,11 +102,11 @@ def test_every_make_target_that_a_page_names_exists(pages, root):
 
 
 def test_every_variable_that_a_page_names_is_read(app, pages, root):
-    named = {name for text in pages.values() for name in re.findall(r"SHELLLCC_[A-Z]+", text)}
+    named = {name for text in pages.values() for name in re.findall(r"SHELLLCC_[A-Z_]*[A-Z]", text)}
     read = {p.envvar for _, command in every(app) for p in command.params if p.envvar}
     assert read <= named
-    sources = [p for part in ("guidance", "anchors", "commands") for p in (root / part).rglob("*.py")]
-    read |= set(re.findall(r"SHELLLCC_[A-Z]+", "".join(path.read_text() for path in sources)))
+    sources = [p for part in ("guidance", "anchors", "commands", "servers") for p in (root / part).rglob("*.py")]
+    read |= set(re.findall(r"SHELLLCC_[A-Z_]*[A-Z]", "".join(path.read_text() for path in sources)))
     assert named <= read
 
 
