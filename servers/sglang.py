@@ -80,12 +80,12 @@ def _moved(
         )
     if index == len(scheduler.sigmas) - 2:
         del batch.extra[KEY]
-    conditional = None
-    if batch.do_classifier_free_guidance:
-        if len(heard) != 2:
-            raise ModelError("Shell-LCC must hear both predictions of cfg; start SGLang without CUDA graphs and caches")
-        conditional = conditional_of(heard, output)
-    return moved_output(guide, index, output, latents, conditional)
+    if batch.do_classifier_free_guidance and len(heard) not in (1, 2):  # 1 where SGLang leaves cfg out from a step on
+        raise ModelError(
+            f"Shell-LCC must hear both predictions of cfg, and heard {len(heard)}; start SGLang without CUDA graphs "
+            "and torch.compile"
+        )
+    return moved_output(guide, index, output, latents, conditional_of(heard, output))
 
 
 def _check(scheduler: Any, batch: Any, server: Any, latents: Any) -> None:

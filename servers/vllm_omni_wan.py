@@ -82,8 +82,10 @@ class ShellWan22Pipeline(Wan22Pipeline):  # type: ignore[misc]  # vLLM-Omni is n
     ) -> Any:
         """The stock step, with the prediction moved; ranks of a pipeline that hold none pass."""
         apart = args[0] if args else kwargs.get("per_request_scheduler")
-        if apart is not None and (wanted := settings()) is not None and wanted.strength > 0:
-            raise ModelError("Shell-LCC guides whole samplings; start vLLM-Omni without step-wise execution")
+        if apart is not None and settings() is not None:
+            raise ModelError(
+                "Shell-LCC guides whole samplings; start vLLM-Omni without step-wise execution, or without it"
+            )
         if self._guide is not None and noise_pred is not None:
             check_served(self.scheduler)
             index, positive = begin_step(self._guide, self.scheduler, t), self._positive

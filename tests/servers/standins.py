@@ -69,7 +69,7 @@ def sglang(patch, home="sglang.multimodal_gen.runtime.platforms.plugins", *, by_
                 return current_model(latent_model_input, timestep, words, return_dict=False)[0]
 
             cond = predicted(batch.prompt_embeds[0])
-            if not batch.do_classifier_free_guidance:
+            if not batch.do_classifier_free_guidance or timestep_index >= batch.cfg_gate_step:
                 return cond
             uncond = predicted(batch.negative_prompt_embeds[0])
             return uncond + current_guidance_scale * (cond - uncond)
@@ -100,7 +100,7 @@ def request(words, none, latents, cfg, scheduler, **more):
     """What SGLang hands from stage to stage."""
     told = dict(prompt_embeds=[words], negative_prompt_embeds=[none], latents=latents, guidance_scale=cfg, extra={})
     told |= dict(timesteps=scheduler.timesteps, do_classifier_free_guidance=cfg > 1, did_sp_shard_latents=False)
-    return SimpleNamespace(**told | dict(is_warmup=False, image_latent=None, scheduler=None) | more)
+    return SimpleNamespace(**told | dict(is_warmup=False, image_latent=None, scheduler=None, cfg_gate_step=99) | more)
 
 
 def vllm_omni(patch):

@@ -133,6 +133,12 @@ def test_sglangs_warm_up_is_not_guided(in_sglang, served, wanted):
     assert torch.equal(in_sglang("unipc", 3.0, is_warmup=True), wanted("unipc", 3.0, 0.0))
 
 
+def test_sglang_may_leave_cfg_out_from_a_step_on(in_sglang, served):
+    late, early = (in_sglang("unipc", 3.0, cfg_gate_step=step) for step in (99, 3))
+    assert torch.isfinite(early).all()
+    assert not torch.equal(late, early)
+
+
 def test_sglang_without_hooks_says_so(served):
     with pytest.raises(ImportError, match="no plugin_hook"):
         for_sglang.register()
