@@ -24,7 +24,7 @@ SCHEDULERS = {
     "euler": lambda: FlowMatchEulerDiscreteScheduler(shift=3.0),
 }
 SIZE = dict(height=64, width=64, num_frames=5, num_inference_steps=5)
-WIDE = GuideConfig(window=(0.0, 0.9), last=True)
+WIDE = GuideConfig(window=(0.0, 0.9), last=True, calm=3.8, contrast=1.5)  # what cfg adds counts
 LOADS = """pipe = ModularPipeline.from_pretrained("Wan-AI/Wan2.1-T2V-1.3B-Diffusers")
 pipe.load_components(dtype=torch.bfloat16)
 """

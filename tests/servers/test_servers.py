@@ -30,7 +30,7 @@ FLOW = dict(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=
 WAN_UNIPC = type("FlowUniPCMultistepScheduler", (UniPCMultistepScheduler,), {})  # named as servers name Wan's own
 SCHEDULERS = {"unipc": lambda: WAN_UNIPC(**FLOW), "euler": lambda: FlowMatchEulerDiscreteScheduler(shift=3.0)}
 STOCK = {"unipc": lambda: UniPCMultistepScheduler(**FLOW), "euler": SCHEDULERS["euler"]}
-WIDE = GuideConfig(window=(0.0, 0.9), last=True, by_sigma=True)
+WIDE = GuideConfig(window=(0.0, 0.9), last=True, by_sigma=True, calm=3.8, contrast=1.5)  # what cfg adds counts
 STEPS = 5
 
 
