@@ -275,7 +275,10 @@ def test_weights_are_known_by_their_bytes_wherever_they_lie(tmp_path, other_mode
 
 
 def test_python_takes_the_fit_of_a_pipeline(tmp_path, monkeypatch, pipe, tiny_bank):
+    import diffusers
+
     from shelllcc import fitted_guide, guided
+    from shelllcc.guidance.wan.model.pipeline import TINY
 
     monkeypatch.setenv("SHELLLCC_BANKS", str(tmp_path))
     with pytest.raises(UsageError, match="shelllcc fit --model tiny --steps 4 --cfg 1`"):
@@ -285,6 +288,11 @@ def test_python_takes_the_fit_of_a_pipeline(tmp_path, monkeypatch, pipe, tiny_ba
     assert guide.config == replace(GUIDE, strength=2.0)
     with pytest.warns(UserWarning, match="nearest fit"):
         assert fitted_guide(pipe, steps=5, cfg=1.0).config == GUIDE
+    modular = diffusers.ModularPipeline.from_pretrained(str(TINY))
+    modular.load_components()
+    assert fitted_guide(modular, steps=4, cfg=1.0).config == GUIDE
+    with pytest.raises(UsageError, match="which files this pipeline was loaded from"):
+        fitted_guide(diffusers.modular_pipelines.WanBlocks().init_pipeline(), steps=4, cfg=1.0)
     with guided(pipe, guide):
         pipe(
             "a cat", height=64, width=64, num_frames=5, num_inference_steps=4, guidance_scale=1.0, output_type="latent"

@@ -20,6 +20,7 @@ from shelllcc.guidance.wan.model.loading import Loading
 from shelllcc.guidance.wan.model.pipeline import Model, find_model
 from shelllcc.guidance.wan.model.placing import DENOISERS
 from shelllcc.guidance.wan.model.schedules import SCHEDULERS, given
+from shelllcc.guidance.wan.model.seams import source_of
 
 if TYPE_CHECKING:
     from diffusers import WanPipeline
@@ -107,14 +108,14 @@ def fitted_guide(
     bank: str | Path = "auto",
     strength: float = 1.0,
 ) -> ShellGuide:
-    """The guide of the fit for a pipeline, as it was loaded from a folder or the hub, and as it will be called.
+    """The guide of the fit for a pipeline, modular or not, as it was loaded from a folder or the hub and is called.
 
     >>> with guided(pipe, fitted_guide(pipe, steps=50, cfg=5.0)):
     ...     frames = pipe(prompt, num_inference_steps=50, guidance_scale=5.0).frames[0]
 
     The shift is that of its scheduler. Remarks, as on a fit that is not just for these settings, are warnings. Raises
-    UsageError where there is no fit, with the command that makes one, and for a pipeline with adapters, whose files
-    nobody knows; and BankError.
+    UsageError where there is no fit, with the command that makes one, and for a pipeline with adapters, or put together
+    of parts, whose files nobody knows; and BankError.
     """
     from shelllcc.anchors.choose import load_bank
     from shelllcc.guidance.guide.guide import ShellGuide
@@ -123,7 +124,9 @@ def fitted_guide(
         raise UsageError(
             "a pipeline with adapters has no fit of its own here; sample it with `shelllcc generate --lora`"
         )
-    model = find_model(str(pipe.config["_name_or_path"]))
+    if not (source := source_of(pipe)):
+        raise UsageError("nobody knows which files this pipeline was loaded from; load it from its folder or hub id")
+    model = find_model(source)
     chosen = load_bank(bank, pipe)
     config = pipe.scheduler.config
     belongs = Belongs(

@@ -27,6 +27,13 @@ def device_of(pipe: Any) -> torch.device:
     return device
 
 
+def source_of(pipe: Any) -> str:
+    """The folder or hub id that a pipeline, modular or not, was loaded from; empty where it is put together."""
+    if name := pipe.config.get("_name_or_path"):
+        return str(name)
+    return str(getattr(pipe, "_pretrained_model_name_or_path", None) or "")
+
+
 def group_offload_again(model: nn.Module) -> None:
     """Offload what a call that failed left on the device: diffusers does so after a layer's call alone."""
     from diffusers.hooks.group_offloading import _GROUP_OFFLOADING

@@ -57,6 +57,13 @@ def test_device_of_a_pipeline_is_where_it_computes_though_offloaded(pipe, transf
     assert pipe.device == torch.device("cpu")
 
 
+def test_a_pipeline_says_where_it_was_loaded_from(diffusers, pipe):
+    from shelllcc.guidance.wan.model.pipeline import TINY
+
+    assert seams.source_of(diffusers.ModularPipeline.from_pretrained(str(TINY))) == str(TINY)
+    assert seams.source_of(diffusers.modular_pipelines.WanBlocks().init_pipeline()) == seams.source_of(pipe) == ""
+
+
 def test_group_offload_again_moves_what_a_failed_call_left(transformer):
     from diffusers.hooks import apply_group_offloading
 
