@@ -57,7 +57,7 @@ def test_device_of_a_pipeline_is_where_it_computes_though_offloaded(pipe, transf
     assert pipe.device == torch.device("cpu")
 
 
-def test_a_pipeline_says_where_it_was_loaded_from(diffusers, pipe):
+def test_source_of_a_pipeline_is_where_it_was_loaded_from(diffusers, pipe):
     from shelllcc.guidance.wan.model.pipeline import TINY
 
     assert seams.source_of(diffusers.ModularPipeline.from_pretrained(str(TINY))) == str(TINY)
