@@ -98,10 +98,8 @@ class Sampled:
 class RandomGuide(ShellGuide):
     """A control: moves as large as the guide's, clip by clip and step by step, in a random direction."""
 
-    def move(
-        self, x0: Tensor, sigma: float, *, share: float, index: int = 0, conditional: Tensor | None = None
-    ) -> Tensor:
-        move = super().move(x0, sigma, share=share, index=index, conditional=conditional)
+    def move(self, x0: Tensor, sigma: float, *, index: int = 0, **how: Any) -> Tensor:
+        move = super().move(x0, sigma, index=index, **how)
         dice = torch.Generator().manual_seed(10**9 + index)  # no clip starts from this noise
         noise = torch.randn(move.shape, generator=dice).to(move.device)
         sizes = [v.flatten(1).square().mean(1).sqrt().view(-1, 1, 1, 1, 1) for v in (move, noise)]

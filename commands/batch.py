@@ -51,6 +51,7 @@ def batch(
     common: options.Common,
     dry_run: options.DryRun = False,
     sampling: options.Sampling,
+    images: options.Images,
     loading: options.Loading,
     fitting: options.Fitting,
 ) -> None:
@@ -66,7 +67,7 @@ def batch(
     strength, strengths = options.one_of(ctx, "strength", "strengths")
     seed, seeds = options.one_of(ctx, "seed", "seeds")
     asked = replace(
-        common.asked(sampling, loading, seed=seed, strength=strength),
+        images.given(common.asked(sampling, loading, seed=seed, strength=strength)),
         prompts_file=prompts_file,
         output=output,
         seeds=None if seeds is None else tuple(parse.seeds(seeds)),

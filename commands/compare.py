@@ -46,6 +46,7 @@ def compare(
     common: options.Common,
     dry_run: options.DryRun = False,
     sampling: options.Sampling,
+    images: options.Images,
     loading: options.Loading,
     fitting: options.Fitting,
 ) -> None:
@@ -65,7 +66,7 @@ def compare(
         return
     strengths, variant = options.one_of(ctx, "strengths", "variant")
     ways = parse.variants(variant) if variant else parse.strengths(STRENGTHS if strengths is None else strengths)
-    asked = common.asked(sampling, loading)
+    asked = images.given(common.asked(sampling, loading))
     planned = runs.plan(
         "compare",
         asked,
@@ -90,7 +91,7 @@ def compare(
 
 def _check_no_prompts(ctx: typer.Context) -> None:
     """Raise UsageError where videos are compared and a flag says how to sample some."""
-    groups = (options.Sampling, options.Loading)
+    groups = (options.Sampling, options.Images, options.Loading)
     parts = [part.name for group in groups for part in fields(group) if part.name != "offload"]
     if any(options.is_flag(ctx, name) for name in (*PROMPTS, *parts)):
         raise UsageError("give videos that exist, or prompts and how to sample them, not both")

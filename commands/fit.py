@@ -56,7 +56,7 @@ def fit(
     asked = replace(common.asked(sampling, loading), prompts=("any",), fit="never")
     if not dry_run:
         start(asked, common.device)
-    resolved = resolve(asked, wanted=True)
+    resolved = resolve(asked, wanted=True, pictured=False)
     request, bank = resolved.requests[0], _bank_of(resolved)
     for note in resolved.notes:
         if "tiny model knows no subject" not in note:

@@ -40,6 +40,7 @@ def generate(
     common: options.Common,
     dry_run: options.DryRun = False,
     sampling: options.Sampling,
+    images: options.Images,
     loading: options.Loading,
     fitting: options.Fitting,
 ) -> None:
@@ -51,7 +52,7 @@ def generate(
     with parallel.joined(common.device) as ranks:
         check_device(common.device, here=not dry_run)
         asked = replace(
-            common.asked(sampling, loading, seed=seed, strength=strength),
+            images.given(common.asked(sampling, loading, seed=seed, strength=strength)),
             prompts=tuple(prompt or ()),
             prompts_file=prompts_file,
             output=output,

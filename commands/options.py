@@ -148,6 +148,23 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class Images:
+    """What clips of an image-to-video model begin and end with."""
+
+    image: Annotated[
+        str | None,
+        typer.Option("--image", metavar="FILE", help="The first frame; the clip has its aspect, about --size."),
+    ] = None
+    last_image: Annotated[
+        str | None, typer.Option("--last-image", metavar="FILE", help="The last frame, of models that take one.")
+    ] = None
+
+    def given(self, asked: Asked) -> Asked:
+        """What is asked for, with these."""
+        return asked.with_values(**_given(asdict(self)))
+
+
+@dataclass(frozen=True)
 class Loading:
     """How the model is loaded; None is what a replayed sidecar says, or the default."""
 

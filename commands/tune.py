@@ -33,6 +33,7 @@ def tune(
     replay_folder: options.Replay = None,
     common: options.Common,
     sampling: options.Sampling,
+    images: options.Images,
     loading: options.Loading,
     fitting: options.Fitting,
 ) -> None:
@@ -46,7 +47,7 @@ def tune(
     check_device(common.device)
     planned = runs.plan(
         "tune",
-        common.asked(sampling, loading),
+        images.given(common.asked(sampling, loading)),
         prompt=prompt,
         prompts_file=prompts_file,
         seeds=seeds,

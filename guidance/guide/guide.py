@@ -81,16 +81,26 @@ class ShellGuide:
 
     @torch.no_grad()
     def move(
-        self, x0: Tensor, sigma: float, *, share: float, index: int = 0, conditional: Tensor | None = None
+        self,
+        x0: Tensor,
+        sigma: float,
+        *,
+        share: float,
+        index: int = 0,
+        conditional: Tensor | None = None,
+        still: Tensor | None = None,
     ) -> Tensor:
         """The move (b c t h w), float32, to add to the predicted x0 (normalised latents) at noise level sigma.
 
         `conditional` is x0 as predicted from the prompt alone, before classifier-free guidance; None without it.
+        `still` (b t) says which latent frames an image-to-video model was given: these are not moved.
         """
         with torch.autocast(x0.device.type, enabled=False):  # |z - b|^2 cancels: float32 is needed
-            return self._move(x0.float(), sigma, share, index, conditional)
+            return self._move(x0.float(), sigma, share, index, conditional, still)
 
-    def _move(self, x0: Tensor, sigma: float, share: float, index: int, conditional: Tensor | None) -> Tensor:
+    def _move(
+        self, x0: Tensor, sigma: float, share: float, index: int, conditional: Tensor | None, still: Tensor | None
+    ) -> Tensor:
         self._shell = shell = self._shell.to(x0.device)
         _check_fit(shell, x0)
         config, frames = self.config, x0.shape[2]
@@ -117,6 +127,8 @@ class ShellGuide:
         clip = x0 - x0.mean((2, 3, 4), keepdim=True)
         contrast = clip * ((config.tone - config.contrast * over).exp() - 1).view(-1, 1, 1, 1, 1)
         move = share * (detail + self._of_colours(contrast - detail))
+        if still is not None:
+            move = move.masked_fill(still[:, None, :, None, None], 0.0)
 
         size, allowed = _rms(move), config.trust * _rms(x0)
         shrink = (allowed / size.clamp_min(1e-12)).clamp_max(1.0)

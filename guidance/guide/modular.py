@@ -11,6 +11,7 @@ package loads it when `ShellGuider` is first used.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
@@ -19,9 +20,7 @@ from torch import Tensor
 
 from shelllcc.guidance.errors import ModelError, UsageError
 from shelllcc.guidance.guide.guide import ShellGuide
-from shelllcc.guidance.guide.scheduler import HasScheduler, begin_step, check_scheduler, moved_output
-
-MASK = 4  # channels of an image-to-video model's condition that say where an image lies; the image's follow
+from shelllcc.guidance.guide.scheduler import MASK, Given, HasScheduler, begin_step, check_scheduler, moved_output
 
 _begun: WeakKeyDictionary[ShellGuide, Tensor] = WeakKeyDictionary()  # the noise levels that a guide was begun with
 
@@ -108,7 +107,7 @@ class ShellGuider(BaseGuidance):  # type: ignore[misc]  # diffusers is not typed
             raise ModelError("these pipeline blocks hand their guider no latents; sample within guided(pipe, guide)")
         index = self._index()
         conditional = output.pred_cond if len(predictions) > 1 else None
-        output.pred = moved_output(self.guide, index, output.pred, latents, conditional, still=still)
+        output.pred = moved_output(self.guide, index, output.pred, latents, conditional, given=partial(_with, still))
         return output
 
     @property
@@ -126,6 +125,10 @@ class ShellGuider(BaseGuidance):  # type: ignore[misc]  # diffusers is not typed
         fresh = _begun.get(self.guide) is not scheduler.sigmas
         _begun[self.guide] = scheduler.sigmas
         return begin_step(self.guide, scheduler, self._timestep, fresh=fresh)
+
+
+def _with(still: Tensor | None, x0: Tensor) -> Given | None:
+    return None if still is None else (still.to(x0.device).expand(len(x0), -1), x0)
 
 
 def _given_frames(condition: Tensor | None) -> Tensor | None:

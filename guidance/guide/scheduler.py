@@ -7,7 +7,7 @@ history of predicted x0 and rebuilds the sample from it, so that latents edited 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -20,6 +20,8 @@ from shelllcc.guidance.guide.guide import ShellGuide
 from shelllcc.guidance.guide.seams import begin, step_exchanged
 
 PLAIN = ("FlowMatchEulerDiscreteScheduler", "FlowMatchLCMScheduler")  # each a flow's, whatever its config says
+MASK = 4  # channels of an image model's mask: the video frames of a latent one
+Given = tuple[Tensor, Tensor]  # which latent frames (b t) a model was given images of, and x0 with what lies there
 SUPPORTED = ("UniPCMultistepScheduler", "DPMSolverMultistepScheduler", *PLAIN)
 
 
@@ -46,7 +48,9 @@ def guided(pipe: HasScheduler, guide: ShellGuide) -> Iterator[ShellGuide]:
     check_scheduler(scheduler)
     outputs = Outputs(pipe)
     transformers = [getattr(pipe, name, None) for name in ("transformer", "transformer_2")]
-    handles = [model.register_forward_hook(outputs.hear) for model in transformers if model is not None]
+    handles = [
+        model.register_forward_hook(outputs.hear, with_kwargs=True) for model in transformers if model is not None
+    ]
     try:
         with step_exchanged(scheduler, functools.partial(_guided_step, guide, outputs)):
             yield guide
@@ -61,15 +65,35 @@ class Outputs:
     def __init__(self, pipe: HasScheduler) -> None:
         self.pipe, self.scheduler = pipe, pipe.scheduler
         self.heard: list[Tensor] = []
+        self.told: Mapping[str, Any] = {}
 
-    def hear(self, _model: Any, _args: Any, output: Any) -> None:
+    def hear(self, _model: Any, _args: Any, told: Mapping[str, Any], output: Any) -> None:
         if self.pipe.scheduler is not self.scheduler:
             raise ModelError("the pipeline got another scheduler within guided(); set it before")
         self.heard.append(output[0])
+        self.told = told
 
     def take(self) -> list[Tensor]:
         heard, self.heard = self.heard, []
         return heard
+
+
+def given_frames(told: Mapping[str, Any], x0: Tensor) -> Given | None:
+    """Which latent frames (b t) an image-to-video transformer was given images of, and x0 with what lies there.
+
+    `told` are the arguments of its call, x0 (b c t h w) what they led to. Models of 36 channels are told by a mask
+    behind the noised latents: 4 channels, one a video frame, 1 where an image lies. TI2V-5B is told by tokens of noise
+    level 0, and sees the image's latents there in place of the sample. None where the model is told of no image.
+    """
+    seen, time, (b, channels, frames) = told.get("hidden_states"), told.get("timestep"), x0.shape[:3]
+    if not isinstance(seen, Tensor) or seen.ndim != 5:
+        return None
+    if seen.shape[1] == 2 * channels + MASK:
+        return seen[:, channels : channels + MASK].amax((1, 3, 4)) > 0.5, x0
+    if isinstance(time, Tensor) and time.ndim == 2 and seen.shape == x0.shape:
+        still = time.expand(b, -1).unflatten(1, (frames, -1)).amax(2) == 0
+        return still, torch.where(still[:, None, :, None, None], seen.float(), x0)
+    return None
 
 
 def check_scheduler(scheduler: Any) -> None:
@@ -110,21 +134,20 @@ def moved_output(
     sample: Tensor,
     conditional: Tensor | None,
     *,
-    still: Tensor | None = None,
+    given: Callable[[Tensor], Given | None] = lambda x0: None,
 ) -> Tensor:
     """The velocity (b c t h w) of a step whose x0 is moved, in its own dtype; the very tensor where nothing is moved.
 
     `conditional` is the velocity from the prompt alone, of two that cfg combined to `output`; None without cfg.
-    Latent frames that are `still` (t,), a bool each, are not moved.
+    `given` says which latent frames of x0 the model was given, which are not moved, and x0 with what lies there.
     """
     sigma, share = guide.step_at(index)
     if share <= 0:
         return output
     before = None if conditional is None else x0_from_velocity(sample, conditional, sigma)
     x0 = x0_from_velocity(sample, output, sigma)
-    move = guide.move(x0, sigma, share=share, index=index, conditional=before)
-    if still is not None:
-        move = move.masked_fill(still.view(1, 1, -1, 1, 1), 0.0)
+    still, x0 = given(x0) or (None, x0)
+    move = guide.move(x0, sigma, share=share, index=index, conditional=before, still=still)
     return shift_velocity(output, move, sigma)
 
 
@@ -142,7 +165,8 @@ def _guided_step(guide: ShellGuide, outputs: Outputs, original: Callable[..., An
     def step(self: Any, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
         index, heard = begin_step(guide, self, timestep), outputs.take()
         conditional = conditional_of(heard, model_output) if guide.step_at(index)[1] > 0 else None
-        model_output = moved_output(guide, index, model_output, sample, conditional)
+        given = functools.partial(given_frames, outputs.told)
+        model_output = moved_output(guide, index, model_output, sample, conditional, given=given)
         return original(self, model_output, timestep, sample, *args, **kwargs)
 
     return step

@@ -24,7 +24,8 @@ PICTURES = {"side_by_side": "compare.mp4", "montage": "montage.png", "trace_plot
 PUBLISHED = ("manifest.json", "results.jsonl", "report.html")
 FIXED = "|".join(map(re.escape, PUBLISHED))
 DRAWN = "|".join(map(re.escape, PICTURES.values()))
-NAME = re.compile(rf"[0-9]{{2,}}_(?:[^/\\]+\.(?:mp4|json)|{DRAWN})|{FIXED}")  # of a file of any run
+COPY = r"image-[0-9a-f]{12}(?:\.[a-z0-9]+)?"  # of an image that clips are made from
+NAME = re.compile(rf"[0-9]{{2,}}_(?:[^/\\]+\.(?:mp4|json)|{DRAWN})|{FIXED}|{COPY}")  # of a file of any run
 LINK = re.compile(r"vbench/(?!\.\.?/)[^/\\]+/[^/\\]+\.mp4")
 
 

@@ -16,7 +16,7 @@ from shelllcc.guidance.wan.clips.request import Request
 from shelllcc.guidance.wan.clips.resolve import Resolved, check_comparable, resolve
 from shelllcc.guidance.workbench.runs import Run
 
-VARYING = ("prompt", "seed", "strength")  # in a run: no settings of all its clips
+VARYING = ("prompt", "seed", "strength", "image", "last_image")  # in a run: no settings of all its clips
 TAKEN = ("compare", "montage", "trace")  # an item's pictures are called so
 
 

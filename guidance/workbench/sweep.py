@@ -104,7 +104,7 @@ class Sweep:
 
     def _recorded(self, plan: Plan) -> None:
         """The run's record has a clip's files before they are written."""
-        self.run.record.add(plan.output.name, plan.sidecar.name)
+        self.run.record.add(plan.output.name, plan.sidecar.name, *(path.name for path in plan.images.values()))
 
     def _make(self, variant: Variant) -> tuple[Clip, dict[str, float]]:
         name = f"{self.index:02d} {variant.title}"

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from shelllcc.guidance.errors import OutOfMemoryError
-from shelllcc.guidance.files import JsonObject, as_json, sha256_of, whole_file
+from shelllcc.guidance.files import JsonObject, as_json, sha256_of, whole_file, write_bytes
 from shelllcc.guidance.measures.balance import ADVICE, alarm
 from shelllcc.guidance.media.video import encode
 from shelllcc.guidance.versions import version
@@ -22,6 +22,7 @@ from shelllcc.guidance.wan.clips.parallel import agree_on_clip
 from shelllcc.guidance.wan.clips.plan import Plan
 from shelllcc.guidance.wan.clips.replacing import companions
 from shelllcc.guidance.wan.clips.request import Request
+from shelllcc.guidance.wan.clips.stills import contents_of, pictures
 from shelllcc.guidance.wan.model.seams import device_of
 from shelllcc.guidance.wan.model.tokens import cuts_of
 
@@ -89,7 +90,7 @@ def make(
             reporter.stage(f"{name} decoding")
 
     guide = guide_for(request, bank)
-    how: JsonObject = {"prefix": prefix, "texts": studio.texts, "cache": loading.cache}
+    how: JsonObject = {"images": pictures(request), "prefix": prefix, "texts": studio.texts, "cache": loading.cache}
     try:
         clip = sample(pipe, request, guide, **how, on_moment=on_moment)
     except OutOfMemoryError as error:
@@ -137,6 +138,9 @@ def write(
         frames["compare"] = labelled({label: clip.frames for label, clip in clips.items()})
     tag = _anywhere(recipe)
     stale = companions(plan.sidecar, plan.videos.values())
+    for name, copy in plan.images.items():
+        if not copy.exists():
+            write_bytes(copy, contents_of(plan.request.stills[name]))
     with contextlib.ExitStack() as files:  # nothing takes its place before all is written; the sidecar comes last
         sidecar = files.enter_context(whole_file(plan.sidecar))
         record["sha256"] = {}
@@ -164,7 +168,7 @@ def remarks(record: JsonObject) -> Iterator[str]:
 def _anywhere(recipe: JsonObject) -> JsonObject:
     """The recipe without what only this machine knows: the same clip has the same tag in any folder, on any GPU."""
     bank = recipe["bank"] and {key: value for key, value in recipe["bank"].items() if key != "path"}
-    kept = {key: value for key, value in recipe.items() if key not in ("videos", "sidecar")}
+    kept = {key: value for key, value in recipe.items() if key not in ("videos", "sidecar", "images")}
     return kept | {"bank": bank, "device": str(recipe["device"]).partition(":")[0]}
 
 

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from shelllcc.guidance.errors import UsageError
+from shelllcc.guidance.files import at_home
 from shelllcc.guidance.guide.config import GuideConfig
 from shelllcc.guidance.paths import reason
-from shelllcc.guidance.wan.clips.request import Value
+from shelllcc.guidance.wan.clips.request import IMAGES, Value
 
 AUTO = "auto"
 SLUG_BYTES = 80  # of a file's name made from a prompt
@@ -121,14 +122,14 @@ def distinct(found: list[Variant]) -> list[Variant]:
 def read_prompts(path: Path) -> list[Line]:
     """The prompts of a file, one a line with flags of its own at the end, e.g. `a cat, fog --seed 3 --steps 20`.
 
-    Blank lines and lines from # are passed over.
+    Images that a line names lie beside the file, if not elsewhere. Blank lines and lines from # are passed over.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read the prompts file {path}: {reason(error)}") from error
     texts = [(number, line.strip()) for number, line in enumerate(lines, 1)]
-    found = [_line(f"{path}:{n}", text) for n, text in texts if text and not text.startswith("#")]
+    found = [_line(f"{path}:{n}", text, path.parent) for n, text in texts if text and not text.startswith("#")]
     if not found:
         raise UsageError(f"the prompts file {path} holds no prompt")
     return found
@@ -157,10 +158,12 @@ FLAGS: Mapping[str, tuple[str, Callable[[str], Any]]] = {  # of a line of a prom
     "window": ("window", window),
     "negative-prompt": ("negative_prompt", str),
     "size": ("size", size),
+    "image": ("image", str),
+    "last-image": ("last_image", str),
 }
 
 
-def _line(place: str, text: str) -> Line:
+def _line(place: str, text: str, folder: Path) -> Line:
     begin = re.search(r"(?:^|\s)--(?=[A-Za-z])", text)
     prompt, rest = (text, "") if begin is None else (text[: begin.start()], text[begin.start() :])
     try:
@@ -183,7 +186,8 @@ def _line(place: str, text: str) -> Line:
         except UsageError as error:
             raise UsageError(f"{place}: {error}") from error
         values |= dict(zip(("width", "height"), found, strict=True)) if key == "size" else {key: found}
-    return Line(prompt.strip(), values, place)
+    images = {key: str(folder / at_home(Path(str(values[key])))) for key in IMAGES if key in values}
+    return Line(prompt.strip(), values | images, place)
 
 
 def _variant(text: str) -> Variant:

@@ -6,6 +6,7 @@ Knows nothing of sampling.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from shelllcc.guidance.wan.clips.replacing import in_the_way
 from shelllcc.guidance.wan.clips.request import Request
 from shelllcc.guidance.wan.clips.resolve import Resolved, check_comparable, resolve
 from shelllcc.guidance.wan.clips.sidecar import read_sidecar
+from shelllcc.guidance.wan.clips.stills import copies
 from shelllcc.guidance.wan.model.loading import Loading
 from shelllcc.guidance.wan.model.pipeline import Model
 from shelllcc.guidance.wan.model.trust import check_names
@@ -60,6 +62,11 @@ class Plan:
             videos |= {label: stem.with_name(f"{stem.name}.{label}.mp4") for label in ("unguided", "compare")}
         return videos
 
+    @property
+    def images(self) -> dict[str, Path]:
+        """The copies of its images beside the clip, by the names of the request's fields."""
+        return copies(self.request, self.output.parent)
+
     def describe(self) -> JsonObject:
         """What would be done, for --dry-run and the sidecar."""
         bank = recorded.bank_record(self.bank)
@@ -73,7 +80,7 @@ class Plan:
             "compare": self.compare,
             "videos": {label: str(path) for label, path in self.videos.items()},
             "sidecar": str(self.sidecar),
-        }
+        } | ({"images": {name: str(path) for name, path in self.images.items()}} if self.images else {})
 
     def finished(self) -> bool:
         """Whether the sidecar proves that this very clip is there, whole."""
@@ -111,6 +118,10 @@ class Plan:
         if path is not None:
             what = "is no record of this clip" if path == self.sidecar else "holds another clip"
             raise UsageError(f"{path} {what}; give another --output, or --overwrite it")
+        for name, copy in self.images.items():
+            same = copy.is_file() and sha256_of(copy) == self.request.stills[name].sha256
+            if os.path.lexists(copy) and not same:
+                raise UsageError(f"{copy} is in the way, and not the copy of the clip's image; give another --output")
 
     @contextlib.contextmanager
     def claimed(self) -> Iterator[None]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, Field, asdict, dataclass, fields, replace
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields, replace
 from typing import Any
 
 from shelllcc.guidance.errors import UsageError
@@ -25,6 +26,7 @@ KINDS: Mapping[str, tuple[type, ...]] = {  # what JSON may hold for a field's an
     "float | None": (int, float, type(None)),
     "tuple[float, float]": (list, tuple),
     "tuple[float, ...]": (list, tuple),
+    "Still | None": (str, type(None)),
 }
 FIRST = ("strength", "window", "radius", "calm", "trust")  # knobs of the guide that records have always held
 BEFORE: Mapping[str, Any] = {  # what a record holds that lacks a knob, or a field, which is younger than it is
@@ -50,7 +52,18 @@ BEFORE: Mapping[str, Any] = {  # what a record holds that lacks a knob, or a fie
     "sigmas": (),
 }
 
-Value = str | float | tuple[float, ...]  # of a field of Request, or of a knob of its guide
+IMAGES = ("image", "last_image")
+
+
+@dataclass(frozen=True)
+class Still:
+    """An image that a clip begins or ends with: what it is, by its bytes' sha256, and the file where it lies now."""
+
+    sha256: str
+    path: str = field(default="", compare=False)
+
+
+Value = str | float | tuple[float, ...] | Still  # of a field of Request, or of a knob of its guide
 
 
 @dataclass(frozen=True)
@@ -58,7 +71,8 @@ class Request:
     """One clip to sample. `seed` draws the noise on the CPU, sizes are in pixels, `guide` says how it is guided.
 
     `scheduler` is a short name (model.schedules), empty for the model's own. `sigmas` are the noise levels of all
-    steps, falling, without the 0 at the end; without any the scheduler makes them of `steps` and `shift`.
+    steps, falling, without the 0 at the end; without any the scheduler makes them of `steps` and `shift`. `image` is
+    the clip's first frame and `last_image` its last, for models that take them.
 
     Raises UsageError with the nearest value that would do.
     """
@@ -78,6 +92,8 @@ class Request:
     guide: GuideConfig
     scheduler: str = ""
     sigmas: tuple[float, ...] = ()
+    image: Still | None = None
+    last_image: Still | None = None
 
     def __post_init__(self) -> None:
         if not self.prompt.strip():
@@ -148,12 +164,23 @@ class Request:
             own["guide"] = type(self.guide)(**asdict(self.guide) | knobs)
         return replace(self, **own)
 
+    @property
+    def stills(self) -> dict[str, Still]:
+        """The images that there are, by the names of their fields."""
+        found = {name: getattr(self, name) for name in IMAGES}
+        return {name: still for name, still in found.items() if still is not None}
+
+    def without_images(self) -> Request:
+        return replace(self, image=None, last_image=None)
+
     def unguided(self) -> Request:
         return self.changed(strength=0.0)
 
     def as_dict(self) -> JsonObject:
-        """As a sidecar has it: flat, knobs of the guide beside its own fields, pairs as lists."""
-        found = asdict(self)
+        """As a sidecar has it: flat, knobs of the guide beside its own fields, pairs as lists, images by their sha256
+        where there are any."""
+        found = {name: value for name, value in asdict(self).items() if name not in IMAGES}
+        found |= {name: still.sha256 for name, still in self.stills.items()}
         found |= found.pop("guide")
         return {key: list(value) if isinstance(value, tuple) else value for key, value in found.items()}
 
@@ -171,6 +198,8 @@ def _read(record: JsonObject, field: Field[Any]) -> Any:
     value = record.get(field.name, BEFORE.get(field.name, usual))
     kinds = KINDS[str(field.type)]
     sound = isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
+    if field.name in IMAGES and value is not None:
+        sound &= bool(re.fullmatch("[0-9a-f]{64}", str(value)))
     parts: Sequence[Any] = value if isinstance(value, list | tuple) else [value]
     if tuple in kinds:
         pair = field.type == "tuple[float, float]"
@@ -180,6 +209,8 @@ def _read(record: JsonObject, field: Field[Any]) -> Any:
         raise UsageError(
             f"the sidecar's request has no proper {field.name}: {value!r}; give a sidecar that was not edited"
         )
+    if field.name in IMAGES and value is not None:
+        return Still(value)
     return tuple(map(float, parts)) if tuple in kinds else value
 
 

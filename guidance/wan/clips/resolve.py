@@ -5,15 +5,15 @@ Knows nothing of files to write. Precedence: values given now, the sidecar that 
 
 from __future__ import annotations
 
+import functools
 import json
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shelllcc.guidance.errors import BankError, UsageError
+from shelllcc.guidance.errors import BankError, UsageError, VideoError
 from shelllcc.guidance.files import JsonObject
 from shelllcc.guidance.fit.shelf import banks_fitted
 from shelllcc.guidance.media.video import check_encoder
@@ -22,7 +22,8 @@ from shelllcc.guidance.wan.clips import fitted, recorded
 from shelllcc.guidance.wan.clips.asked import Asked
 from shelllcc.guidance.wan.clips.parse import AUTO, KNOBS, Line, read_prompts
 from shelllcc.guidance.wan.clips.profiles import tuned_request
-from shelllcc.guidance.wan.clips.request import Request
+from shelllcc.guidance.wan.clips.request import IMAGES, Request
+from shelllcc.guidance.wan.clips.stills import check_images, replayed, sized, still_at
 from shelllcc.guidance.wan.model import distilled, schedules
 from shelllcc.guidance.wan.model.loading import SHIPPED, Loading, Lora
 from shelllcc.guidance.wan.model.pipeline import Model, find_model
@@ -63,15 +64,19 @@ def resolve(
     record: JsonObject | None = None,
     wanted: bool = False,
     check: Callable[[str | None, Loading], None] = lambda model, loading: None,
+    pictured: bool = True,
 ) -> Resolved:
     """The requests asked for, and the bank that they share. Nothing is loaded but configs and the bank.
 
     `record` is the sidecar of a clip to replay, `wanted` says that guidance is needed. `check` is told the model's name
-    and the loading before anything is looked up on the hub, and may raise. Raises UsageError, BankError,
+    and the loading before anything is looked up on the hub, and may raise. Without `pictured` a model that needs
+    an image gets none: a fit takes those of its clips. Raises UsageError, VideoError for an image, BankError,
     ModelError, and OutputError where this machine could write no clip.
     """
     record = record or {}
-    then = Request.from_dict(record["request"]) if record else None
+    then = None
+    if record:
+        then = replayed(record, asked.sidecar or Path(), asked.values)
     lines = _lines(asked, then)
     source = asked.model or (record.get("model") or {}).get("source")
     loading = _loading(record, asked)
@@ -81,8 +86,8 @@ def resolve(
     doubt = recorded.check_model(record, model) if record and not asked.model else None
     if not lines:
         raise UsageError('give --prompt, e.g. --prompt "a tabby cat, zoom in, daylight"')
-    usual = then.changed if then else partial(Request.resolve, _preset(asked.preset, model))
-    requests = _requests(asked, lines, usual, model)
+    usual = then.changed if then else functools.partial(Request.resolve, _preset(asked.preset, model))
+    requests = _requests(asked, lines, usual, model, pictured=pictured)
     bank, notes = _bank_for(asked, record, requests, model, loading, wanted=wanted)
     notes += [doubt] if doubt else []
     unfitted = list[Request]()
@@ -140,21 +145,30 @@ def _with_shipped(loading: Loading, name: str, asked: Asked) -> Loading:
 
 def _preset(name: str | None, model: Model) -> Preset:
     if name is None:
-        return preset_for(model.transformer, two_stage=model.two_stage, vae=model.vae)
+        return preset_for(model.transformer, two_stage=model.two_stage, vae=model.vae, name=model.source)
     if name not in PRESETS:
         raise UsageError(f"no preset {name}; there are {', '.join(PRESETS)}")
     return PRESETS[name]
 
 
-def _requests(asked: Asked, lines: Sequence[Line], usual: Callable[..., Request], model: Model) -> list[Request]:
+def _requests(
+    asked: Asked, lines: Sequence[Line], usual: Callable[..., Request], model: Model, *, pictured: bool
+) -> list[Request]:
     """The request of each line; an error that a line brings, and what was given for all prompts does not, names it."""
     given = ({"seed": asked.seeds[0]} if asked.seeds else {}) | dict(asked.values)
+
+    still_of = functools.cache(still_at)
 
     def request_of(line: Line) -> Request:
         apart = {"steps": "sigmas", "sigmas": "steps"}  # a line's own number of steps, or levels, is in place of both
         kept = {key: value for key, value in given.items() if apart.get(key) not in line.values}
         words = {**kept, **line.values, "prompt": line.prompt}
+        words |= {name: still_of(str(words[name])) for name in IMAGES if name in words}
         request = usual(**{key: value for key, value in words.items() if (key, value) != ("strength", AUTO)})
+        if pictured:
+            check_images(request, model)
+        if {*IMAGES, "width"} & words.keys():
+            request = sized(request, model)
         _check_sizes(request, model)
         return request
 
@@ -163,11 +177,14 @@ def _requests(asked: Asked, lines: Sequence[Line], usual: Callable[..., Request]
             return request_of(line)
         except UsageError as error:
             if line.place:
-                request_of(Line("any"))
+                request_of(Line("any", {name: line.values[name] for name in IMAGES if name in line.values}))
                 raise UsageError(f"{line.place}: {error}") from error
             raise
 
-    return [placed(line) for line in lines]
+    try:
+        return [placed(line) for line in lines]
+    except VideoError as error:
+        raise UsageError(str(error)) from error
 
 
 def _check_sizes(request: Request, model: Model) -> None:

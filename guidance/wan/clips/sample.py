@@ -28,11 +28,12 @@ from shelllcc.guidance.wan.clips.request import Request
 from shelllcc.guidance.wan.model.caches import cached
 from shelllcc.guidance.wan.model.placing import reset
 from shelllcc.guidance.wan.model.schedules import SCHEDULERS, given
-from shelllcc.guidance.wan.model.seams import device_of
+from shelllcc.guidance.wan.model.seams import device_of, image_taken
 
 if TYPE_CHECKING:
     from diffusers import WanPipeline
     from numpy.typing import NDArray
+    from PIL.Image import Image
 
     from shelllcc.anchors.bank import Bank
 
@@ -138,14 +139,16 @@ def sample(
     texts: Texts | None = None,
     cache: str = "none",
     start: Start | None = None,
+    images: Mapping[str, Image] | None = None,
     on_moment: Callable[[Moment], None] = lambda moment: None,
 ) -> Clip:
     """Sample the clip; the noise comes from a CPU generator of the request's seed, so that seeds are portable.
 
     `prefix` holds what an earlier sampling that differs in the guide alone may share, `texts` embeddings on disk; the
     frames are the same without. `cache` names a feature cache of diffusers (see caches). With a `start` the steps
-    before it are left out. Raises SamplingError as soon
-    as the model gives NaN or infinity, OutOfMemoryError, and LostGpuError where the GPU failed.
+    before it are left out. `images` are those that the clip begins and ends with, `image` and `last_image`, of its
+    size. Raises SamplingError as soon as the model gives NaN or infinity, OutOfMemoryError, and LostGpuError where the
+    GPU failed.
 
     `on_moment` hears of every step, of the last one before decoding begins. What it raises ends the sampling, and the
     pipeline is as it was. It is no generator of moments: the loop is the pipeline's, which calls back and returns once,
@@ -158,7 +161,7 @@ def sample(
     with scheduled(pipe, request, dice):
         later = begun_later(pipe.scheduler, start.index) if start else contextlib.nullcontext()
         with later, _hooked(pipe, request, guide, prefix, cache), _told(pipe, steps):
-            frames = _call(pipe, request, texts, steps, start, dice)
+            frames = _call(pipe, request, texts, steps, start, dice, images or {})
     if not np.isfinite(frames).all():
         raise SamplingError("the VAE gave NaN or infinity: its weights are broken; fetch the model anew")
     trace = list(guide.trace) if guide else []
@@ -230,21 +233,24 @@ def _call(
     steps: _Steps,
     start: Start | None,
     dice: torch.Generator,
+    images: Mapping[str, Image],
 ) -> NDArray[np.float32]:
     """The pipeline's frames (t H W 3), from 0 to 1."""
-    frames: NDArray[np.float32] = pipe(
-        **_texts(pipe, request, texts),
-        height=request.height,
-        width=request.width,
-        num_frames=request.frames,
-        num_inference_steps=request.steps,
-        guidance_scale=request.cfg,
-        guidance_scale_2=request.cfg_2 if getattr(pipe, "transformer_2", None) is not None else None,
-        generator=dice,
-        latents=None if start is None else start.latents.to(device_of(pipe)),
-        output_type="np",
-        callback_on_step_end=steps,
-    ).frames[0]
+    with image_taken(pipe) if images else contextlib.nullcontext():
+        frames: NDArray[np.float32] = pipe(
+            **images,
+            **_texts(pipe, request, texts),
+            height=request.height,
+            width=request.width,
+            num_frames=request.frames,
+            num_inference_steps=request.steps,
+            guidance_scale=request.cfg,
+            guidance_scale_2=request.cfg_2 if getattr(pipe, "transformer_2", None) is not None else None,
+            generator=dice,
+            latents=None if start is None else start.latents.to(device_of(pipe)),
+            output_type="np",
+            callback_on_step_end=steps,
+        ).frames[0]
     return frames
 
 

@@ -81,7 +81,7 @@ def make_fit(
     raises TooLongError, and the next fit goes on from there. Raises OutputError where another process makes this one.
     """
     shape = shape_for(studio.model, request, studio.device, clips, given)
-    small = request.changed(width=shape.side, height=shape.side, frames=shape.frames)
+    small = request.without_images().changed(width=shape.side, height=shape.side, frames=shape.frames)
     chosen = chosen_takes(shape, studio.model)
     studio.expect(small.changed(prompt=take.caption) for take in chosen)
     pipe = studio.pipe

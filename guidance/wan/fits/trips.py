@@ -27,6 +27,7 @@ from shelllcc.guidance.wan.model.seams import decoded_in_part
 if TYPE_CHECKING:
     from diffusers import WanPipeline
     from numpy.typing import NDArray
+    from PIL.Image import Image
 
     from shelllcc.anchors.bank import Bank
     from shelllcc.guidance.wan.clips.request import Request
@@ -128,6 +129,7 @@ class Trips:
         noise = torch.randn(take.latents.shape, generator=dice)
         noised = (1 - self.sigma) * take.latents + self.sigma * noise
         prefix = self._prefixes.setdefault(number, Prefix(self._shared))
+        images = self._images(number)
         with decoded_in_part(pipe.vae, self.shown):
             return sample(
                 pipe,
@@ -137,8 +139,21 @@ class Trips:
                 texts=self.studio.texts,
                 cache=self.studio.loading.cache,
                 start=Start(noised[None], self.index),
+                images=images,
                 on_moment=self.on_moment,
             )
+
+    def _images(self, number: int) -> dict[str, Image]:
+        """What a model that needs images is given of a clip: its first frame, and its last to one that needs two."""
+        model = self.studio.model
+        if not model.needs_image:
+            return {}
+        from PIL.Image import fromarray
+
+        if model.needs_last_image:
+            frames = decoded(self.studio.pipe, self.takes[number].latents)
+            return {"image": fromarray(frames[0]), "last_image": fromarray(frames[-1])}
+        return {"image": fromarray(self.real(number)[0])}
 
 
 def begin_at(levels: Sequence[float], sigma: float) -> int:

@@ -47,6 +47,26 @@ def count_vae(config: Mapping[str, Any], latents: tuple[int, ...]) -> Count:
     return _weights(vae) | decoding
 
 
+def count_image(config: Mapping[str, Any], latents: tuple[int, ...]) -> Count:
+    """Bytes beside the weights while a VAE encodes an image before grey frames, as long as the clip (`work`)."""
+    quieten()
+    from diffusers import AutoencoderKLWan
+
+    vae = _on_meta(AutoencoderKLWan.from_config, config).eval()
+    scale = int(config.get("scale_factor_spatial") or 8)
+    shape = (1, 3, 4 * (latents[2] - 1) + 1, scale * latents[3], scale * latents[4])
+    frames = torch.empty(shape, device="meta")
+    return {"work": int(WORKSPACE * work(lambda: vae.encode(frames))) + 2 * _size(shape) * 4}
+
+
+def count_image_encoder(config: Mapping[str, Any]) -> Count:
+    """parameters; bytes of weights, in float32, and of the largest layer."""
+    quieten()
+    from transformers import CLIPVisionConfig, CLIPVisionModel
+
+    return _weights(_on_meta(lambda settings: CLIPVisionModel(CLIPVisionConfig(**settings)), config))
+
+
 def count_text_encoder(config: Mapping[str, Any], dtype: str) -> Count:
     """parameters; bytes of weights, of the largest layer, and beside the weights while a prompt is encoded (`work`)."""
     quieten()
@@ -112,10 +132,15 @@ def _sampling(transformer: Any, latents: tuple[int, ...]) -> int:
     shallow = shortened(transformer, 2)  # what is alive in one block is gone in the next
     shape = (latents[0], config.in_channels, *latents[2:])
     x = torch.empty(shape, dtype=dtype, device="meta")
+    image = {}
+    if config.image_dim:
+        two = config.pos_embed_seq_len
+        rows = (2, two // 2) if two else (1, 257)
+        image["encoder_hidden_states_image"] = torch.empty(*rows, config.image_dim, dtype=dtype, device="meta")
     text = torch.empty(1, LENGTH, config.text_dim, dtype=dtype, device="meta")
     time = torch.empty(1, dtype=torch.long, device="meta")
     kept = 5 * _size(latents) * 4  # the sample, the scheduler's history and what both calls said, in float32
-    return work(lambda: shallow(x, time, text, return_dict=False)) + kept
+    return work(lambda: shallow(x, time, text, return_dict=False, **image)) + kept
 
 
 def _flops(transformer: Any, latents: tuple[int, ...]) -> float:

@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Protocol
 
 from shelllcc.guidance.files import JsonObject
 from shelllcc.guidance.wan.model.counted import known
-from shelllcc.guidance.wan.model.counting import count_text_encoder, count_transformer, count_vae
+from shelllcc.guidance.wan.model.counting import (
+    count_image,
+    count_image_encoder,
+    count_text_encoder,
+    count_transformer,
+    count_vae,
+)
 from shelllcc.guidance.wan.model.loading import CHOICES, Loading
 from shelllcc.guidance.wan.model.pipeline import Model, check_loading, pick_dtype
 
@@ -57,7 +63,8 @@ class Costs:
 
     parameters of each part of the model, latents (b c t h w), FLOPs of a step; bytes of each transformer's weights at
     rest and of the largest layer of it, of the VAE, and of the text encoder and its largest layer; and bytes beside all
-    weights while encoding a prompt, in a call of the transformer, and decoding the latents whole and in tiles.
+    weights while encoding a prompt, in a call of the transformer, and decoding the latents whole and in tiles; and of a
+    model that needs an image its encoder's weights and what the VAE takes for it.
     """
 
     parameters: Mapping[str, int]
@@ -70,6 +77,7 @@ class Costs:
     encoding: int
     sampling: int
     decoding: tuple[int, int]
+    image: tuple[int, int] = (0, 0)
 
     def loaded(self, offload: str, *, tiling: bool) -> dict[str, Stage]:
         """The stages of a sampling, in their order."""
@@ -86,7 +94,18 @@ class Costs:
         else:  # the layer at work, and the next on its way
             stages["sampling"] = Stage(2 * self.layer + self.vae, self.sampling)
             stages["decoding"] = Stage(self.vae, decoding)
-        return stages
+        return self._from_image(stages, offload)
+
+    def _from_image(self, stages: dict[str, Stage], offload: str) -> dict[str, Stage]:
+        """With the stage in which the image of an image model is encoded, and its encoder's weights where they stay."""
+        seer, work = self.image
+        if not work:
+            return stages
+        stays = seer if offload == "none" else 0
+        found = {name: Stage(s.weights + (stays if name != "encoding" else 0), s.work) for name, s in stages.items()}
+        weights = found["sampling"].weights if offload == "none" else max(seer * (offload == "model"), self.vae)
+        first = {"encoding": found.pop("encoding")} if "encoding" in found else {}
+        return first | {"image": Stage(weights, work)} | found
 
 
 def costs(model: Model, request: Size, loading: Loading, *, dtype: torch.dtype) -> Costs:
@@ -103,7 +122,10 @@ def costs(model: Model, request: Size, loading: Loading, *, dtype: torch.dtype) 
         Path(file).stat().st_size if file and file.endswith(".gguf") else int(a_weight * transformer["parameters"])
         for file in files
     )
+    seer = known(count_image_encoder, model.image_encoder) if model.image_encoder else None
+    image = known(count_image, model.vae, latents) if model.needs_image else None
     parts = dict.fromkeys(names, transformer) | {"vae": vae} | ({"text_encoder": texts} if texts else {})
+    parts |= {"image_encoder": seer} if seer else {}
     return Costs(
         parameters={name: int(part["parameters"]) for name, part in parts.items()},
         latents=latents,
@@ -115,6 +137,7 @@ def costs(model: Model, request: Size, loading: Loading, *, dtype: torch.dtype) 
         encoding=int(texts["work"]) if texts else 0,
         sampling=int(transformer["work"]),
         decoding=(int(vae["whole"]), int(vae["tiles"])),
+        image=(int(seer["weights"]) if seer else 0, int(image["work"]) if image else 0),
     )
 
 

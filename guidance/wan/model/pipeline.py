@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,18 @@ if TYPE_CHECKING:
 TINY = Path(__file__).parent.parent / "tiny"
 DIFFUSERS = "a Wan folder or hub id in diffusers' format, e.g. Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
 LATENTS_ALONE = "wan2.1-vae"
-PARTS = ("transformer", "transformer_2", "vae", "text_encoder", "tokenizer", "scheduler")
+PARTS = (
+    "transformer",
+    "transformer_2",
+    "vae",
+    "text_encoder",
+    "tokenizer",
+    "scheduler",
+    "image_encoder",
+    "image_processor",
+)
+PIPELINES = ("WanPipeline", "WanImageToVideoPipeline")
+IMAGE_KEYS = ("image_dim", "pos_embed_seq_len")
 WEIGHTS = (".safetensors", ".gguf", ".ckpt", ".pt", ".pth", ".bin")
 
 
@@ -38,7 +49,8 @@ class Model:
     """A pipeline folder or hub id (owner/name or owner/name@revision), and its configs, read without any weights.
 
     `revision` is the hub's, or of a folder the fingerprint of its files. `boundary` is the sigma below which the second
-    transformer of two takes over, `scheduler` the name of the scheduler's class.
+    transformer of two takes over, `scheduler` the name of the scheduler's class, `first_frame` whether an image may be
+    given in place of the first latent frame (`expand_timesteps`, TI2V-5B).
     """
 
     source: str
@@ -49,6 +61,28 @@ class Model:
     text_encoder: dict[str, Any] = field(default_factory=dict)
     boundary: float | None = None
     scheduler: str = ""
+    image_encoder: dict[str, Any] = field(default_factory=dict)
+    first_frame: bool = False
+
+    @property
+    def needs_image(self) -> bool:
+        """Whether it takes an image's latents and a mask as channels beside its own, as Wan's I2V models do."""
+        return wants_image(self.transformer)
+
+    @property
+    def takes_image(self) -> bool:
+        return self.needs_image or self.first_frame
+
+    @property
+    def takes_last_image(self) -> bool:
+        """Whether an image encoder is in the way, that reads one image alone."""
+        return self.needs_image and (not self.transformer.get("image_dim") or self.needs_last_image)
+
+    @property
+    def needs_last_image(self) -> bool:
+        return self.needs_image and bool(
+            self.transformer.get("image_dim") and self.transformer.get("pos_embed_seq_len")
+        )
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -121,8 +155,6 @@ def load_pipeline(
 
 
 def _load(model: Model, loading: Loading, target: str, *, text_encoder: bool) -> WanPipeline:
-    from diffusers import WanPipeline
-
     number = pick_dtype(loading.dtype, target)
     repo, revision = _repo(model.source), _hub_revision(model.source, model.revision)
     parts: dict[str, Any] = {"vae": load_vae(model.source, model.revision, device="cpu")}
@@ -131,8 +163,10 @@ def _load(model: Model, loading: Loading, target: str, *, text_encoder: bool) ->
         parts[part] = load_transformer(repo, revision, part, loading, number)
     if not text_encoder:
         parts |= {"text_encoder": None, "tokenizer": None}
+    if model.image_encoder:
+        parts["image_encoder"] = _load_image_encoder(repo, revision)
     with reading(model.source):
-        pipe: WanPipeline = WanPipeline.from_pretrained(
+        pipe: WanPipeline = _pipeline_class(model).from_pretrained(
             repo, revision=revision, dtype=number, use_safetensors=True, **parts
         )
     add_loras(pipe, loading.loras, number)
@@ -176,15 +210,14 @@ def remarked() -> Iterator[list[str]]:
 def load_text_encoder(model: Model, loading: Loading | None = None, *, device: str | None = None) -> WanPipeline:
     """A pipeline of the text encoder and the tokenizer alone, to call `encode_prompt` of. Raises as `load_pipeline`."""
     quieten()
-    from diffusers import WanPipeline
-
     loading = loading or Loading()
     target = pick_device(device)
     check_offload(loading.offload, target)
-    others = dict.fromkeys(("vae", "transformer", "transformer_2"))
+    seers = ("image_encoder", "image_processor") if model.needs_image else ()
+    others = dict.fromkeys(("vae", "transformer", "transformer_2", *seers))
     check_weights(Path(model.source), ("text_encoder",))
     with reading(f"the text encoder of {model.source}"):
-        pipe: WanPipeline = WanPipeline.from_pretrained(
+        pipe: WanPipeline = _pipeline_class(model).from_pretrained(
             _repo(model.source),
             revision=_hub_revision(model.source, model.revision),
             dtype=pick_dtype(loading.dtype, target),
@@ -195,12 +228,39 @@ def load_text_encoder(model: Model, loading: Loading | None = None, *, device: s
     return pipe
 
 
+def wants_image(transformer: Mapping[str, Any]) -> bool:
+    """Whether a transformer of this config takes more channels than it gives: a mask's and an image's."""
+    return int(transformer.get("in_channels") or 0) > int(transformer.get("out_channels") or 0) > 0
+
+
+def _pipeline_class(model: Model) -> Any:
+    import diffusers
+
+    return diffusers.WanImageToVideoPipeline if model.needs_image else diffusers.WanPipeline
+
+
+def _load_image_encoder(repo: str, revision: str | None) -> Any:
+    """In float32, as Wan's own script has it."""
+    import torch
+    from transformers import CLIPVisionModel
+
+    if revision is not None:
+        check_hub_shards(repo, revision, "image_encoder")
+    with reading(f"the image encoder of {repo}"):
+        return CLIPVisionModel.from_pretrained(
+            repo, subfolder="image_encoder", revision=revision, dtype=torch.float32, use_safetensors=True
+        )
+
+
 def check_loading(model: Model, loading: Loading, device: str) -> None:
     """Raise UsageError or ModelError where a model cannot be loaded so: missing files, libraries, parts or devices."""
     check_offload(loading.offload, device)
     check_cache(loading.cache, model.transformer)
     replaced = {part for part in DENOISERS if getattr(loading, part) is not None}
-    check_weights(Path(model.source), [part for part in ("vae", "text_encoder", *DENOISERS) if part not in replaced])
+    check_weights(
+        Path(model.source),
+        [part for part in ("vae", "text_encoder", "image_encoder", *DENOISERS) if part not in replaced],
+    )
     if loading.transformer_2 is not None and not model.two_stage:
         raise UsageError("--transformer-2 is for models with a second transformer (Wan2.2-A14B); leave it out")
     for file in (loading.transformer, loading.transformer_2):
@@ -306,7 +366,7 @@ def vae_weights(model: Model) -> str:
 def _describe(source: str, revision: str, folder: Path) -> Model:
     """The model whose configs lie in a folder. Raises ModelError where they are no Wan's."""
     index = _read_json(folder / "model_index.json")
-    if index.get("_class_name") != "WanPipeline":
+    if index.get("_class_name") not in PIPELINES:
         raise ModelError(
             f"{source} holds {index.get('_class_name') or 'no pipeline'}, not a WanPipeline; give {DIFFUSERS}"
         )
@@ -330,7 +390,22 @@ def _describe(source: str, revision: str, folder: Path) -> Model:
         raise ModelError(f"{source}/model_index.json has boundary_ratio {boundary!r}; it must be a number from 0 to 1")
     scheduler = index.get("scheduler")
     name = str(scheduler[1]) if isinstance(scheduler, list) and len(scheduler) == 2 else ""
-    return Model(source, revision, transformer, vae, two_stage, texts, boundary, name)
+    sees = folder / "image_encoder" / "config.json"
+    seer = _read_json(sees) if sees.is_file() and index.get("image_encoder", [None])[0] else {}
+    _check_channels(source, transformer, vae, sees=bool(seer))
+    first_frame = index.get("expand_timesteps") is True
+    return Model(source, revision, transformer, vae, two_stage, texts, boundary, name, seer, first_frame)
+
+
+def _check_channels(source: str, transformer: Mapping[str, Any], vae: Mapping[str, Any], *, sees: bool) -> None:
+    """Raise ModelError where an image model takes other channels than Wan's do, or lacks its image encoder."""
+    if not wants_image(transformer):
+        return
+    z, taken = int(vae["z_dim"]), transformer["in_channels"]
+    if taken != 2 * z + 4 or not all(type(transformer.get(key)) in (int, type(None)) for key in IMAGE_KEYS):
+        raise ModelError(f"{source} takes {taken} channels, an image-to-video Wan {2 * z + 4}; give {DIFFUSERS}")
+    if transformer.get("image_dim") and not sees:
+        raise ModelError(f"{source} lacks the image_encoder that its transformer needs; fetch it anew")
 
 
 def _find_on_hub(model: str) -> Model:
@@ -351,6 +426,8 @@ def _find_on_hub(model: str) -> Model:
             Path(hf_hub_download(repo, name, revision=revision or None))
             for name in ("model_index.json", "transformer/config.json", "vae/config.json", "text_encoder/config.json")
         ]
+        if wants_image(_read_json(files[1])) and (_read_json(files[0]).get("image_encoder") or [None])[0]:
+            hf_hub_download(repo, "image_encoder/config.json", revision=revision or None)
     except RemoteEntryNotFoundError as error:
         raise ModelError(f"{model} on the hub lacks files of a Wan in diffusers' format; give {DIFFUSERS}") from error
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from shelllcc.guidance.errors import ModelError, OutOfMemoryError, UsageError, first_line
 from shelllcc.guidance.faults import out_of_memory
+from shelllcc.guidance.wan.model.loading import LENGTH
 from shelllcc.guidance.wan.model.seams import group_offload_again
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def check_offload(offload: str, device: str) -> None:
 def reset(pipe: WanPipeline) -> None:
     """After a sampling that an exception ended: forget the feature caches, and offload again what was left behind."""
     pipe.maybe_free_model_hooks()
-    for part in (*DENOISERS, "text_encoder"):
+    for part in (*DENOISERS, "text_encoder", "image_encoder"):
         if (model := getattr(pipe, part, None)) is not None:
             group_offload_again(model)
 
@@ -84,7 +85,7 @@ def _place_in_groups(pipe: WanPipeline, device: Any, hooked: bool) -> None:
     from diffusers.hooks import apply_group_offloading
 
     stream = device.type == "cuda"
-    parts = {part: getattr(pipe, part, None) for part in (*DENOISERS, "text_encoder")}
+    parts = {part: getattr(pipe, part, None) for part in (*DENOISERS, "text_encoder", "image_encoder")}
     for part, model in parts.items():
         if model is None:
             continue
@@ -100,10 +101,17 @@ def _call_once(transformer: WanTransformer3DModel, device: Any) -> None:
     import torch
 
     config, dtype = transformer.config, transformer.dtype
+    image = dict[str, Any]()
+    if config.image_dim:  # of two images, where it reads two; behind them it expects all of the text's tokens
+        image["encoder_hidden_states_image"] = torch.zeros(
+            2 if config.pos_embed_seq_len else 1, (config.pos_embed_seq_len or 2) // 2, config.image_dim,
+            device=device, dtype=dtype,
+        )  # fmt: skip
     with torch.no_grad():
         transformer(
             hidden_states=torch.zeros(1, config.in_channels, *config.patch_size, device=device, dtype=dtype),
             timestep=torch.zeros(1, device=device),
-            encoder_hidden_states=torch.zeros(1, 1, config.text_dim, device=device, dtype=dtype),
+            encoder_hidden_states=torch.zeros(1, LENGTH if image else 1, config.text_dim, device=device, dtype=dtype),
+            **image,
             return_dict=False,
         )

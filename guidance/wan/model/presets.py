@@ -58,6 +58,9 @@ PRESETS: Mapping[str, Preset] = {
         Preset("diffusers-480p", 832, 480, 81, 16, 50, 5.0, 3.0, WAN_NEGATIVE),
         Preset("diffusers-720p", 1280, 720, 81, 16, 50, 5.0, 5.0, WAN_NEGATIVE),
         Preset("wan2.2-a14b", 1280, 720, 81, 16, 40, 4.0, 12.0, WAN_NEGATIVE, cfg_2=3.0),
+        Preset("wan2.1-i2v-480p", 832, 480, 81, 16, 40, 5.0, 3.0, WAN_NEGATIVE),  # generate.py of Wan2.1, for i2v-14B
+        Preset("wan2.1-i2v-720p", 1280, 720, 81, 16, 40, 5.0, 5.0, WAN_NEGATIVE),
+        Preset("wan2.2-i2v-a14b", 1280, 720, 81, 16, 40, 3.5, 5.0, WAN_NEGATIVE, cfg_2=3.5),
         Preset("wan2.2-5b", 1280, 704, 121, 24, 50, 5.0, 5.0, WAN_NEGATIVE),
         Preset("shelllcc-paper", 1280, 720, 49, 16, 40, 5.0, 5.0, WAN_NEGATIVE),  # seeds: 42 + index of the prompt
         Preset("tiny-4step", 192, 192, 17, 8, 4, 1.0, 5.0, "", None, "euler", FOUR, "tiny-4step"),
@@ -71,9 +74,15 @@ PRESETS: Mapping[str, Preset] = {
 
 
 def preset_for(
-    transformer: Mapping[str, Any], *, two_stage: bool = False, vae: Mapping[str, Any] | None = None
+    transformer: Mapping[str, Any], *, two_stage: bool = False, vae: Mapping[str, Any] | None = None, name: str = ""
 ) -> Preset:
-    """The preset of a model by its transformer's and its VAE's configs and whether it has a second transformer."""
+    """The preset of a model by its transformer's and its VAE's configs and whether it has a second transformer.
+
+    Wan2.1's two image models differ in their name alone.
+    """
+    if int(transformer.get("in_channels") or 0) > int(transformer.get("out_channels") or 0) > 0:
+        large = "wan2.1-i2v-720p" if "720p" in name.lower() else "wan2.1-i2v-480p"
+        return PRESETS["wan2.2-i2v-a14b" if two_stage else large]
     if two_stage:
         return PRESETS["wan2.2-a14b"]
     if vae is not None and vae.get("z_dim") == 48:

@@ -79,6 +79,27 @@ def decoded_in_part(vae: Any, frames: int | None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def image_taken(pipe: Any) -> Iterator[None]:
+    """Within the block a WanPipeline is diffusers' WanImageToVideoPipeline of the same parts; one stays what it is.
+
+    TI2V-5B is one model for both, and their parts and settings are the same: only the class differs.
+    """
+    from diffusers import WanImageToVideoPipeline
+
+    own, config = type(pipe), pipe._internal_dict
+    if issubclass(own, WanImageToVideoPipeline):
+        yield
+        return
+    pipe.__class__ = WanImageToVideoPipeline
+    pipe.register_modules(image_encoder=None, image_processor=None)
+    try:
+        yield
+    finally:
+        pipe.__class__, pipe._internal_dict = own, config
+        del pipe.image_encoder, pipe.image_processor
+
+
+@contextlib.contextmanager
 def forward_exchanged(models: Sequence[nn.Module], exchange: Callable[[Forward], Forward]) -> Iterator[None]:
     """Within the block each model's forward is what `exchange` makes of it; afterwards it is as before.
 

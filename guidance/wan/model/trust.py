@@ -15,8 +15,10 @@ from shelllcc.guidance.errors import ModelError, UsageError
 from shelllcc.guidance.wan.model.loading import Loading, check_name
 
 LIBRARIES = ("diffusers", "transformers")
-HOMES = {"scheduler": "diffusers", "tokenizer": "transformers", "text_encoder": "transformers"}
-WEIGHTED = ("vae", "text_encoder", "transformer", "transformer_2")
+HOMES = {"scheduler": "diffusers"} | dict.fromkeys(
+    ("tokenizer", "text_encoder", "image_encoder", "image_processor"), "transformers"
+)
+WEIGHTED = ("vae", "text_encoder", "image_encoder", "transformer", "transformer_2")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack", ".h5")
 SHARDS = ".safetensors.index.json"
 
@@ -42,12 +44,13 @@ def check_parts(index: Mapping[str, Any], source: str, folder: Path) -> None:
             raise ModelError(f"{source} wants {library}'s {name} as its {part}; expected a plain one of {HOMES[part]}")
         if (folder / part / f"{library}.py").exists():
             raise ModelError(f"{source} brings code of its own, {part}/{library}.py, which is not run; remove it")
-    kernel = _json(folder / "text_encoder" / "config.json").get("attn_implementation")
-    if not isinstance(kernel, (str, type(None))) or "/" in (kernel or ""):
-        raise ModelError(
-            f"{source}/text_encoder wants attention code of its own, {kernel!r}, which is not run; remove "
-            "attn_implementation from its config.json"
-        )
+    for part in ("text_encoder", "image_encoder"):
+        kernel = _json(folder / part / "config.json").get("attn_implementation")
+        if not isinstance(kernel, (str, type(None))) or "/" in (kernel or ""):
+            raise ModelError(
+                f"{source}/{part} wants attention code of its own, {kernel!r}, which is not run; remove "
+                "attn_implementation from its config.json"
+            )
 
 
 def check_weights(folder: Path, parts: Iterable[str]) -> None:
