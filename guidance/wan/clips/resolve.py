@@ -175,9 +175,10 @@ def _requests(
     def placed(line: Line) -> Request:
         try:
             return request_of(line)
-        except UsageError as error:
+        except (UsageError, VideoError) as error:
             if line.place:
-                request_of(Line("any", {name: line.values[name] for name in IMAGES if name in line.values}))
+                if not line.values.keys() & {*IMAGES}:
+                    request_of(Line("any"))
                 raise UsageError(f"{line.place}: {error}") from error
             raise
 

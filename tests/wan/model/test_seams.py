@@ -64,6 +64,18 @@ def test_source_of_a_pipeline_is_where_it_was_loaded_from(diffusers, pipe):
     assert seams.source_of(diffusers.modular_pipelines.WanBlocks().init_pipeline()) == seams.source_of(pipe) == ""
 
 
+def test_image_taken_makes_a_pipeline_for_images_and_takes_it_back(pipe, diffusers):
+    kind, config, parts = type(pipe), dict(pipe.config), set(vars(pipe))
+    with contextlib.suppress(KeyError), seams.image_taken(pipe):
+        assert type(pipe) is diffusers.WanImageToVideoPipeline
+        assert pipe.components["image_encoder"] is None  # what diffusers asks for of all parts finds these, too
+        raise KeyError
+    assert (type(pipe), dict(pipe.config), set(vars(pipe))) == (kind, config, parts)
+    pipe.__class__ = diffusers.WanImageToVideoPipeline
+    with seams.image_taken(pipe):
+        assert "image_encoder" not in vars(pipe)  # one of images is left as it is
+
+
 def test_group_offload_again_moves_what_a_failed_call_left(transformer):
     from diffusers.hooks import apply_group_offloading
 
