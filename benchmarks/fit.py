@@ -39,10 +39,11 @@ from shelllcc.anchors.choose import load_bank
 from shelllcc.guidance.errors import UsageError
 from shelllcc.guidance.files import write_json
 from shelllcc.guidance.fit.fit import Belongs, Fit, read_fit, write_fit
+from shelllcc.guidance.fit.fitting import Fitting
+from shelllcc.guidance.fit.trips import Take
 from shelllcc.guidance.wan.banks.encode import encode_frames
 from shelllcc.guidance.wan.clips.request import Request
-from shelllcc.guidance.wan.fits.fitting import Fitting
-from shelllcc.guidance.wan.fits.trips import Take, Trips
+from shelllcc.guidance.wan.fits.trips import Trips
 from shelllcc.guidance.wan.model.loading import SHIPPED, Loading
 from shelllcc.guidance.wan.model.pipeline import find_model, weights_sha256
 from shelllcc.guidance.wan.model.presets import PRESETS

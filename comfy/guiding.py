@@ -35,6 +35,7 @@ from shelllcc.guidance.guide.guide import ShellGuide
 
 WRAPPER = "outer_sample"  # comfy.patcher_extension.WrappersMP.OUTER_SAMPLE
 KEY = "shelllcc"
+RENOISED = tuple(SAMPLERS[name] for name in ANEW)
 KEPT = 16  # parts of samplings whose excess is remembered for the part that goes on from there
 
 _excesses: OrderedDict[str, Tensor] = OrderedDict()  # by the latents that a part ended with
@@ -66,10 +67,23 @@ def guide_model(patcher: Any, wanted: Wanted) -> Any:
     check_model(patcher)
     if wanted.strength == 0:
         return patcher
+    check_unguided(patcher)
+    return _hooked(patcher, _Guided(wanted))
+
+
+def guided_by(patcher: Any, guide: ShellGuide) -> Any:
+    """The ComfyUI model under this very guide, whose trace then is that of the last sampling."""
+    return _hooked(patcher, _Guided(Wanted(), guide))
+
+
+def check_unguided(patcher: Any) -> None:
+    """Raise UsageError for a model that a node guides."""
     if patcher.wrappers.get(WRAPPER, {}).get(KEY):
-        raise UsageError("this model is guided already; give it one Shell-LCC Guidance node, with another strength")
+        raise UsageError("this model is guided already; wire the one from before its Shell-LCC Guidance node")
+
+
+def _hooked(patcher: Any, node: _Guided) -> Any:
     found = patcher.clone()
-    node = _Guided(wanted)
     found.add_wrapper_with_key(WRAPPER, KEY, node.sampling)
     found.set_model_sampler_post_cfg_function(node.after_cfg)
     return found
@@ -78,8 +92,8 @@ def guide_model(patcher: Any, wanted: Wanted) -> Any:
 class _Guided:
     """The two hooks of a model; between them the sampling that runs, if one does."""
 
-    def __init__(self, wanted: Wanted) -> None:
-        self.wanted = wanted
+    def __init__(self, wanted: Wanted, guide: ShellGuide | None = None) -> None:
+        self.wanted, self.guide = wanted, guide
         self.running: _Run | None = None
 
     def sampling(
@@ -90,7 +104,9 @@ class _Guided:
         outer, guider = self.running, executor.class_obj  # type: ignore[attr-defined]
         levels = sigmas.tolist()
         try:
-            self.running = run = _Run(self.wanted, guider.model_patcher, sampler, levels, _cfg(guider), _print(latents))
+            plan = _plan(guider.model_patcher, sampler, levels, _cfg(guider))
+            guide = self.guide or _guide(self.wanted, plan)
+            self.running = run = _Run(self.wanted, guide, plan, _excesses.get(_print(latents)))
             result = executor(noise, latents, sampler, sigmas, *more, **named)
             run.end(result)
             return result
@@ -107,25 +123,11 @@ class _Guided:
 class _Run:
     """One sampling, or a part of one."""
 
-    def __init__(
-        self, wanted: Wanted, patcher: Any, sampler: Any, sigmas: Sequence[float], cfg: float, begun: str
-    ) -> None:
-        name = sampler_of(sampler)
-        falling = all(after < before for before, after in itertools.pairwise(sigmas))
-        if len(sigmas) > 1 and not falling:
-            raise UsageError("Shell-LCC guides samplings whose sigmas fall; these rise or repeat")
-        self.wanted, self.sigmas = wanted, list(sigmas)
-        self.whole = sigmas[-1] == 0
-        scheduler = SAMPLERS.get(name, name)
-        sampling = Sampling(
-            space_of(patcher), shapes_of(patcher), scheduler, tuple(sigmas), shift_of(patcher), float(cfg)
-        )
-        bank, config, remark = choose(wanted.bank, wanted.fit, sampling)
-        if remark:
-            logging.info(remark)
-        self.guide = ShellGuide(bank, replace(config, strength=wanted.strength))
+    def __init__(self, wanted: Wanted, guide: ShellGuide, sampling: Sampling, excess: Tensor | None) -> None:
+        self.wanted, self.guide, self.sigmas = wanted, guide, list(sampling.sigmas)
+        self.whole = self.sigmas[-1] == 0
         planned = self.sigmas if self.whole else [*self.sigmas, *sampling.after, 0.0]
-        self.guide.begin(planned, renoised=name in ANEW, excess=_excesses.get(begun))
+        guide.begin(planned, renoised=sampling.scheduler in RENOISED, excess=excess)
 
     def end(self, result: Tensor) -> None:
         """Remember what cfg added, for the part that goes on from here."""
@@ -161,6 +163,23 @@ class _Run:
         if not self.whole and sigma <= self.sigmas[-1] * 1.001:  # heun looks ahead: the next part's first step
             return at_end
         return begun[-1] if begun else 0
+
+
+def _plan(patcher: Any, sampler: Any, sigmas: Sequence[float], cfg: float) -> Sampling:
+    """What is known of a sampling. Raises UsageError where its noise levels do not fall."""
+    if any(after >= before for before, after in itertools.pairwise(sigmas)):
+        raise UsageError("Shell-LCC guides samplings whose sigmas fall; these rise or repeat")
+    name = sampler_of(sampler)
+    scheduler, space, shapes = SAMPLERS.get(name, name), space_of(patcher), shapes_of(patcher)
+    return Sampling(space, shapes, scheduler, tuple(sigmas), shift_of(patcher), cfg)
+
+
+def _guide(wanted: Wanted, sampling: Sampling) -> ShellGuide:
+    """The guide of the bank and fit that are wanted, or suit."""
+    bank, config, remark = choose(wanted.bank, wanted.fit, sampling)
+    if remark:
+        logging.info(remark)
+    return ShellGuide(bank, replace(config, strength=wanted.strength))
 
 
 def _cfg(guider: Any) -> float:

@@ -5,6 +5,9 @@ Knows nothing of banks or fits. ComfyUI's objects are read, and nothing of Comfy
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -15,6 +18,7 @@ from shelllcc.guidance.errors import ModelError
 FAMILY = ("WAN21", "WAN22")  # how ComfyUI's classes of Wan models are named
 NO_CLIPS = {"WAN21_CausalAR": "that samples block after block", "WAN21_FlowRVS": "that makes masks"}
 BOUNDARIES = (None, 0.875, 0.9)  # below which Wan2.2's second transformer takes over: none, of text, of an image
+NARROW = 1024  # numbers a token: Wan2.1-1.3B has 1536
 TEXT = 4096  # numbers a token of umT5, where a model's config says nothing
 SAMPLERS = {
     "sample_euler": "FlowMatchEulerDiscreteScheduler",
@@ -70,6 +74,35 @@ def shapes_of(patcher: Any) -> tuple[str, ...]:
         "patch_size": config.get("patch_size", (1, 2, 2)),
     }
     return tuple(model_fingerprint(facts, boundary=boundary) for boundary in BOUNDARIES)
+
+
+def weights_of(patchers: Sequence[Any]) -> str:
+    """16 hex digits of models with their adapters: of what their smallest weights hold, and of what is added to any."""
+    digest = hashlib.sha256()
+    for patcher in patchers:
+        for name, weight in sorted(patcher.model.diffusion_model.named_parameters()):
+            if weight.ndim == 1:
+                digest.update(name.encode() + weight.detach().float().cpu().contiguous().numpy().tobytes())
+        for name, added in sorted(getattr(patcher, "patches", {}).items()):
+            for strength, adapter, *_ in added:
+                digest.update(f"{name} {strength:g}".encode())
+                for part in getattr(adapter, "weights", adapter):
+                    if isinstance(part, Tensor):
+                        first = part.detach().flatten()[:64].float().cpu().contiguous()
+                        digest.update(first.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def is_small(patcher: Any) -> bool:
+    """Whether it is far smaller than any Wan that was released, as for trials: such a model knows few subjects."""
+    return bool(patcher.model.model_config.unet_config["dim"] < NARROW)
+
+
+def name_of(patcher: Any) -> str:
+    """What a model is called: its file, where ComfyUI says which that was, or else its kind."""
+    loaded = getattr(patcher, "cached_patcher_init", None)
+    file = loaded[1][0] if loaded and loaded[1] else None
+    return Path(file).stem if isinstance(file, str) else type(patcher.model).__name__
 
 
 def shift_of(patcher: Any) -> float:

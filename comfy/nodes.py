@@ -9,10 +9,12 @@ from comfy_api.latest import ComfyExtension, io
 
 from shelllcc.anchors.choose import choose_bank
 from shelllcc.anchors.score import score_latents
-from shelllcc.comfy.choosing import AUTO, banks, fits, shelves
+from shelllcc.comfy.choosing import AUTO, banks, fits, label, shelves
+from shelllcc.comfy.fitting import make_fit
 from shelllcc.comfy.guiding import Wanted, guide_model
 from shelllcc.comfy.models import space_of_format
 from shelllcc.comfy.picture import frames_picture
+from shelllcc.comfy.trips import Asked
 from shelllcc.guidance.errors import BankError
 
 CATEGORY = "sampling/shell-lcc"
@@ -70,6 +72,66 @@ class ShellLCCGuidance(io.ComfyNode):  # type: ignore[misc]
         return io.NodeOutput(guide_model(model, Wanted(strength, bank, fit, start, end, trim_latent)))
 
 
+class ShellLCCFit(io.ComfyNode):  # type: ignore[misc]
+    """Shell-LCC Fit: how a model must be guided at these settings, measured and kept as a file."""
+
+    @classmethod
+    def define_schema(cls) -> Any:
+        samplers = importlib.import_module("comfy.samplers").KSampler  # ComfyUI's own
+        return io.Schema(
+            node_id="ShellLCCFit",
+            display_name="Shell-LCC Fit",
+            category=CATEGORY,
+            description="Measures what a Wan leaves out of real clips as you sample it, and keeps how to guide against "
+            "it as a file: once for a model, its LoRAs, steps and cfg. Interrupted, it goes on where it was.",
+            search_aliases=["shelllcc", "fit wan guidance"],
+            is_output_node=True,
+            inputs=[
+                io.Model.Input("model", tooltip="As your sampler has it: after LoRAs and shift, before Guidance."),
+                io.Vae.Input("vae"),
+                io.Clip.Input("clip"),
+                io.Combo.Input("sampler_name", options=samplers.SAMPLERS, default="euler"),
+                io.Combo.Input("scheduler", options=samplers.SCHEDULERS, default="simple"),
+                io.Int.Input("steps", default=20, min=1, max=1000),
+                io.Float.Input("cfg", default=5.0, min=1.0, max=30.0, step=0.1),
+                io.Conditioning.Input("negative", optional=True, tooltip="Your negative prompt; none is an empty one."),
+                io.Model.Input(
+                    "low_noise", optional=True, tooltip="Of Wan2.2 14B the second model; the first is of high noise."
+                ),
+                io.Int.Input(
+                    "switch_step", default=10, min=1, max=1000, optional=True, tooltip="Where low_noise takes over."
+                ),
+                io.Combo.Input("bank", options=banks(), default=AUTO, advanced=True, optional=True),
+                io.Int.Input("clips", default=24, min=4, max=200, advanced=True, optional=True),
+                io.Int.Input("size", default=256, min=64, max=1024, step=32, advanced=True, optional=True),
+                io.Int.Input("frames", default=17, min=5, max=201, step=4, advanced=True, optional=True),
+            ],
+            outputs=[io.Model.Output(), io.String.Output(display_name="found")],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, **_: Any) -> str:
+        return shelves()
+
+    @classmethod
+    def execute(
+        cls, model: Any, vae: Any, clip: Any, sampler_name: str, scheduler: str, steps: int, cfg: float,
+        negative: Any = None, low_noise: Any = None, switch_step: int = 10, bank: str = AUTO, clips: int = 24,
+        size: int = 256, frames: int = 17,
+    ) -> Any:  # fmt: skip
+        bar = importlib.import_module("comfy.utils").ProgressBar(1)  # ComfyUI's own
+        made = make_fit(
+            [model] if low_noise is None else [model, low_noise],
+            vae,
+            clip,
+            Asked(sampler_name, scheduler, steps, cfg, clips, size, frames, switch_step),
+            bank=bank,
+            negative=negative,
+            on_progress=lambda progress: bar.update_absolute(progress.done, progress.total),
+        )
+        return io.NodeOutput(model, made.words(), ui={"text": (f"{label(made)}: {made.words()}",)})
+
+
 class ShellLCCScore(io.ComfyNode):  # type: ignore[misc]
     """Shell-LCC Score: how far latents lie from those of real video."""
 
@@ -114,7 +176,7 @@ class ShellLCC(ComfyExtension):  # type: ignore[misc]
     """What this package adds to ComfyUI."""
 
     async def get_node_list(self) -> list[type]:
-        return [ShellLCCGuidance, ShellLCCScore]
+        return [ShellLCCGuidance, ShellLCCFit, ShellLCCScore]
 
 
 async def comfy_entrypoint() -> ShellLCC:

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from shelllcc.anchors.bank import Bank
     from shelllcc.guidance.files import JsonObject
     from shelllcc.guidance.fit.fit import Belongs, Fit
+    from shelllcc.guidance.fit.fitting import Progress
     from shelllcc.guidance.wan.clips.asked import Asked
     from shelllcc.guidance.wan.clips.request import Request
     from shelllcc.guidance.wan.clips.resolve import Resolved
-    from shelllcc.guidance.wan.fits.fitting import Progress
 
 EVERY = 15  # seconds between lines of progress where stderr is no terminal
 

@@ -217,7 +217,8 @@ class Fitting:
     """How the guide is fitted to the model before it guides."""
 
     fit: Annotated[
-        str, typer.Option("--fit", help="How the guide is set: auto (the fit for these settings), never, or anew.")
+        str,
+        typer.Option("--fit", help="How the guide is set: auto (the fit for these settings), never, anew, or a file."),
     ] = "auto"
     fit_budget: Annotated[
         float, typer.Option("--fit-budget", min=0, help="Most minutes that a fit may take when there is none yet.")

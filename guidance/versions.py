@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import platform
 from importlib import metadata
+
+LIBRARIES = ("torch", "diffusers", "transformers", "faiss-cpu", "imageio", "imageio-ffmpeg", "safetensors", "numpy")
 
 
 def version(name: str = "shelllcc") -> str | None:
@@ -11,3 +14,8 @@ def version(name: str = "shelllcc") -> str | None:
         return metadata.version(name)
     except (metadata.PackageNotFoundError, KeyError):  # KeyError: its metadata name none
         return None
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of this package, Python and the libraries behind a clip; None for one that is not installed."""
+    return {"python": platform.python_version()} | {name: version(name) for name in ("shelllcc", *LIBRARIES)}

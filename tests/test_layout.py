@@ -55,7 +55,7 @@ ROOMS = {  # each from the ground up, and whom it may import
         *("ground", "geometry", "anchors", "guide", "measures", "media", "fit", "wan/model", "wan/clips", "wan/banks"),
     ),
     "workbench": ("ground", "anchors", "measures", "media", "wan/model", "wan/clips"),
-    "comfy": ("ground", "anchors", "guide", "fit"),
+    "comfy": ("ground", "anchors", "guide", "media", "fit"),
     "servers": ("ground", "anchors", "guide", "fit"),
     "commands": (
         *("ground", "geometry", "anchors", "guide", "measures", "media", "jobs", "fit"),

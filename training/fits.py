@@ -15,13 +15,14 @@ from benchmarks.captions import prompts, real_clips
 from shelllcc.anchors.choose import choose_bank
 from shelllcc.anchors.fingerprints import fingerprint
 from shelllcc.guidance.fit.fit import write_fit
+from shelllcc.guidance.fit.fitting import Fitting
 from shelllcc.guidance.fit.shelf import SHIPPED
+from shelllcc.guidance.fit.trips import Take
 from shelllcc.guidance.wan.banks.encode import encode_frames
 from shelllcc.guidance.wan.clips.fitted import belonging
 from shelllcc.guidance.wan.clips.request import Request
 from shelllcc.guidance.wan.clips.studio import Studio as Sampling
-from shelllcc.guidance.wan.fits.fitting import Fitting
-from shelllcc.guidance.wan.fits.trips import Take, Trips
+from shelllcc.guidance.wan.fits.trips import Trips
 from shelllcc.guidance.wan.model.loading import Loading, Lora
 from shelllcc.guidance.wan.model.pipeline import find_model
 from shelllcc.guidance.wan.model.presets import PRESETS

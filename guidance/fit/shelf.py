@@ -64,6 +64,12 @@ def banks_fitted(weights: str) -> frozenset[str]:
     return frozenset(fit.belongs.bank for fit in fits if fit.belongs.weights == weights)
 
 
+def of_shape(transformer: str, bank: str) -> list[Fit]:
+    """The fits of a model of that shape and of a bank, of any sampling and whatever weights."""
+    fits = [fit for fit in map(_sound, every()) if fit is not None]
+    return [fit for fit in fits if (fit.transformer, fit.belongs.bank) == (transformer, bank)]
+
+
 def _sound(path: Path) -> Fit | None:
     try:
         return read_fit(path)

@@ -192,6 +192,14 @@ def takes(size: int, *, moves: int = 1) -> list[Take]:
     return found
 
 
+def some(size: int, count: int, *, known: bool) -> list[Take]:
+    """`count` clips for frames of `size` pixels: of all sorts, or of what small models are trained to show (`known`),
+    which comes first."""
+    found = takes(size, moves=1 + (count - 1) // len(PHOTOGRAPHS))
+    found.sort(key=lambda take: take.number)
+    return found[:: 1 if known else max(1, len(found) // count)][:count]
+
+
 def film(take: Take, size: int, *, frames: int = 17) -> NDArray[np.uint8]:
     """The clip as uint8 frames (t, H, W, 3). Raises VideoError as `load`."""
     from shelllcc.guidance.media.camera import Camera

@@ -6,7 +6,7 @@ import time
 
 from shelllcc.guidance.errors import ShellLCCError
 from shelllcc.guidance.files import JsonObject
-from shelllcc.guidance.wan.clips.generate import versions
+from shelllcc.guidance.versions import versions
 from shelllcc.guidance.wan.model.pipeline import TINY, find_model, load_pipeline, weights_sha256
 
 

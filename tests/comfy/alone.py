@@ -34,12 +34,15 @@ class Declared:
 def stand_in():
     kinds = {
         name: SimpleNamespace(Input=Declared, Output=Declared)
-        for name in ["Model", "Float", "Combo", "Int", "Latent", "Image"]
+        for name in ["Model", "Float", "Combo", "Int", "Latent", "Image", "Vae", "Clip", "Conditioning", "String"]
     }
     io = SimpleNamespace(ComfyNode=object, Schema=Declared, NodeOutput=Declared, **kinds)
     latest = types.ModuleType("comfy_api.latest")
     latest.io, latest.ComfyExtension = io, object
+    samplers = types.ModuleType("comfy.samplers")
+    samplers.KSampler = SimpleNamespace(SAMPLERS=["euler"], SCHEDULERS=["simple"])
     sys.modules |= {"comfy_api": types.ModuleType("comfy_api"), "comfy_api.latest": latest}
+    sys.modules |= {"comfy": types.ModuleType("comfy"), "comfy.samplers": samplers}
 
 
 def loaded(clone):

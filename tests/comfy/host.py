@@ -10,16 +10,23 @@ import asyncio
 import importlib.abc
 import importlib.machinery
 import json
+import runpy
 import sys
 import types
+from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
-STEPS, SHIFT, CFG, SEED = 12, 3.0, 3.0, 7
+STEPS, CFG, SEED = 12, 3.0, 7
 SHAPE = (1, 16, 3, 8, 10)
 SAMPLERS = ("euler", "lcm", "dpmpp_2m", "res_multistep", "uni_pc", "er_sde", "heun")
 CUT = 9  # the step before which a sampling is split; sigma 0.5 and less from here on
-MISSING = ["diffusers", "faiss", "typer", "imageio", "accelerate", "platformdirs", "filelock", "imageio_ffmpeg"]
+FIT = dict(sampler_name="euler", scheduler="simple", steps=4, cfg=1.0, clips=6, size=64, frames=5)
+MISSING = ["diffusers", "faiss", "typer", "imageio", "accelerate", "platformdirs", "imageio_ffmpeg"]
 DEFAULTS = "none: the guide's defaults"
+
+_tiny = runpy.run_path(str(Path(__file__).parent / "tiny.py"))
+SHIFT, tiny_wan, tiny_vae, TinyClip = (_tiny[name] for name in ("SHIFT", "tiny_wan", "tiny_vae", "TinyClip"))
 
 
 class Absent(types.ModuleType):
@@ -48,77 +55,6 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def exec_module(self, module):
         pass
-
-
-def wan_name(name):
-    """A tensor of diffusers' WanTransformer3DModel by Wan's own name, which ComfyUI has."""
-    for theirs, wans in {
-        "condition_embedder.time_embedder.linear_1": "time_embedding.0",
-        "condition_embedder.time_embedder.linear_2": "time_embedding.2",
-        "condition_embedder.time_proj": "time_projection.1",
-        "condition_embedder.text_embedder.linear_1": "text_embedding.0",
-        "condition_embedder.text_embedder.linear_2": "text_embedding.2",
-        "proj_out": "head.head",
-        ".attn1.": ".self_attn.",
-        ".attn2.": ".cross_attn.",
-        ".to_q.": ".q.",
-        ".to_k.": ".k.",
-        ".to_v.": ".v.",
-        ".to_out.0.": ".o.",
-        ".norm2.": ".norm3.",
-        ".ffn.net.0.proj.": ".ffn.0.",
-        ".ffn.net.2.": ".ffn.2.",
-        ".scale_shift_table": ".modulation",
-    }.items():
-        name = name.replace(theirs, wans)
-    return "head.modulation" if name == "scale_shift_table" else name
-
-
-def tiny_wan(tiny):
-    """The embedded Wan as ComfyUI's model, in a patcher."""
-    import comfy.latent_formats
-    import comfy.model_patcher
-    import comfy.supported_models
-    import torch
-    from safetensors.torch import load_file
-
-    config = json.loads((tiny / "transformer/config.json").read_text())
-    vae = json.loads((tiny / "vae/config.json").read_text())
-    kind = comfy.supported_models.WAN21_T2V(
-        dict(
-            image_model="wan2.1",
-            model_type="t2v",
-            dim=config["num_attention_heads"] * config["attention_head_dim"],
-            num_heads=config["num_attention_heads"],
-            ffn_dim=config["ffn_dim"],
-            num_layers=config["num_layers"],
-            text_dim=config["text_dim"],
-            in_dim=16,
-            out_dim=16,
-            patch_size=(1, 2, 2),
-            freq_dim=256,
-            eps=1e-6,
-        )
-    )
-    kind.set_inference_dtype(torch.float32, None)
-    model = kind.get_model({}, "")
-    weights = {}
-    for file in sorted((tiny / "transformer").glob("*.safetensors")):
-        weights |= {wan_name(name): tensor.float() for name, tensor in load_file(file).items()}
-    missing, unused = model.diffusion_model.load_state_dict(weights, strict=False)
-    assert not missing, missing
-    assert not unused, unused
-
-    class Tiny(comfy.latent_formats.Wan21):
-        def __init__(self):
-            super().__init__()
-            for name in ("latents_mean", "latents_std"):
-                setattr(self, name, torch.tensor(vae[name]).view(1, -1, 1, 1, 1))
-
-    model.latent_format = Tiny()
-    model.model_sampling.set_parameters(shift=SHIFT, multiplier=1000)
-    cpu = torch.device("cpu")
-    return comfy.model_patcher.ModelPatcher(model, cpu, cpu)
 
 
 def image_wan():
@@ -202,6 +138,104 @@ def valid(graph, models):
         folder_paths.add_model_folder_path(kind, str(models / kind))
     ok, _, _, told = asyncio.run(execution.validate_prompt("1", graph, None))
     return ok, [error["details"] for node in told.values() for error in node["errors"]]
+
+
+def pale(stock, takes):
+    """The model, but whatever it is shown, it points to the clip that was noised, with too little contrast."""
+    import torch
+
+    clips = torch.stack([take.latents for take in takes])
+    seeds = [torch.Generator().manual_seed(number) for number in range(len(takes))]
+    noises = torch.stack([torch.randn(clips.shape[1:], generator=seed) for seed in seeds])
+    paler = clips.mean((2, 3, 4), keepdim=True) * 0.3 + clips * 0.7
+    found = stock.clone()
+
+    def say(asked):
+        x, sigma = asked["input"], float(asked["sigma"].max())
+        nearest = int((x - (1 - sigma) * clips - sigma * noises).flatten(1).norm(dim=1).argmin())
+        return [paler[nearest : nearest + 1] for _ in asked["conds"]]
+
+    found.set_model_sampler_calc_cond_batch_function(say)
+    return found
+
+
+def fitted(stock, tiny):
+    """What the node Shell-LCC Fit makes of a model, also after an interruption; and what becomes of a clip of the tiny
+    Wan's in round trips here."""
+    import comfy.model_management
+    import comfy.utils
+    import nodes
+    import torch
+
+    from shelllcc.anchors.choose import choose_bank
+    from shelllcc.comfy import fitting, models, trips
+    from shelllcc.guidance.fit import shelf
+
+    vae, clip, node = tiny_vae(tiny), TinyClip("texts.safetensors"), nodes.NODE_CLASS_MAPPINGS["ShellLCCFit"]
+    asked = trips.Asked("euler", "simple", *(FIT[name] for name in ("steps", "cfg", "clips", "size", "frames")))
+    takes = trips.takes_of(vae, stock, asked)
+    model = pale(stock, takes)
+    bar, notes = [], {"interrupted": False}
+
+    def hook(done, total, preview, node_id=None):
+        bar.append((done, total))
+        if not notes["interrupted"] and len(bar) > 10:
+            comfy.model_management.interrupt_current_processing()
+
+    comfy.utils.PROGRESS_THROTTLE_MIN_INTERVAL = 0
+    comfy.utils.set_progress_bar_global_hook(hook)
+    try:
+        node.execute(model, vae, clip, **FIT)
+    except comfy.model_management.InterruptProcessingException:
+        notes["interrupted"] = True
+    comfy.utils.set_progress_bar_global_hook(None)
+    notes["begun"] = [path.name for path in (shelf.folder() / "begun").glob("*.json")]
+    made, words = node.execute(model, vae, clip, **FIT).args
+    notes |= dict(words=words, through=made is model, bar=bar)
+    [path] = [
+        path for path in shelf.folder().glob("*.json") if json.loads(path.read_text())["belongs"]["cfg"] == FIT["cfg"]
+    ]
+    notes["file"], before = path.name, path.read_text()
+    notes["again"] = node.execute(model, None, None, **FIT).ui["text"][0]  # nothing is asked of a VAE and CLIP any more
+    path.unlink()
+    node.execute(model, vae, clip, **FIT)
+    notes["unbroken"] = path.read_text() == before
+    with torch.no_grad():
+        bank, _ = choose_bank("auto", models.space_of(stock))
+        trip = trips.HostTrips([stock], vae, clip, takes, bank, asked, shape=models.shapes_of(stock)[0])
+        notes["drifts"] = [asdict(trip.drift(1, config)) for config in (None, trip.guide(radius=2.0, coarse=1.3))]
+        alone = trips.HostTrips([stock], vae, clip, takes, bank, asked, shape="")
+        notes["alone"] = asdict(alone.drift(1, trip.guide(radius=2.0, coarse=1.3)))
+        two = trips.HostTrips([stock, stock], vae, clip, takes, bank, replace(asked, switch=2), shape="")
+        notes["two"] = [asdict(two.drift(1, config)) for config in (None, trip.guide(radius=2.0, coarse=1.3))]
+        notes["weights"] = [models.weights_of([m]) for m in (stock, model, with_lora(stock), image_wan())]
+    notes["replayed"], notes["tail"], notes["levels"] = trip.replayed, trip.tail, trip.levels
+    for name, call in {
+        "guided already": lambda: fitting.make_fit([guided_by(stock)], vae, clip, asked),
+        "switch": lambda: fitting.make_fit([stock, stock], vae, clip, asked),
+        "vae": lambda: fitting.make_fit([stock], SimpleNamespace(latent_channels=48), clip, replace(asked, steps=3)),
+    }.items():
+        try:
+            call()
+        except Exception as error:
+            notes[name] = str(error)
+    return notes
+
+
+def guided_by(stock):
+    import nodes
+
+    return nodes.NODE_CLASS_MAPPINGS["ShellLCCGuidance"].execute(stock, 1.0, "auto", DEFAULTS, 1.0, 0.0).args[0]
+
+
+def with_lora(stock):
+    """The model with an adapter on one of its weights."""
+    import torch
+
+    found = stock.clone()
+    weight = found.model.diffusion_model.head.head.weight
+    found.add_patches({"diffusion_model.head.head.weight": (torch.ones_like(weight),)}, 0.5)
+    return found
 
 
 def of_wan21(latents):
@@ -295,6 +329,9 @@ def main(host, libraries, clone, output):
 
     refused("interrupted", lambda: sample(node, callback=stop))
     keep("euler.after", sample(node))
+    notes["fitted"] = fitted(stock, root / "guidance/wan/tiny")
+    four = comfy.samplers.calculate_sigmas(stock.get_model_object("model_sampling"), "simple", FIT["steps"])
+    keep("own fit", sample(guided(fit="auto"), sigmas=four, cfg=FIT["cfg"]))
     notes["workflow"] = valid(workflow(), Path.cwd() / "models")
     notes["no such fit"] = valid(workflow(fit="gone"), Path.cwd() / "models")
     shown = (Path(folder) / "docs" for folder in nodes.EXTENSION_WEB_DIRS.values())

@@ -36,7 +36,7 @@ def alone(root, tmp_path_factory):
 
 
 def test_the_nodes_need_torch_numpy_and_safetensors_alone(root, alone):
-    assert alone["nodes"] == ["ShellLCCGuidance", "ShellLCCScore"]
+    assert alone["nodes"] == ["ShellLCCFit", "ShellLCCGuidance", "ShellLCCScore"]
     assert alone["missing"] == []
     assert alone["home"] == str(root / "__init__.py")
 

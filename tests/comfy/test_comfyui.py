@@ -5,22 +5,37 @@ import os
 import runpy
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 from torch.testing import assert_close
 
 from shelllcc.anchors.bankfile import save_bank
 from shelllcc.anchors.choose import load_bank
 from shelllcc.anchors.fingerprints import WAN21_VAE, fingerprint, pipeline_fingerprint
 from shelllcc.anchors.score import score_latents
-from shelllcc.guidance.fit.fit import Band, Belongs, Fit, write_fit
+from shelllcc.guidance.errors import UsageError
+from shelllcc.guidance.fit.fit import Band, Belongs, Fit, read_fit, write_fit
 from shelllcc.guidance.guide.config import GuideConfig
 from shelllcc.guidance.guide.guide import ShellGuide
 from shelllcc.guidance.guide.scheduler import guided
 from shelllcc.guidance.guide.seams import levels_exchanged
+from shelllcc.guidance.media import photographs
+from shelllcc.guidance.wan.clips.asked import Asked
+from shelllcc.guidance.wan.clips.fitted import followed
+from shelllcc.guidance.wan.clips.request import Request
+from shelllcc.guidance.wan.clips.resolve import resolve
+from shelllcc.guidance.wan.clips.studio import Studio
+from shelllcc.guidance.wan.fits.making import Shape, chosen_takes, encoded
+from shelllcc.guidance.wan.fits.trips import Trips
+from shelllcc.guidance.wan.model.loading import Loading
+from shelllcc.guidance.wan.model.pipeline import find_model
+from shelllcc.guidance.wan.model.presets import PRESETS
 
 DEFAULTS = GuideConfig()
 OF_FIT = replace(DEFAULTS, radius=2.0, calm=2.0, window=(0.0, 0.7))
@@ -48,7 +63,7 @@ def fit(host, pipe):
 
 
 @pytest.fixture(scope="module")
-def sampled(root, pipe, fit, tmp_path_factory):
+def sampled(root, host, pipe, fit, tmp_path_factory):
     """Latents by name, and notes, of one run of ComfyUI."""
     place = root / "runs/comfyui"
     if not (place / "ComfyUI/nodes.py").exists():
@@ -56,6 +71,7 @@ def sampled(root, pipe, fit, tmp_path_factory):
     folder = tmp_path_factory.mktemp("comfyui")
     write_fit(fit, folder / "banks/fits")
     save_bank(replace(load_bank("auto", pipe), vae=fingerprint(WAN21_VAE)), folder / "banks/wan21.safetensors")
+    save_file(texts_of(host, pipe), folder / "texts.safetensors")
     clone = folder / "custom_nodes/shelllcc"
     clone.parent.mkdir()
     clone.symlink_to(root)
@@ -70,7 +86,8 @@ def sampled(root, pipe, fit, tmp_path_factory):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     with safe_open(folder / "out.safetensors", framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["notes"])  # noqa: SIM118
+        notes = json.loads(file.metadata()["notes"]) | {"banks": str(folder / "banks")}
+        return {name: file.get_tensor(name) for name in file.keys()}, notes  # noqa: SIM118
 
 
 def test_strength_0_is_no_node_bit_for_bit(host, sampled):
@@ -137,13 +154,104 @@ def test_comfyui_takes_the_nodes_in_a_graph_and_shows_their_help(sampled):
     accepted, [told] = notes["no such fit"]
     assert not accepted
     assert told.startswith("fit: 'gone' not in")
-    assert notes["help"] == ["ShellLCCGuidance.md", "ShellLCCScore.md"]
+    assert notes["help"] == ["ShellLCCFit.md", "ShellLCCGuidance.md", "ShellLCCScore.md"]
 
 
 def test_the_score_is_the_products(sampled, pipe):
     latents, notes = sampled
     score = score_latents(load_bank("auto", pipe), latents["euler.stock"][0])
     assert notes["score"] == pytest.approx(score.mean, rel=1e-4)
+
+
+def test_the_fit_node_measures_shows_progress_and_goes_on_after_an_interruption(host, sampled):
+    found = sampled[1]["fitted"]
+    whole = 7 * host["FIT"]["clips"]
+    assert found["bar"][0] == [1, whole]
+    assert [done for done, _ in found["bar"]] == [*range(1, len(found["bar"]) + 1)]
+    assert found["interrupted"]
+    assert found["begun"] == [found["file"]]
+    assert found["unbroken"]  # one that was not interrupted is the same file, byte for byte
+    assert "of the contrast at these settings; guided" in found["words"]
+    assert found["words"] in found["again"]
+    assert found["through"]
+
+
+def test_what_a_fit_cannot_be_made_of_is_refused_in_a_sentence(sampled):
+    found = sampled[1]["fitted"]
+    assert "guided already" in found["guided already"]
+    assert found["switch"] == "two models switch after a step from 1 to 3, got 0"
+    assert found["vae"].startswith("this VAE makes 48-channel latents, the model has 16")
+
+
+def test_a_fit_is_of_its_weights_and_adapters(sampled):
+    stock, paler, adapted, other = sampled[1]["fitted"]["weights"]
+    assert stock == paler
+    assert len({stock, adapted, other}) == 3
+
+
+def test_round_trips_are_those_of_the_command_line(host, sampled, pipe, tmp_path):
+    """The same clip comes back with the same drift from ComfyUI's sampler, VAE and text as from the pipeline's."""
+    found = sampled[1]["fitted"]
+    asked = host["FIT"]
+    shape = Shape(asked["size"], asked["frames"], asked["clips"])
+    studio = Studio(find_model(None), Loading(), SimpleNamespace(stage=print, step=print), device="cpu")
+    studio.__dict__["pipe"] = pipe
+    studio.texts.folder = tmp_path
+    takes = list(encoded(pipe, chosen_takes(shape, studio.model), shape))
+    size = dict(width=asked["size"], height=asked["size"], frames=asked["frames"], cfg=asked["cfg"])
+    levels = [1.0, *found["levels"][:-1]]
+    size |= dict(scheduler="euler", sigmas=levels)
+    request = Request.resolve(PRESETS["tiny"], prompt="any", negative_prompt="", **size)
+    trips = Trips(studio, request, load_bank("auto", pipe), takes)
+    assert trips.levels == pytest.approx(found["levels"], abs=1e-6)
+    assert trips.tail == found["tail"]
+    for config, theirs in zip((None, trips.guide(radius=2.0, coarse=1.3)), found["drifts"], strict=True):
+        ours = asdict(trips.drift(1, config))
+        for name, value in ours.items():
+            assert theirs[name] == pytest.approx(value, abs=1e-2), name
+
+
+def test_what_the_model_said_is_said_again(sampled):
+    found = sampled[1]["fitted"]
+    assert found["replayed"] == len(found["levels"]) - 1 - found["tail"]
+    assert found["alone"] == found["drifts"][1]  # replayed or not
+
+
+def test_trips_through_two_models_that_are_one_are_those_of_the_one(sampled):
+    found = sampled[1]["fitted"]
+    for one, two in zip(found["drifts"], found["two"], strict=True):
+        assert two["bands"] == pytest.approx(one["bands"], abs=1e-3)
+
+
+def test_node_and_command_line_read_each_others_fits(host, sampled, pipe, monkeypatch):
+    latents, notes = sampled
+    monkeypatch.setenv("SHELLLCC_BANKS", notes["banks"])
+    file = Path(notes["banks"]) / "fits" / notes["fitted"]["file"]
+    made = read_fit(file)
+    assert made.guide.acts
+    values = dict(steps=host["FIT"]["steps"], cfg=host["FIT"]["cfg"], width=64, height=64, frames=5)
+    resolved = resolve(Asked(prompts=("a cat",), values=values, fit=str(file)))
+    [request] = resolved.requests
+    assert replace(request.guide, strength=1.0) == made.guide
+    assert not resolved.unfitted
+    assert followed(request, resolved.model, resolved.loading, resolved.bank) == made
+    shape = [1.0, *notes["fitted"]["levels"][:-1]]
+    assert_close(latents["own fit"], own(host, pipe, request.guide, host["FIT"]["cfg"], shape), rtol=0, atol=1e-4)
+
+
+def test_a_fit_of_another_bank_or_model_is_refused(sampled, monkeypatch):
+    notes = sampled[1]
+    monkeypatch.setenv("SHELLLCC_BANKS", notes["banks"])
+    fit = read_fit(Path(notes["banks"]) / "fits" / notes["fitted"]["file"])
+    for change, said in (
+        ({"transformer": "f" * 16}, "another shape"),
+        ({"belongs": replace(fit.belongs, bank="f" * 16)}, "was made with the bank"),
+    ):
+        file = write_fit(replace(fit, **change), Path(notes["banks"]) / "other")
+        with pytest.raises(UsageError, match=said):
+            resolve(Asked(prompts=("a cat",), fit=str(file)))
+    with pytest.raises(UsageError, match=r"there is no gone\.json"):
+        resolve(Asked(prompts=("a cat",), fit="gone.json"))
 
 
 def test_start_and_end_are_limits(sampled):
@@ -164,18 +272,28 @@ def test_what_cannot_be_is_refused_in_a_sentence(sampled):
     assert all("\n" not in note for note in notes.values() if isinstance(note, str))
 
 
-def own(host, pipe, knobs, cfg):
+def texts_of(host, pipe):
+    """What the tiny Wan's text encoder says of the captions of a fit's clips."""
+    clips = photographs.some(host["FIT"]["size"], host["FIT"]["clips"], known=True)
+    said = {take.caption: take.caption for take in clips} | {"(none)": ""}
+    how = dict(do_classifier_free_guidance=False, max_sequence_length=512)
+    embedded = {name: pipe.encode_prompt(text, **how)[0] for name, text in said.items()}
+    return {name: tensor.contiguous() for name, tensor in embedded.items()}
+
+
+def own(host, pipe, knobs, cfg, levels=None):
     """What the product samples by itself from the same noise, noise levels and texts."""
     from diffusers import FlowMatchEulerDiscreteScheduler
 
     noise, sigmas, (positive, negative) = host["inputs"]()
+    levels = levels or sigmas[:-1].tolist()
     before, pipe.scheduler = pipe.scheduler, FlowMatchEulerDiscreteScheduler(shift=host["SHIFT"])
     call = dict(
         prompt_embeds=positive, negative_prompt_embeds=negative if cfg > 1 else None, latents=noise.clone(),
-        height=64, width=80, num_frames=9, num_inference_steps=host["STEPS"], guidance_scale=cfg, output_type="latent",
+        height=64, width=80, num_frames=9, num_inference_steps=len(levels), guidance_scale=cfg, output_type="latent",
     )  # fmt: skip
     try:
-        with levels_exchanged(pipe.scheduler, sigmas[:-1].tolist()):
+        with levels_exchanged(pipe.scheduler, levels):
             if knobs is None:
                 return pipe(**call).frames
             with guided(pipe, ShellGuide(load_bank("auto", pipe), knobs)):

@@ -45,7 +45,7 @@ def sober(text):
 @pytest.fixture
 def sidecar(shelllcc, tmp_path):
     """Write a sidecar with some values changed, without a clip."""
-    from shelllcc.guidance.wan.clips.generate import versions
+    from shelllcc.guidance.versions import versions
 
     record = json.loads(shelllcc("generate", *PROMPT, *SMALL, "--dry-run")[1])["clips"][0] | {"versions": versions()}
 

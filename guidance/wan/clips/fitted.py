@@ -14,7 +14,8 @@ from shelllcc.anchors.fingerprints import fingerprint
 from shelllcc.guidance.errors import UsageError
 from shelllcc.guidance.files import JsonObject
 from shelllcc.guidance.fit import shelf
-from shelllcc.guidance.fit.fit import Belongs, Fit
+from shelllcc.guidance.fit.fit import Belongs, Fit, read_fit
+from shelllcc.guidance.paths import here
 from shelllcc.guidance.wan.clips.request import Request
 from shelllcc.guidance.wan.model.loading import Loading
 from shelllcc.guidance.wan.model.pipeline import Model, find_model
@@ -34,9 +35,15 @@ SAME = ("offload", "tiling", "dtype")  # of a loading: they make no other video,
 
 def check_asked(fit: str) -> str:
     """Raise UsageError for what a fit cannot be asked for by."""
-    if fit not in ASKED:
-        raise UsageError(f"--fit is one of {', '.join(ASKED)}, got {fit}")
+    if fit not in ASKED and here(fit) is None:
+        raise UsageError(f"--fit is one of {', '.join(ASKED)}, or a fit's file; there is no {fit}")
     return fit
+
+
+def named(fit: str) -> Fit | None:
+    """The fit of the file that was asked for; None where none was. Raises UsageError."""
+    path = None if fit in ASKED else here(check_asked(fit))
+    return None if path is None else read_fit(path)
 
 
 def belonging(request: Request, model: Model, loading: Loading, bank: Bank) -> Belongs:
@@ -89,8 +96,15 @@ def defaults_hold(model: Model, bank: Bank, request: Request | None = None) -> b
     return model.is_tiny and plain and bank.kind == "anchors" and fingerprint(model.vae) == bank.vae
 
 
-def find(request: Request, model: Model, loading: Loading, bank: Bank) -> shelf.Found:
-    """The fit for a sampling. Raises UsageError where that is torn or was edited."""
+def find(request: Request, model: Model, loading: Loading, bank: Bank, asked: str = "auto") -> shelf.Found:
+    """The fit for a sampling, or that of the file `asked` for. Raises UsageError where it is torn, was edited, or is of
+    another bank or a model of another shape."""
+    if (fit := named(asked)) is not None:
+        if fit.belongs.bank != bank.identity:
+            raise UsageError(f"the fit {asked} was made with the bank {fit.bank}, not with {bank.name}; give --bank")
+        if fit.transformer not in (None, model.fingerprint):
+            raise UsageError(f"the fit {asked} is of {fit.model}, a model of another shape than {model.name}")
+        return shelf.Found(fit, True)
     return shelf.find(belonging(request, model, loading, bank))
 
 
@@ -153,8 +167,10 @@ def followed(request: Request, model: Model, loading: Loading, bank: Bank | None
     if bank is None or request.guide.strength == 0:
         return None
     try:
-        fit = find(request, model, loading, bank).fit
+        nearest = find(request, model, loading, bank).fit
     except UsageError:
         return None
-    same = fit is not None and replace(fit.guide, strength=request.guide.strength) == request.guide
-    return fit if same else None
+    for fit in (nearest, *shelf.of_shape(model.fingerprint, bank.identity)):
+        if fit is not None and replace(fit.guide, strength=request.guide.strength) == request.guide:
+            return fit
+    return None

@@ -6,7 +6,6 @@ The sidecar takes its place last, so that it proves a finished clip.
 from __future__ import annotations
 
 import contextlib
-import platform
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
@@ -16,7 +15,7 @@ from shelllcc.guidance.errors import OutOfMemoryError
 from shelllcc.guidance.files import JsonObject, as_json, sha256_of, whole_file, write_bytes
 from shelllcc.guidance.measures.balance import ADVICE, alarm
 from shelllcc.guidance.media.video import encode
-from shelllcc.guidance.versions import version
+from shelllcc.guidance.versions import versions
 from shelllcc.guidance.wan.clips import fitted
 from shelllcc.guidance.wan.clips.parallel import agree_on_clip
 from shelllcc.guidance.wan.clips.plan import Plan
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
     from shelllcc.guidance.wan.clips.prefix import Prefix
     from shelllcc.guidance.wan.clips.sample import Clip, Moment
     from shelllcc.guidance.wan.clips.studio import Studio
-
-LIBRARIES = ("torch", "diffusers", "transformers", "faiss-cpu", "imageio", "imageio-ffmpeg", "safetensors", "numpy")
 
 
 def generate(plan: Plan, studio: Studio) -> JsonObject:
@@ -97,11 +94,6 @@ def make(
         raise OutOfMemoryError(error.stage, loading.relief(error.stage, studio.device)) from error
     sampling, rest = decoding[0] - started, time.perf_counter() - decoding[0]
     return clip, {f"{name}_sampling": round(sampling, 3), f"{name}_decoding": round(rest, 3)}
-
-
-def versions() -> dict[str, str | None]:
-    """Versions of this package, Python and the libraries behind a clip; None for one that is not installed."""
-    return {"python": platform.python_version()} | {name: version(name) for name in ("shelllcc", *LIBRARIES)}
 
 
 def write(

@@ -213,7 +213,8 @@ def _bank_for(
         return _bank_of_then(record, model)
     needed = wanted or bool(record) or asked.bank is not None or "strength" in asked.values
     try:
-        known = banks_fitted(fitted.weights_of(model, loading))
+        fit = fitted.named(asked.fit)
+        known = frozenset([fit.belongs.bank]) if fit else banks_fitted(fitted.weights_of(model, loading))
         return choose_bank(asked.bank, fingerprint(model.vae), model.fingerprint, model=model.name, fitted=known)
     except BankError as error:
         if needed:
@@ -252,7 +253,7 @@ def _fitted(
         if request.guide.strength == 0:
             continue
         given = {*asked.values, *line.values} & set(KNOBS) - {"strength"}
-        known = fitted.find(request, model, loading, bank)
+        known = fitted.find(request, model, loading, bank, asked.fit)
         if not known.exact:
             lacking.append(request)
         if known.fit is not None:

@@ -15,11 +15,12 @@ from shelllcc.guidance.errors import TooLongError
 from shelllcc.guidance.files import claimed
 from shelllcc.guidance.fit import shelf
 from shelllcc.guidance.fit.fit import Fit
+from shelllcc.guidance.fit.fitting import PASSES, Fitting, Progress
+from shelllcc.guidance.fit.trips import Take
 from shelllcc.guidance.media import photographs
 from shelllcc.guidance.wan.banks.encode import encode_frames
 from shelllcc.guidance.wan.clips.fitted import belonging
-from shelllcc.guidance.wan.fits.fitting import PASSES, Fitting, Progress
-from shelllcc.guidance.wan.fits.trips import Take, Trips
+from shelllcc.guidance.wan.fits.trips import Trips
 from shelllcc.guidance.wan.model.presets import preset_for
 from shelllcc.guidance.wan.model.seams import device_of
 
@@ -114,12 +115,8 @@ def make_fit(
 def chosen_takes(shape: Shape, model: Model) -> list[photographs.Take]:
     """Camera clips of the photographs that ship: for a small model of those that the tiny one knows, which come first,
     for others of all sorts."""
-    moves = 1 + (shape.clips - 1) // len(photographs.PHOTOGRAPHS)
-    found = photographs.takes(shape.side, moves=moves)
-    found.sort(key=lambda take: take.number)
     small = preset_for(model.transformer, two_stage=model.two_stage).name == "tiny"
-    step = 1 if small else max(1, len(found) // shape.clips)
-    return found[::step][: shape.clips]
+    return photographs.some(shape.side, shape.clips, known=small)
 
 
 def encoded(pipe: WanPipeline, takes: Sequence[photographs.Take], shape: Shape) -> Iterator[Take]:

@@ -10,8 +10,11 @@ import torch
 
 from shelllcc.anchors.choose import load_bank
 from shelllcc.guidance.errors import TooLongError, UsageError
+from shelllcc.guidance.fit import fitting
 from shelllcc.guidance.fit.fit import Belongs
+from shelllcc.guidance.fit.fitting import PASSES, Fitting, calmed, came_back
 from shelllcc.guidance.fit.judge import FINE, Drift
+from shelllcc.guidance.fit.trips import EARLY, Take, begin_at
 from shelllcc.guidance.guide.config import GuideConfig
 from shelllcc.guidance.guide.guide import ShellGuide
 from shelllcc.guidance.media.photographs import STILLS
@@ -19,10 +22,9 @@ from shelllcc.guidance.wan.banks.encode import encode_frames
 from shelllcc.guidance.wan.clips.request import Request
 from shelllcc.guidance.wan.clips.sample import Start, noise_levels, sample
 from shelllcc.guidance.wan.clips.studio import Studio
-from shelllcc.guidance.wan.fits import fitting, making
-from shelllcc.guidance.wan.fits.fitting import PASSES, Fitting, calmed, came_back
+from shelllcc.guidance.wan.fits import making
 from shelllcc.guidance.wan.fits.making import Shape, chosen_takes, cost, make_fit, shape_for
-from shelllcc.guidance.wan.fits.trips import EARLY, Take, Trips, begin_at
+from shelllcc.guidance.wan.fits.trips import Trips
 from shelllcc.guidance.wan.model.loading import Loading
 from shelllcc.guidance.wan.model.pipeline import find_model
 from shelllcc.guidance.wan.model.presets import PRESETS

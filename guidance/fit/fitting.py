@@ -1,7 +1,7 @@
 """A fit: what round trips say of a model and sampler, and how the guide is set against it.
 
 Every clip's drift is written down as it is measured, so that a fit that was killed goes on where it was. Knows nothing
-of terminals.
+of terminals, nor of who samples.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from shelllcc.guidance.fit.judge import BANDS, LIKE, Drift, Estimate, robust, sh
 from shelllcc.guidance.fit.solve import FIRST, Point, best, solve
 from shelllcc.guidance.guide.config import GuideConfig
 from shelllcc.guidance.measures.balance import USUAL
-from shelllcc.guidance.wan.clips.generate import versions
+from shelllcc.guidance.versions import versions
 
 if TYPE_CHECKING:
-    from shelllcc.guidance.wan.fits.trips import Trips
+    from shelllcc.guidance.fit.trips import RoundTrips
 
 PASSES = 7  # of all clips, that a fit usually takes: one unguided, three for the response, three to solve
 MOST_CALM = 6.0
@@ -49,7 +49,7 @@ class Fitting:
 
     def __init__(
         self,
-        trips: Trips,
+        trips: RoundTrips,
         belongs: Belongs,
         *,
         state: Path | None = None,
@@ -109,7 +109,6 @@ class Fitting:
         expected = round(robust(gains).mean, 4) if kept else GuideConfig.expected
         left_out = [take.caption for index, take in enumerate(takes) if index not in kept]
         latents = takes[0].latents
-        request = trips.request
         return Fit(
             belongs=self.belongs,
             guide=replace(config or trips.guide(), expected=expected),
@@ -118,11 +117,11 @@ class Fitting:
             left_out=tuple(left_out),
             seed=trips.seed,
             sigma=round(trips.sigma, 6),
-            size=(request.width, request.height, 4 * (latents.shape[1] - 1) + 1),
-            model=trips.studio.model.name,
+            size=(trips.sampled.width, trips.sampled.height, 4 * (latents.shape[1] - 1) + 1),
+            model=trips.sampled.model,
             bank=trips.bank.name,
             versions=versions(),
-            transformer=trips.studio.model.fingerprint,
+            transformer=trips.sampled.transformer,
         )
 
     def _measured(self, clips: Sequence[int], config: GuideConfig | None, stage: str) -> list[Drift]:
@@ -183,11 +182,9 @@ def _bands(before: Sequence[Drift], after: Sequence[Drift]) -> list[Band]:
     return found
 
 
-def _key(trips: Trips, belongs: Belongs) -> str:
+def _key(trips: RoundTrips, belongs: Belongs) -> str:
     """What drifts depend on beside the guide."""
-    digest = hashlib.sha256(
-        json.dumps([belongs.as_dict(), trips.seed, trips.sigma, trips.request.negative_prompt]).encode()
-    )
+    digest = hashlib.sha256(json.dumps([belongs.as_dict(), trips.seed, trips.sigma, trips.sampled.negative]).encode())
     digest.update(f"shown {trips.shown}".encode() if trips.shown is not None else b"")
     for take in trips.takes:
         digest.update(take.caption.encode())
