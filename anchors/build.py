@@ -33,6 +33,7 @@ KINDS: dict[tuple[str, int], tuple[int, int, int, int]] = {
     ("local", 3): (512, 144, 96, 4),
 }
 """Anchors, components, guided components and neighbours by kind and patch."""
+COMPONENTS = 432  # of patches of a starter at most: those of 48 channels
 MOST = 4_000_000  # patches in a sample
 CHUNK = 32_768  # patches whose distances are measured at once
 MEDIAN = LEVELS.index(0.5)
@@ -93,6 +94,13 @@ class Recipe:
             raise UsageError(f"the sample is at most {MOST} patches, got {self.sample}")
         if not 0 < self.held_out < 1 or self.shrinkage < 0:
             raise UsageError("held-out is a share between 0 and 1, and the shrinkage not negative")
+
+
+def starter_recipe(channels: int) -> Recipe:
+    """The recipe of starter banks, for latents of so many channels: all components where that can be, two thirds of
+    them guided."""
+    components = min(9 * channels, COMPONENTS)
+    return Recipe(components=components, guided=2 * components // 3)
 
 
 def split_sources(sources: Iterable[str], held_out: float) -> dict[str, str]:
@@ -223,8 +231,10 @@ def _principal_directions(centred: Tensor, components: int) -> Tensor:
 
 def _kmeans(tokens: Tensor, anchors: int, seed: int) -> Tensor:
     """faiss k-means centres (m, d), on one thread: with more, its sums may come out in another order."""
-    import faiss
-
+    try:
+        import faiss
+    except ImportError:  # in a host that has torch alone, as ComfyUI
+        return _lloyd(tokens, anchors, seed)
     points = np.ascontiguousarray(tokens.numpy())
     kmeans = faiss.Kmeans(
         points.shape[1], anchors, niter=25, seed=seed, max_points_per_centroid=len(points), min_points_per_centroid=1
@@ -236,6 +246,18 @@ def _kmeans(tokens: Tensor, anchors: int, seed: int) -> Tensor:
     finally:
         faiss.omp_set_num_threads(threads)
     return torch.from_numpy(np.array(kmeans.centroids))
+
+
+def _lloyd(tokens: Tensor, anchors: int, seed: int, *, rounds: int = 25) -> Tensor:
+    """k-means centres (m, d) by Lloyd's rounds, from tokens drawn at random; a centre that has no tokens stays."""
+    dice = torch.Generator().manual_seed(seed)
+    centres = tokens[torch.randperm(len(tokens), generator=dice)[:anchors]].clone()
+    for _ in range(rounds):
+        owner = nearest(tokens, centres)[:, 0]
+        count = torch.bincount(owner, minlength=anchors)
+        total = torch.zeros_like(centres).index_add_(0, owner, tokens)
+        centres = torch.where(count[:, None] > 0, total / count.clamp_min(1)[:, None], centres)
+    return centres
 
 
 def _whitening(tokens: Tensor, centres: Tensor, recipe: Recipe) -> Tensor:

@@ -96,7 +96,8 @@ def choose(bank: str, fit: str, sampling: Sampling) -> tuple[Bank, GuideConfig, 
     if found is None:
         what = f"this model at {sampling.steps} steps, cfg {sampling.cfg:g}, shift {sampling.shift:g}"
         raise UsageError(
-            f"no fit says how to guide {what}: make one with `shelllcc fit --model MODEL --steps {sampling.steps} "
+            f"no fit says how to guide {what}: make one with the node Shell-LCC Fit, or with "
+            f"`shelllcc fit --model MODEL --steps {sampling.steps} "
             f"--cfg {sampling.cfg:g}`, choose one, or choose '{DEFAULTS}'"
         )
     if named is not None and named.identity != found.belongs.bank:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from shelllcc.anchors.choose import choose_bank
 from shelllcc.comfy.choosing import NEAR
 from shelllcc.comfy.guiding import check_unguided
 from shelllcc.comfy.models import (
@@ -18,6 +17,7 @@ from shelllcc.comfy.models import (
     space_of,
     weights_of,
 )
+from shelllcc.comfy.starting import bank_or_start
 from shelllcc.comfy.trips import OF_A_CLIP, Asked, HostTrips, levels_of, solver_of, takes_of
 from shelllcc.guidance.errors import UsageError
 from shelllcc.guidance.files import claimed
@@ -53,15 +53,12 @@ def make_fit(
         raise UsageError("the two models have different latents; give both of one Wan2.2, high noise first")
     if len(models) > 1 and not 0 < asked.switch < asked.steps:
         raise UsageError(f"two models switch after a step from 1 to {asked.steps - 1}, got {asked.switch}")
-    chosen, _ = choose_bank(bank, space_of(model), shape)
+    check_vae(vae, model)
+    chosen = bank_or_start(bank, shape, model, vae, on_clip=lambda n, of: on_progress(Progress(n, of, None, "bank")))
     belongs = belonging(models, chosen, asked)
     path = shelf.folder() / f"{belongs.name}.json"
     if path.exists():
         return read_fit(path)
-    if vae.latent_channels != chosen.shell.channels:
-        raise UsageError(
-            f"this VAE makes {vae.latent_channels}-channel latents, the model has {chosen.shell.channels}; load its own"
-        )
     if negative is not None:
         negative = [[text, {k: v for k, v in more.items() if k not in OF_A_CLIP}] for text, more in negative]
     takes = takes_of(vae, model, asked)
@@ -71,6 +68,13 @@ def make_fit(
         fit = Fitting(trips, belongs, state=state, on_progress=on_progress).fit()
         shelf.keep(fit)
     return fit
+
+
+def check_vae(vae: Any, patcher: Any) -> None:
+    """Raise UsageError for a VAE of other latents than the model's."""
+    ours, theirs = patcher.model.latent_format.latent_channels, vae.latent_channels
+    if ours != theirs:
+        raise UsageError(f"this VAE makes {theirs}-channel latents, the model has {ours}; load the model's own")
 
 
 def belonging(models: Sequence[Any], bank: Bank, asked: Asked) -> Belongs:

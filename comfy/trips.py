@@ -167,12 +167,15 @@ class Replay:
 
 def takes_of(vae: Any, patcher: Any, asked: Asked) -> list[Take]:
     """Camera clips of photographs that ship, as latents of ComfyUI's VAE."""
-    found = []
-    for take in photographs.some(asked.side, asked.clips, known=is_small(patcher)):
-        images = torch.from_numpy(photographs.film(take, asked.side, frames=asked.frames)).float() / 255
-        latents = patcher.model.latent_format.process_in(vae.encode(images).float()).cpu()
-        found.append(Take(take.caption, latents[0]))
-    return found
+    takes = photographs.some(asked.side, asked.clips, known=is_small(patcher))
+    return [Take(take.caption, encoded(vae, patcher, take, asked.side, asked.frames)) for take in takes]
+
+
+def encoded(vae: Any, patcher: Any, take: photographs.Take, side: int, frames: int) -> Tensor:
+    """Normalised latents (c t h w), float32, of a camera clip."""
+    images = torch.from_numpy(photographs.film(take, side, frames=frames)).float() / 255
+    latents: Tensor = patcher.model.latent_format.process_in(vae.encode(images).float())
+    return latents[0].cpu()
 
 
 def levels_of(patcher: Any, asked: Asked) -> Tensor:

@@ -38,6 +38,7 @@ MOVES: Mapping[str, str] = {
 """Words for each move of the camera, as captions have them."""
 STRIDE = 3  # from one photograph to the next, in MOVES: coprime to their number, so that all come equally often
 SHARP = (2.0, 3.0)  # photograph pixels to a frame's pixel
+MOST_SIDE = 256  # pixels of a starter bank's clips: photographs have no more that are sharp
 WHOLE = 0.85  # share of a small photograph that a frame shows at least
 
 
@@ -198,6 +199,11 @@ def some(size: int, count: int, *, known: bool) -> list[Take]:
     found = takes(size, moves=1 + (count - 1) // len(PHOTOGRAPHS))
     found.sort(key=lambda take: take.number)
     return found[:: 1 if known else max(1, len(found) // count)][:count]
+
+
+def starter_side(scale: int) -> int:
+    """Pixels of a side of a starter bank's clips, for a VAE that compresses by `scale`: 24 voxels, where sharp."""
+    return min(24 * scale, MOST_SIDE) // scale * scale
 
 
 def film(take: Take, size: int, *, frames: int = 17) -> NDArray[np.uint8]:

@@ -196,7 +196,7 @@ def fitted(stock, tiny):
         path for path in shelf.folder().glob("*.json") if json.loads(path.read_text())["belongs"]["cfg"] == FIT["cfg"]
     ]
     notes["file"], before = path.name, path.read_text()
-    notes["again"] = node.execute(model, None, None, **FIT).ui["text"][0]  # nothing is asked of a VAE and CLIP any more
+    notes["again"] = node.execute(model, vae, None, **FIT).ui["text"][0]  # nothing is asked of a CLIP any more
     path.unlink()
     node.execute(model, vae, clip, **FIT)
     notes["unbroken"] = path.read_text() == before
@@ -209,6 +209,7 @@ def fitted(stock, tiny):
         two = trips.HostTrips([stock, stock], vae, clip, takes, bank, replace(asked, switch=2), shape="")
         notes["two"] = [asdict(two.drift(1, config)) for config in (None, trip.guide(radius=2.0, coarse=1.3))]
         notes["weights"] = [models.weights_of([m]) for m in (stock, model, with_lora(stock), image_wan())]
+    notes["started"] = started(stock, vae)
     notes["replayed"], notes["tail"], notes["levels"] = trip.replayed, trip.tail, trip.levels
     for name, call in {
         "guided already": lambda: fitting.make_fit([guided_by(stock)], vae, clip, asked),
@@ -220,6 +221,22 @@ def fitted(stock, tiny):
         except Exception as error:
             notes[name] = str(error)
     return notes
+
+
+def started(stock, vae):
+    """The starter bank of latents that no bank is of, by its file's name; and how often it was told of."""
+    from shelllcc.comfy import models, starting
+
+    usual, told = stock.model.latent_format, []
+    stock.model.latent_format = other = type(usual)()
+    other.latents_mean = usual.latents_mean + 0.01
+    shape = models.shapes_of(stock)[0]
+    try:
+        bank = starting.bank_or_start("auto", shape, stock, vae, side=64, on_clip=lambda *done: told.append(done))
+        again = starting.bank_or_start("auto", shape, stock, vae, on_clip=None)
+    finally:
+        stock.model.latent_format = usual
+    return dict(file=bank.path.name, same=bank.identity == again.identity, vae=bank.vae, told=told)
 
 
 def guided_by(stock):

@@ -12,6 +12,7 @@ import platformdirs
 import pytest
 import torch
 
+from shelllcc.anchors import build
 from shelllcc.anchors.choose import load_bank
 from shelllcc.anchors.fingerprints import WAN21_VAE, fingerprint, model_fingerprint
 from shelllcc.anchors.search import nearest
@@ -84,6 +85,21 @@ def test_a_host_without_faiss_finds_the_same_anchors(monkeypatch):
     found = nearest(tokens, anchors, k=3)
     monkeypatch.setitem(sys.modules, "faiss", None)
     assert torch.equal(nearest(tokens, anchors, k=3), found)
+
+
+def test_a_host_without_faiss_places_anchors_about_as_well(monkeypatch):
+    dice = torch.Generator().manual_seed(0)
+    places = torch.randn(6, 8, generator=dice) * 5
+    tokens = (places[:, None] + torch.randn(6, 200, 8, generator=dice)).flatten(0, 1)
+
+    def missed(centres):
+        return float(torch.cdist(tokens, centres).amin(1).square().mean())
+
+    usual = missed(build._kmeans(tokens, 12, 0))
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    found = build._kmeans(tokens, 12, 0)
+    assert torch.equal(found, build._kmeans(tokens, 12, 0))
+    assert missed(found) < 1.15 * usual < missed(tokens[:12])
 
 
 SHAPE = model_fingerprint(dict(num_layers=30, patch_size=(1, 2, 2)))

@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 from torch.testing import assert_close
 
 from shelllcc.anchors.bankfile import save_bank
-from shelllcc.anchors.choose import load_bank
+from shelllcc.anchors.choose import STARTER, choose_bank, load_bank
+from shelllcc.anchors.describe import describe
 from shelllcc.anchors.fingerprints import WAN21_VAE, fingerprint, pipeline_fingerprint
 from shelllcc.anchors.score import score_latents
 from shelllcc.guidance.errors import UsageError
@@ -187,6 +188,18 @@ def test_a_fit_is_of_its_weights_and_adapters(sampled):
     stock, paler, adapted, other = sampled[1]["fitted"]["weights"]
     assert stock == paler
     assert len({stock, adapted, other}) == 3
+
+
+def test_where_no_bank_is_of_its_latents_a_starter_is_made_that_the_command_line_takes(sampled, monkeypatch):
+    notes = sampled[1]
+    found = notes["fitted"]["started"]
+    assert found["same"]
+    assert found["told"] == [[number, len(photographs.PHOTOGRAPHS)] for number in range(len(photographs.PHOTOGRAPHS))]
+    monkeypatch.setenv("SHELLLCC_BANKS", notes["banks"])
+    bank, _ = choose_bank(None, found["vae"])
+    assert bank.path.name == found["file"] == f"starter-{found['vae']}.safetensors"
+    assert bank.provenance["made_by"] == STARTER
+    assert describe(bank, whole=True)
 
 
 def test_round_trips_are_those_of_the_command_line(host, sampled, pipe, tmp_path):

@@ -1,6 +1,7 @@
 """The embedded tiny Wan as ComfyUI has models: a MODEL, a VAE and a CLIP. Imported where ComfyUI is."""
 
 import json
+from pathlib import Path
 
 SHIFT = 3.0
 
@@ -148,3 +149,19 @@ class TinyClip:
 
     def encode_from_tokens_scheduled(self, text):
         return [[self.said[text or "(none)"], {}]]
+
+
+class TinyWan:
+    """A node for trials: MODEL, VAE and CLIP of the embedded model, whose texts lie in the folder that is ComfyUI's."""
+
+    INPUT_TYPES = classmethod(lambda cls: {"required": {}})
+    RETURN_TYPES = ("MODEL", "VAE", "CLIP")
+    FUNCTION = "load"
+    CATEGORY = "loaders"
+
+    def load(self):
+        tiny = Path(__file__).resolve().parents[2] / "guidance/wan/tiny"
+        return tiny_wan(tiny), tiny_vae(tiny), TinyClip("texts.safetensors")
+
+
+NODE_CLASS_MAPPINGS = {"TinyWan": TinyWan}

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from shelllcc.anchors.bank import Bank
-from shelllcc.anchors.build import Recipe
+from shelllcc.anchors.build import starter_recipe
 from shelllcc.anchors.choose import STARTER, choose_bank
 from shelllcc.anchors.fingerprints import fingerprint
 from shelllcc.anchors.latents import LatentFile, open_latents, save_latents
@@ -24,7 +24,7 @@ from shelllcc.anchors.shelf import latents_folder, open_bank, user_folder
 from shelllcc.guidance.errors import BankError, ModelError, UsageError
 from shelllcc.guidance.geometry.threads import one_thread
 from shelllcc.guidance.jobs.work import Engine, Here, work_off
-from shelllcc.guidance.media.photographs import PHOTOGRAPHS, Take, film, takes
+from shelllcc.guidance.media.photographs import PHOTOGRAPHS, Take, film, starter_side, takes
 from shelllcc.guidance.wan.banks.encode import Encoding, encode_frames, vae_of
 from shelllcc.guidance.wan.banks.framing import framing_of
 from shelllcc.guidance.wan.banks.make import Gathered, build_bank, gather
@@ -32,10 +32,7 @@ from shelllcc.guidance.wan.model.pipeline import Model, pick_device, vae_weights
 
 FORM = 1  # changes when the same photograph would give other latents
 FRAMES = 17  # of a clip: five latent frames
-SIDE = 24  # latent voxels of a clip's side, where VAEs compress by 8
-MOST_SIDE = 256  # pixels: photographs have no more that are sharp
 MOVES = 3  # clips of a photograph; on the CPU one, which makes nearly as good a bank
-COMPONENTS = 432  # of patches at most: those of 48 channels
 
 
 @dataclass(frozen=True)
@@ -50,8 +47,7 @@ class Shots:
     def usual(cls, model: Model, device: str) -> Shots:
         """What suits a model's VAE and a device."""
         scale = int(model.vae.get("scale_factor_spatial") or 8)
-        size = min(SIDE * scale, MOST_SIDE) // scale * scale
-        return cls(size, moves=1 if device.startswith("cpu") else MOVES)
+        return cls(starter_side(scale), moves=1 if device.startswith("cpu") else MOVES)
 
 
 def starter_path(model: Model) -> Path:
@@ -125,14 +121,8 @@ def start_bank(
         "vae_weights": encoding.weights,
         "framing": None,  # of videos that are scored: as suits their model
     }
-    build_bank(everything, encoding, recipe_for(int(model.vae["z_dim"])), path, origin=origin, overwrite=True)
+    build_bank(everything, encoding, starter_recipe(int(model.vae["z_dim"])), path, origin=origin, overwrite=True)
     return open_bank(path)
-
-
-def recipe_for(channels: int) -> Recipe:
-    """The recipe for latents of so many channels: all components where that can be, two thirds of them guided."""
-    components = min(9 * channels, COMPONENTS)
-    return Recipe(components=components, guided=2 * components // 3)
 
 
 def _bank_there(path: Path, *, overwrite: bool) -> Bank | None:

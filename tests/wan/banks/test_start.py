@@ -14,13 +14,14 @@ import torch
 from diffusers import AutoencoderKLWan
 
 from shelllcc.anchors.bankfile import read_bank, save_bank
+from shelllcc.anchors.build import starter_recipe
 from shelllcc.anchors.choose import choose_bank
 from shelllcc.anchors.fingerprints import fingerprint
 from shelllcc.anchors.latents import open_latents, save_latents
 from shelllcc.anchors.manifold import import_checkpoint
 from shelllcc.guidance.errors import UsageError
 from shelllcc.guidance.media.photographs import PHOTOGRAPHS
-from shelllcc.guidance.wan.banks.start import Shots, bank_or_start, recipe_for, start_bank, starter_path
+from shelllcc.guidance.wan.banks.start import Shots, bank_or_start, start_bank, starter_path
 from shelllcc.guidance.wan.model.pipeline import TINY, Model, find_model, folder_fingerprint
 
 SMALL = Shots(64, frames=5, moves=1)
@@ -176,8 +177,8 @@ def test_killed_half_way_it_leaves_nothing_torn_and_goes_on(toy, banks):
 def test_shots_suit_the_vae_and_the_device(toy):
     assert Shots.usual(toy(), "cpu") == Shots(192, moves=1)
     assert Shots.usual(toy("48 channels"), "cuda") == Shots(256, moves=3)
-    assert recipe_for(16).components == 144
-    assert recipe_for(200).components == 432
+    assert starter_recipe(16).components == 144
+    assert starter_recipe(200).components == 432
 
 
 @pytest.fixture
