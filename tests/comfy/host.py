@@ -128,14 +128,20 @@ def workflow(**more):
 
 
 def valid(graph, models):
-    """Whether ComfyUI would run a graph, and what it says of nodes; its models lie in a folder of their own."""
+    """Whether ComfyUI would run a graph, and what it says of nodes; the files that it names are made, empty."""
     import execution
     import folder_paths
 
-    for kind, name in (("diffusion_models", "wan.safetensors"), ("text_encoders", "umt5.safetensors")):
-        (models / kind).mkdir(parents=True, exist_ok=True)
-        (models / kind / name).touch()
-        folder_paths.add_model_folder_path(kind, str(models / kind))
+    files = dict(unet_name="diffusion_models", clip_name="text_encoders", vae_name="vae", lora_name="loras")
+    for node in graph.values():
+        for key, kind in files.items():
+            (models / kind).mkdir(parents=True, exist_ok=True)
+            folder_paths.add_model_folder_path(kind, str(models / kind))
+            if key in node["inputs"]:
+                (models / kind / node["inputs"][key]).touch()
+        if node["class_type"] == "LoadImage":
+            folder_paths.set_input_directory(str(models))
+            (models / node["inputs"]["image"]).touch()
     ok, _, _, told = asyncio.run(execution.validate_prompt("1", graph, None))
     return ok, [error["details"] for node in told.values() for error in node["errors"]]
 
@@ -255,6 +261,16 @@ def with_lora(stock):
     return found
 
 
+def examples(host, root):
+    """What ComfyUI says of the example workflows, in the form of programs, by name."""
+    import nodes
+
+    for name in ("hunyuan", "video", "model_advanced", "wan", "logic", "primitive"):
+        assert asyncio.run(nodes.load_custom_node(str(host / f"comfy_extras/nodes_{name}.py"))), name
+    graphs = {path.stem: json.loads(path.read_text()) for path in (root / "tests/comfy/workflows").glob("*.json")}
+    return {name: valid(graph, Path.cwd() / "models") for name, graph in graphs.items()}
+
+
 def of_wan21(latents):
     """Normalised latents as Wan2.1's VAE would have them."""
     import comfy.latent_formats
@@ -350,6 +366,7 @@ def main(host, libraries, clone, output):
     four = comfy.samplers.calculate_sigmas(stock.get_model_object("model_sampling"), "simple", FIT["steps"])
     keep("own fit", sample(guided(fit="auto"), sigmas=four, cfg=FIT["cfg"]))
     notes["workflow"] = valid(workflow(), Path.cwd() / "models")
+    notes["examples"] = examples(host, root)
     notes["no such fit"] = valid(workflow(fit="gone"), Path.cwd() / "models")
     shown = (Path(folder) / "docs" for folder in nodes.EXTENSION_WEB_DIRS.values())
     notes["help"] = sorted(page.name for folder in shown for page in folder.iterdir())

@@ -158,6 +158,13 @@ def test_comfyui_takes_the_nodes_in_a_graph_and_shows_their_help(sampled):
     assert notes["help"] == ["ShellLCCFit.md", "ShellLCCGuidance.md", "ShellLCCScore.md"]
 
 
+def test_comfyui_takes_the_example_workflows(root, sampled):
+    """In the form of programs; test_browser.py holds it to the one that ships."""
+    names = {path.stem for path in (root / "example_workflows").glob("*.json")}
+    assert sampled[1]["examples"] == {name: [True, []] for name in names}
+    assert len(names) == 2
+
+
 def test_the_score_is_the_products(sampled, pipe):
     latents, notes = sampled
     score = score_latents(load_bank("auto", pipe), latents["euler.stock"][0])
