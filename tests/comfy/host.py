@@ -278,7 +278,8 @@ def of_wan21(latents):
     return comfy.latent_formats.Wan21().process_out(latents)
 
 
-def main(host, libraries, clone, output):
+def begin(host, libraries, clone):
+    """Be ComfyUI's guest, with the clone's nodes; what ComfyUI's users may not have is missing from then on."""
     root = clone.resolve()
     here = {root, root / ".cache/typing", Path(__file__).resolve().parent}
     sys.path[:] = [str(host), str(libraries), *(p for p in sys.path if Path(p or ".").resolve() not in here)]
@@ -291,13 +292,21 @@ def main(host, libraries, clone, output):
 
     comfy.options.enable_args_parsing()
     import comfy.sample
+    import nodes
+
+    finder.missing = tuple(name for name in MISSING if name not in sys.modules)
+    assert asyncio.run(nodes.load_custom_node(str(clone))), "ComfyUI did not load the clone"
+    return finder
+
+
+def main(host, libraries, clone, output):
+    root, finder = clone.resolve(), begin(host, libraries, clone)
+    import comfy.sample
     import comfy.samplers
     import nodes
     import torch
     from safetensors.torch import save_file
 
-    finder.missing = tuple(name for name in MISSING if name not in sys.modules)
-    assert asyncio.run(nodes.load_custom_node(str(clone))), "ComfyUI did not load the clone"
     guidance, score = (nodes.NODE_CLASS_MAPPINGS[name] for name in ("ShellLCCGuidance", "ShellLCCScore"))
     noise, sigmas, (positive, negative) = inputs()
     stock = tiny_wan(root / "guidance/wan/tiny")

@@ -274,6 +274,20 @@ def test_a_fit_of_another_bank_or_model_is_refused(sampled, monkeypatch):
         resolve(Asked(prompts=("a cat",), fit="gone.json"))
 
 
+@pytest.mark.slow
+def test_guidance_takes_little_time(root):
+    """On two cores; the least of several runs, as others may use this machine."""
+    place = root / "runs/comfyui"
+    if not (place / "ComfyUI/nodes.py").exists():
+        pytest.skip("there is no ComfyUI in runs/comfyui; `make comfyui` fetches one")
+    words = [root / "tests/comfy/timing.py", place / "ComfyUI", place / "lib", root]
+    outside = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "OMP_NUM_THREADS")}
+    done = subprocess.run([sys.executable, *map(str, words)], env=outside, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["ratio, seconds"] <= 1.15, found
+
+
 def test_start_and_end_are_limits(sampled):
     latents, _ = sampled
     assert torch.equal(latents["euler.above"], latents["euler.stock"])
