@@ -135,8 +135,8 @@ class HostTrips(RoundTrips):
 
 
 class Replay:
-    """What a model said at noise levels from `down_to` up, said again bit for bit where it is asked the same: in every
-    sampling of a clip it is shown the same latents, until a guide has moved them."""
+    """What a model said in the first sampling at noise levels from `down_to` up, said again bit for bit where it is
+    asked the same: in every sampling of a clip it is shown the same latents, until a guide has moved them."""
 
     def __init__(self, down_to: float) -> None:
         self.down_to = down_to * 0.999
@@ -146,7 +146,7 @@ class Replay:
     def on(self, patcher: Any) -> Any:
         """The ComfyUI model, which is asked no question twice."""
         found = patcher.clone()
-        before = found.model_options.get("sampler_calc_cond_batch_function")
+        first, before = not self._known, found.model_options.get("sampler_calc_cond_batch_function")
 
         def say(asked: dict[str, Any]) -> list[Tensor | None]:
             latents, sigma = asked["input"], asked["sigma"]
@@ -157,6 +157,8 @@ class Replay:
                     self.replayed += 1
                     return [None if part is None else part.to(latents.device, copy=True) for part in said]
             answer = _said(before, asked)
+            if not first:
+                return answer
             kept = [part.detach().to("cpu", copy=True) if isinstance(part, Tensor) else None for part in answer]
             self._known.append((latents.to("cpu", copy=True), sigma.cpu(), kept))
             return answer
