@@ -207,7 +207,7 @@ def fitted(stock, tiny):
     node.execute(model, vae, clip, **FIT)
     notes["unbroken"] = path.read_text() == before
     with torch.no_grad():
-        bank, _ = choose_bank("auto", models.space_of(stock))
+        bank, _ = choose_bank("auto", models.space_of(stock), models.shapes_of(stock)[0])
         trip = trips.HostTrips([stock], vae, clip, takes, bank, asked, shape=models.shapes_of(stock)[0])
         notes["drifts"] = [asdict(trip.drift(1, config)) for config in (None, trip.guide(radius=2.0, coarse=1.3))]
         alone = trips.HostTrips([stock], vae, clip, takes, bank, asked, shape="")

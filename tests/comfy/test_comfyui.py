@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -179,7 +180,7 @@ def test_the_fit_node_measures_shows_progress_and_goes_on_after_an_interruption(
     assert found["interrupted"]
     assert found["begun"] == [found["file"]]
     assert found["unbroken"]  # one that was not interrupted is the same file, byte for byte
-    assert "of the contrast at these settings; guided" in found["words"]
+    assert re.search(r"leaves out \d\d% of the contrast", found["words"])
     assert found["words"] in found["again"]
     assert found["through"]
 
@@ -228,7 +229,7 @@ def test_round_trips_are_those_of_the_command_line(host, sampled, pipe, tmp_path
     for config, theirs in zip((None, trips.guide(radius=2.0, coarse=1.3)), found["drifts"], strict=True):
         ours = asdict(trips.drift(1, config))
         for name, value in ours.items():
-            assert theirs[name] == pytest.approx(value, abs=1e-2), name
+            assert theirs[name] == pytest.approx(value, abs=2e-3), name
 
 
 def test_what_the_model_said_is_said_again(sampled):
