@@ -65,8 +65,8 @@ def banks_fitted(weights: str) -> frozenset[str]:
 
 
 def of_shape(transformer: str, bank: str) -> list[Fit]:
-    """The fits of a model of that shape and of a bank, of any sampling and whatever weights."""
-    fits = [fit for fit in map(_sound, every()) if fit is not None]
+    """The user's fits of a model of that shape and of a bank, of any sampling and whatever weights."""
+    fits = [fit for fit in map(_sound, sorted(folder().glob("*.json"))) if fit is not None]
     return [fit for fit in fits if (fit.transformer, fit.belongs.bank) == (transformer, bank)]
 
 
