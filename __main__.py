@@ -7,7 +7,9 @@ def main() -> None:
     """Run the command line."""
     try:
         from shelllcc import cli
+        from shelllcc.guidance.wan.model.spared import claim_process
 
+        claim_process()
         cli.main()
     except KeyboardInterrupt:
         print("shelllcc: interrupted", file=sys.stderr)

@@ -54,7 +54,7 @@ ROOMS = {  # each from the ground up, and whom it may import
     "wan/fits": (
         *("ground", "geometry", "anchors", "guide", "measures", "media", "fit", "wan/model", "wan/clips", "wan/banks"),
     ),
-    "workbench": ("ground", "anchors", "measures", "media", "wan/model", "wan/clips"),
+    "workbench": ("ground", "geometry", "anchors", "measures", "media", "wan/model", "wan/clips"),
     "comfy": ("ground", "anchors", "guide", "media", "fit"),
     "servers": ("ground", "anchors", "guide", "fit"),
     "commands": (

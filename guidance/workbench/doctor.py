@@ -46,8 +46,12 @@ def examine() -> JsonObject:
 
 
 def _one_step() -> JsonObject:
-    """Two steps of the tiny model, five frames of 64x64, the first guided: seconds, distance, size of the move."""
+    """Two steps of the tiny model, five frames of 64x64, the first guided: seconds, distance, size of the move.
+
+    On one thread: so small a clip is not made sooner by two, and beside other processes much later.
+    """
     from shelllcc.anchors.choose import load_bank
+    from shelllcc.guidance.geometry.threads import one_thread
     from shelllcc.guidance.wan.clips.request import Request, Value
     from shelllcc.guidance.wan.clips.sample import guide_for, sample
     from shelllcc.guidance.wan.model.presets import PRESETS
@@ -56,7 +60,8 @@ def _one_step() -> JsonObject:
     small: dict[str, Value] = {"width": 64, "height": 64, "frames": 5, "steps": 2, "window": (0.0, 1.0)}
     request = Request.resolve(PRESETS["tiny"], prompt="a tabby cat", **small)
     started = time.perf_counter()
-    clip = sample(pipe, request, guide_for(request, load_bank("auto", pipe)))
+    with one_thread():
+        clip = sample(pipe, request, guide_for(request, load_bank("auto", pipe)))
     seen = clip.trace[0]
     return {
         "seconds": round(time.perf_counter() - started, 3),

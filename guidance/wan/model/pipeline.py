@@ -19,6 +19,7 @@ from shelllcc.guidance.wan.model.caches import check_cache
 from shelllcc.guidance.wan.model.loading import SHIPPED, Loading, check_name
 from shelllcc.guidance.wan.model.loras import add_loras, check_lora, foresee_loras
 from shelllcc.guidance.wan.model.placing import DENOISERS, check_device, check_offload, place
+from shelllcc.guidance.wan.model.spared import import_wan_alone
 from shelllcc.guidance.wan.model.trust import check_hub_shards, check_parts, check_weights
 from shelllcc.guidance.wan.model.weights import cast_at_rest, check_file, load_transformer, reading, require
 
@@ -144,8 +145,8 @@ def load_pipeline(
     Without `text_encoder` it takes embeddings alone, and the encoder is not read. What was said of the files is in
     `remarks` of the pipeline. Raises ModelError, and UsageError for a loading that this model or device cannot have.
     """
-    quieten()
     loading = loading or Loading()
+    quieten(plain=_is_plain(model, loading))
     target = pick_device(device)
     check_loading(model, loading, target)
     with remarked() as remarks:
@@ -209,8 +210,8 @@ def remarked() -> Iterator[list[str]]:
 
 def load_text_encoder(model: Model, loading: Loading | None = None, *, device: str | None = None) -> WanPipeline:
     """A pipeline of the text encoder and the tokenizer alone, to call `encode_prompt` of. Raises as `load_pipeline`."""
-    quieten()
     loading = loading or Loading()
+    quieten(plain=_is_plain(model, loading))
     target = pick_device(device)
     check_offload(loading.offload, target)
     seers = ("image_encoder", "image_processor") if model.needs_image else ()
@@ -313,20 +314,29 @@ def pick_device(device: str | None) -> str:
     return device
 
 
-def quieten() -> None:
+def quieten(*, plain: bool = False) -> None:
     """Keep diffusers, transformers and the libraries that they import off stderr: progress there is ours.
 
-    The libraries speak while they are imported: call this before the first class of diffusers is.
+    The libraries speak while they are imported: call this before the first class of diffusers is. `plain` says that
+    nothing optional will be needed (see spared).
     """
+    for library in ("bitsandbytes", "torchao", "torch.utils._pytree"):
+        logging.getLogger(library).setLevel(logging.ERROR)
+    if plain:
+        import_wan_alone()
     import diffusers
     import transformers
 
-    for library in ("bitsandbytes", "torchao", "torch.utils._pytree"):
-        logging.getLogger(library).setLevel(logging.ERROR)
     diffusers.utils.logging.set_verbosity_error()
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+
+
+def _is_plain(model: Model, loading: Loading) -> bool:
+    """Whether nothing but diffusers' own Wan is needed: the embedded model, with no adapter, file or quantization."""
+    given = (loading.loras, loading.transformer, loading.transformer_2, loading.quantize != "none")
+    return model.is_tiny and not any(given)
 
 
 def weights_sha256(folder: Path) -> str:

@@ -1,0 +1,45 @@
+"""Optional libraries that diffusers and transformers would import, and that the embedded model never calls.
+
+They cost a second and more. Once diffusers holds a library for missing it does so until the process ends: only a
+process that is wholly ours, a command's, may be told so. Knows nothing of what is loaded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import sys
+from collections.abc import Iterator
+from importlib.machinery import ModuleSpec
+
+OPTIONAL = ("peft", "torchao", "scipy", "sklearn", "bitsandbytes", "torchvision", "librosa", "sentencepiece")
+_claimed: list[bool] = []
+
+
+def claim_process() -> None:
+    """Say that this process runs one command and nothing of anybody else."""
+    _claimed.append(True)
+
+
+def import_wan_alone() -> None:
+    """Import what a plain Wan needs of diffusers, without the optional libraries, in a process that is ours."""
+    if not _claimed or "diffusers" in sys.modules:
+        return
+    with _missing(OPTIONAL):
+        from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel  # noqa: F401
+        from transformers import AutoTokenizer, UMT5EncoderModel  # noqa: F401
+
+
+@contextlib.contextmanager
+def _missing(names: tuple[str, ...]) -> Iterator[None]:
+    """Within the block, libraries that ask whether these are installed hear that they are not."""
+    found = importlib.util.find_spec
+
+    def find_spec(name: str, package: str | None = None) -> ModuleSpec | None:
+        return None if name.partition(".")[0] in names else found(name, package)
+
+    importlib.util.find_spec = find_spec
+    try:
+        yield
+    finally:
+        importlib.util.find_spec = found
