@@ -15,12 +15,14 @@ from shelllcc.commands import (
     doctor,
     fit,
     generate,
+    options,
     profiles,
     running,
     score,
     streams,
     tune,
 )
+from shelllcc.commands.examples import example
 from shelllcc.guidance.errors import UsageError
 
 app = typer.Typer(
@@ -38,6 +40,10 @@ app.command()(score.score)
 app.command()(doctor.doctor)
 app.add_typer(anchors.app, name="anchors")
 app.add_typer(profiles.app, name="profiles")
+for group, below in (("", app), ("anchors ", anchors.app), ("profiles ", profiles.app)):
+    for known in below.registered_commands:
+        word = known.name or getattr(known.callback, "__name__", "")
+        known.epilog = example(f"{group}{word}")
 
 
 def _version(value: bool) -> None:
@@ -55,7 +61,10 @@ def root(
         Path | None,
         typer.Option("--config", help="Defaults by command. (default: shelllcc.toml)", envvar="SHELLLCC_CONFIG"),
     ] = None,
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", "-V", callback=_version, is_eager=True, help="Print it.")
+    ] = False,
+    quiet: options.Quiet = False,
 ) -> None:
     if config_file is not None or Path("shelllcc.toml").exists():
         path = config_file or Path("shelllcc.toml")

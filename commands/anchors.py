@@ -29,6 +29,7 @@ from shelllcc.commands.sources import (
     latents_of,
     parse_shard,
 )
+from shelllcc.commands.tables import DOTS, facts, short, table
 from shelllcc.guidance.errors import UsageError
 from shelllcc.guidance.files import JsonObject
 
@@ -375,7 +376,11 @@ def info(bank: BankArgument, as_json: Json = False) -> None:
     found, remarks = choose_bank(bank)
     for remark in remarks:
         streams.say(f"note: {remark}")
-    _print(_said(found, whole=True), as_json)
+    said = _said(found, whole=True)
+    if as_json:
+        streams.print_json(said)
+    else:
+        _print_bank(said)
 
 
 @app.command("list")
@@ -424,6 +429,26 @@ def _said(bank: Bank, *, whole: bool = False) -> JsonObject:
     from shelllcc.anchors.describe import describe
 
     return describe(bank, whole=whole)
+
+
+def _print_bank(said: JsonObject) -> None:
+    """A bank for people; --json has its provenance, every level and whole hashes."""
+    plain = (str, int, float)
+    about = {name: value for name, value in said.items() if isinstance(value, plain)}
+    about |= {name: f"{said[name][:16]}{DOTS}" for name in ("identity", "sha256") if name in about}
+    source = {f"source {name}": value for name, value in (said.get("provenance") or {}).items()}
+    about |= {name.replace("_", " "): short(str(value)) for name, value in source.items() if isinstance(value, plain)}
+    facts(about)
+    distances = said.get("held_out_distance", {})
+    rows = [(name.replace("_", " "), *(f"{value:.3f}" for value in row.values())) for name, row in distances.items()]
+    if rows:
+        table(("distance of real clips", *next(iter(distances.values()))), rows)
+    curves = [
+        (short(curve["model"], 40), *(f"{end(curve['sigmas']):.2f}" for end in (min, max)))
+        for curve in said.get("calibrations", [])
+    ]
+    if curves:
+        table(("calibrated for", "from sigma", "to"), curves)
 
 
 def _print_shares(name: str, row: dict[str, float]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import sys
 import time
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shelllcc.commands import fit, options, streams
+from shelllcc.commands import fit, options, streams, tables
 from shelllcc.commands.sources import EngineName, parse_shard
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def batch(
             line
         )  # what workers elsewhere said; heard here already, it is not repeated
     for video, reason in failed.items():
-        streams.say(f"failed: {video}: {' '.join(reason.split())}")
+        streams.say(f"failed: {video}: {' '.join(reason.split())}", wrong=True)
     if common.as_json:
         streams.print_json(
             {"clips": made, "skipped": skipped, "failed": [{"video": v, "reason": r} for v, r in failed.items()]}
@@ -133,9 +134,17 @@ def _dry_run(planned: Batch, *, as_json: bool) -> None:
     from shelllcc.guidance.wan.model.pipeline import foresee
 
     loaded = foresee(planned.like.model, planned.like.loading)
-    clips = [
-        {"video": str(plan.output), "prompt": plan.request.prompt, "seed": plan.request.seed}
-        | {"strength": plan.request.guide.strength, "finished": plan.finished()}
-        for plan in planned.all_plans()
-    ]
-    streams.print_json({"dry_run": True, "clips": clips, "loaded": loaded}, indent=None if as_json else 2)
+    if as_json:
+        clips = [
+            {"video": str(plan.output), "prompt": plan.request.prompt, "seed": plan.request.seed}
+            | {"strength": plan.request.guide.strength, "finished": plan.finished()}
+            for plan in planned.all_plans()
+        ]
+        streams.print_json({"dry_run": True, "clips": clips, "loaded": loaded})
+        return
+    first = itertools.islice(planned.all_plans(), tables.MOST)
+    rows = [tables.planned(plan.request.as_dict(), plan.output.name) for plan in first]
+    about = {"model": planned.like.model.name, "folder": str(planned.like.output), "loaded": loaded}
+    there = sum(plan.sidecar.exists() for plan in planned.all_plans()) if planned.like.output.exists() else 0
+    counts = {"jobs": f"{len(planned.jobs):,}", "clips": f"{planned.clips:,}", "there": f"{there:,}"}
+    tables.plan(rows, tables.PLANNED, planned.clips, **counts, **about)

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shelllcc.commands import options, runs, streams
+from shelllcc.commands import options, runs, streams, tables
 from shelllcc.commands.tables import short
 from shelllcc.guidance.errors import UsageError
 
 if TYPE_CHECKING:
+    from shelllcc.guidance.files import JsonObject
     from shelllcc.guidance.wan.clips.parse import Variant
     from shelllcc.guidance.workbench.planned import Planned
     from shelllcc.guidance.workbench.runs import Layout
@@ -43,6 +44,7 @@ def compare(
     embed: options.Embed = False,
     overwrite: options.Overwrite = False,
     replay_folder: options.Replay = None,
+    show: options.Open = False,
     common: options.Common,
     dry_run: options.DryRun = False,
     sampling: options.Sampling,
@@ -62,7 +64,9 @@ def compare(
     checked, as_json = check_layout(layout), common.as_json
     if videos:
         _check_no_prompts(ctx)
-        _of_videos(videos, output, checked, embed=embed, overwrite=overwrite, dry_run=dry_run, as_json=as_json)
+        page = _of_videos(videos, output, checked, embed=embed, overwrite=overwrite, dry_run=dry_run, as_json=as_json)
+        if show and page is not None:
+            options.show(page)
         return
     strengths, variant = options.one_of(ctx, "strengths", "variant")
     ways = parse.variants(variant) if variant else parse.strengths(STRENGTHS if strengths is None else strengths)
@@ -82,11 +86,23 @@ def compare(
     if dry_run:
         planned.run(ways).check(anew=overwrite)
         loaded = foresee(planned.resolved.model, planned.resolved.loading)
-        streams.print_json(
-            {"dry_run": True} | planned.describe(ways) | {"loaded": loaded}, indent=None if as_json else 2
-        )
+        _dry_run({"dry_run": True} | planned.describe(ways) | {"loaded": loaded}, as_json=as_json)
         return
     _of_prompts(planned, ways, checked, common, replay_folder, embed=embed, overwrite=overwrite)
+    if show:
+        options.show(planned.folder / "report.html")
+
+
+def _dry_run(report: JsonObject, *, as_json: bool) -> None:
+    if as_json:
+        streams.print_json(report)
+        return
+    rows = [
+        (Path(clip["file"]).name, short(clip["prompt"], 40), str(clip["seed"]), tables.words_of(clip["settings"]))
+        for clip in report["clips"]
+    ]
+    kept = {name: report[name] for name in ("model", "bank", "output", "loaded")}
+    tables.plan(rows, ("file", "prompt", "seed", "settings"), **kept)
 
 
 def _check_no_prompts(ctx: typer.Context) -> None:
@@ -106,20 +122,25 @@ def _of_videos(
     overwrite: bool,
     dry_run: bool,
     as_json: bool,
-) -> None:
+) -> Path | None:
+    """The page, where this was no dry run."""
     from shelllcc.guidance.workbench.compare import check_videos, compare_videos, folder_of
 
     folder = output or folder_of(videos)
     if dry_run:
         check_videos(videos, folder, anew=overwrite)
-        streams.print_json({"dry_run": True, "output": str(folder), "videos": [str(path) for path in videos]})
-        return
+        if as_json:
+            streams.print_json({"dry_run": True, "output": str(folder), "videos": [str(path) for path in videos]})
+        else:
+            tables.plan([(str(path),) for path in videos], ("video",), output=str(folder))
+        return None
 
     def note(line: str) -> None:
         streams.say(f"note: {line}")
 
     item, page = compare_videos(videos, folder, layout=layout, embed=embed, anew=overwrite, on_note=note)
     runs.report([item], page, as_json=as_json)
+    return page
 
 
 def _of_prompts(
@@ -138,8 +159,10 @@ def _of_prompts(
     with runs.studio_of(planned, common.device, replay_folder) as (studio, reporter), run.held(anew=overwrite):
         if run.record.doubt:
             reporter.note(run.record.doubt)
+        reporter.expect(len(planned.requests) * len(ways))
         for item in compare_prompts(run, planned, ways, studio, layout=layout, embed=embed):
             items.append(item)
+            reporter.passed(len(items) * len(ways))
             if not common.as_json and len(planned.requests) > 1:
                 words = ", ".join(f"{clip['title']} {clip['verdict']['word']}" for clip in item["clips"][1:])
                 reporter.line(f"{item['idx']:02d} {short(item['prompt'])}: {words}")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import json
+from typing import TYPE_CHECKING
 
 import typer
 
 from shelllcc.commands import options, streams
+from shelllcc.commands.tables import facts
+
+if TYPE_CHECKING:
+    from shelllcc.guidance.files import JsonObject
 
 
 def doctor(as_json: options.Json = False) -> None:
@@ -17,7 +21,29 @@ def doctor(as_json: options.Json = False) -> None:
     if as_json:
         streams.print_json(report)
     else:
-        for key, value in report.items():
-            streams.print_line(f"{key:<12} {json.dumps(value) if isinstance(value, (dict, list)) else value}")
+        _print(report)
     if not report["ok"]:
         raise typer.Exit(1)
+
+
+def _print(report: JsonObject) -> None:
+    """The report for people: problems last, where they are seen."""
+    installed = {name: found for name, found in report["versions"].items() if found}
+    versions = [f"{name} {found}" for name, found in installed.items()]
+    lines = [", ".join(versions[index : index + 4]) for index in range(0, len(versions), 4)]
+    facts({"versions": lines[0]} | {" " * (1 + index): line for index, line in enumerate(lines[1:])})
+    step = report.get("step")
+    facts(
+        {
+            "devices": report["devices"],
+            "threads": report["threads"],
+            "ffmpeg": report["ffmpeg"].partition(" at ")[0],
+            "model": f"tiny, {report.get('tiny_model_sha256', '')[:16]}",
+            "banks": [bank["name"] for bank in report["banks"]],
+            "step": step
+            and f"{step['seconds']:.1f} s, guided by {step['move']:.3f} at distance {step['distance']:.3f}",
+        }
+    )
+    for problem in report["problems"]:
+        streams.print_line(f"problem   {problem}")
+    streams.print_line("all is well" if report["ok"] else "something is missing; see the problems")

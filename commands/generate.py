@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shelllcc.commands import fit, options, streams
+from shelllcc.commands import fit, options, streams, tables
 
 if TYPE_CHECKING:
     from shelllcc.guidance.files import JsonObject
@@ -32,11 +32,13 @@ def generate(
     ] = None,
     compare: Annotated[bool, typer.Option("--compare", help="Also the unguided clip and both side by side.")] = False,
     sidecar: Annotated[
-        Path | None, typer.Option("--from", **options.FROM, help="Replay a clip's .json; flags override it.")
+        Path | None,
+        typer.Option("--from", **options.FROM, help="Replay a clip's .json, or its .mp4; flags override it."),
     ] = None,
     trust: Annotated[bool, typer.Option("--trust", help="Fetch what --from names on the hub, unasked.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Skip clips that are finished.")] = False,
     overwrite: options.Overwrite = False,
+    show: options.Open = False,
     common: options.Common,
     dry_run: options.DryRun = False,
     sampling: options.Sampling,
@@ -83,6 +85,8 @@ def generate(
         records = _sample([plan for plan, done in zip(plans, finished, strict=True) if not done], ranks)
         if ranks.is_main:
             _report(records, sum(finished), as_json=common.as_json)
+            if show:
+                options.show(plans[0].output)
 
 
 def _agreed(sidecar: Path | None, *, trust: bool, ask: bool) -> Callable[[str], bool]:
@@ -103,8 +107,13 @@ def _dry_run(plans: Sequence[Plan], common: options.Common) -> None:
     first, requests = plans[0], [plan.request for plan in plans]
     memory = forecasts(first.model, requests, first.loading, common.device)
     loaded = foresee(first.model, first.loading)
-    report = {"dry_run": True, "clips": [plan.describe() for plan in plans], "loaded": loaded, "memory": memory}
-    streams.print_json(report, indent=None if common.as_json else 2)
+    if common.as_json:
+        clips = [plan.describe() for plan in plans]
+        streams.print_json({"dry_run": True, "clips": clips, "loaded": loaded, "memory": memory})
+        return
+    bank = first.bank.name if first.bank else "none: nothing is guided"
+    rows = [tables.planned(plan.request.as_dict(), plan.output) for plan in plans]
+    tables.plan(rows, tables.PLANNED, model=first.model.name, bank=bank, loaded=loaded, memory=tables.memory(memory))
 
 
 def _sample(plans: Sequence[Plan], ranks: Ranks) -> list[JsonObject]:
@@ -121,6 +130,7 @@ def _sample(plans: Sequence[Plan], ranks: Ranks) -> list[JsonObject]:
 
         studio = Studio(plans[0].model, plans[0].loading, reporter, ranks=ranks)
         studio.expect(plan.request for plan in plans)
+        reporter.expect(sum(2 if plan.compare else 1 for plan in plans))
         for plan in plans:
             record = generate(plan, studio)
             if ranks.is_main:

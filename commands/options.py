@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
@@ -17,7 +18,9 @@ import typer
 from shelllcc.commands import streams
 from shelllcc.guidance.errors import UsageError
 from shelllcc.guidance.files import at_home
+from shelllcc.guidance.guide.config import GuideConfig
 from shelllcc.guidance.paths import reason
+from shelllcc.guidance.wan.model.presets import PRESETS
 
 if TYPE_CHECKING:
     from shelllcc.guidance.wan.clips.asked import Asked, How
@@ -62,27 +65,46 @@ PromptsFile = Annotated[
         "--prompts-file", **FROM, help="Prompts, one a line, flags of its own at its end; # starts a comment."
     ),
 ]
+MODEL, RESULTS = "Model", "Results"  # panels of the help
 Model = Annotated[
     str | None,
     typer.Option(
-        "--model", help="A diffusers folder or hub id; the embedded tiny Wan if not given.", envvar="SHELLLCC_MODEL"
+        "--model",
+        help="A diffusers folder or hub id. (default: the embedded tiny Wan)",
+        envvar="SHELLLCC_MODEL",
+        rich_help_panel=MODEL,
     ),
 ]
-Preset = Annotated[str | None, typer.Option("--preset", help="Named defaults; chosen by the model if not given.")]
+Preset = Annotated[
+    str | None, typer.Option("--preset", help="Named defaults. (default: by the model)", rich_help_panel=MODEL)
+]
 Strength = Annotated[
     str | None,
     typer.Option(
         "--strength",
-        help="Of the guidance: 0 is off, 1 the default, 2 twice; `auto` is what `tune` found for the prompt.",
+        help="Of the guidance: 0 is off, 2 twice; `auto` is what `tune` found for the prompt. (default: 1)",
         envvar="SHELLLCC_STRENGTH",
     ),
 ]
 Bank = Annotated[
     str | None,
-    typer.Option("--bank", help="Anchor bank: a file or a name. (default: auto)", envvar="SHELLLCC_BANK"),
+    typer.Option(
+        "--bank",
+        help="Anchor bank: a file or a name. (default: auto)",
+        envvar="SHELLLCC_BANK",
+        rich_help_panel=MODEL,
+    ),
 ]
-Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1.", envvar="SHELLLCC_DEVICE")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        help="cpu, cuda, cuda:1. (default: cuda where there is one)",
+        envvar="SHELLLCC_DEVICE",
+        rich_help_panel=MODEL,
+    ),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.", rich_help_panel=RESULTS)]
 
 
 def _json(value: bool) -> bool:
@@ -91,7 +113,27 @@ def _json(value: bool) -> bool:
     return value
 
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.", callback=_json)]
+def _quiet(value: bool) -> bool:
+    if value:
+        streams.hush()
+    return value
+
+
+Json = Annotated[
+    bool,
+    typer.Option("--json", help="Print one JSON object on stdout.", callback=_json, rich_help_panel=RESULTS),
+]
+Quiet = Annotated[
+    bool,
+    typer.Option(
+        "--quiet",
+        "-q",
+        help="No progress and no notes; errors alone.",
+        callback=_quiet,
+        rich_help_panel=RESULTS,
+    ),
+]
+Open = Annotated[bool, typer.Option("--open", help="Show the result when it is there.", rich_help_panel=RESULTS)]
 Folder = Annotated[
     Path | None, typer.Option("--output", "-o", **INTO, help="The run's folder; a run goes on where it was.")
 ]
@@ -104,31 +146,61 @@ Replay = Annotated[
 ]
 
 
+def _preset(text: str, field: str) -> str:
+    """The help of a flag that a preset has a default for, with that of the embedded model."""
+    usual = PRESETS["tiny"]
+    value = f"{usual.width}x{usual.height}" if field == "size" else getattr(usual, field)
+    words = f"{value:g}" if isinstance(value, (int, float)) else value or "none"
+    words = "the model's" if field == "scheduler" else words
+    return f"{text} (default: the preset's; tiny: {words})"
+
+
+def _knob(text: str, field: str) -> str:
+    """The help of a flag that sets the guide, with the guide's default."""
+    value = getattr(GuideConfig(), field)
+    words = ":".join(f"{end:g}" for end in value) if isinstance(value, tuple) else f"{value:g}"
+    return f"{text} (default: {words}, or the fit's)"
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How clips are sampled; None is the preset's."""
 
-    negative_prompt: Annotated[str | None, typer.Option("--negative-prompt", help="What to avoid.")] = None
-    steps: Annotated[int | None, typer.Option("--steps", "--num-inference-steps", help="Sampling steps.")] = None
-    cfg: Annotated[float | None, typer.Option("--cfg", "--guidance-scale", help="Classifier-free guidance.")] = None
-    cfg_2: Annotated[
-        float | None, typer.Option("--cfg-2", "--guidance-scale-2", help="Of a second transformer (Wan2.2-A14B).")
+    negative_prompt: Annotated[
+        str | None, typer.Option("--negative-prompt", help=_preset("What to avoid.", "negative_prompt"))
     ] = None
-    shift: Annotated[float | None, typer.Option("--shift", "--flow-shift", help="Flow shift.")] = None
+    steps: Annotated[
+        int | None, typer.Option("--steps", "--num-inference-steps", help=_preset("Sampling steps.", "steps"))
+    ] = None
+    cfg: Annotated[
+        float | None, typer.Option("--cfg", "--guidance-scale", help=_preset("Classifier-free guidance.", "cfg"))
+    ] = None
+    cfg_2: Annotated[
+        float | None,
+        typer.Option("--cfg-2", "--guidance-scale-2", help=_preset("Of a second transformer (Wan2.2-A14B).", "cfg_2")),
+    ] = None
+    shift: Annotated[float | None, typer.Option("--shift", "--flow-shift", help=_preset("Flow shift.", "shift"))] = None
     sigmas: Annotated[
         str | None,
-        typer.Option("--sigmas", help="Noise levels of all steps in place of both, e.g. 1,.9375,.8333,.625."),
+        typer.Option(
+            "--sigmas", help=_preset("Noise levels of all steps in place of both, e.g. 1,.9375,.8333,.625.", "sigmas")
+        ),
     ] = None
     scheduler: Annotated[
-        str | None, typer.Option("--scheduler", help="unipc, dpm, euler, or lcm, which noises anew; else the model's.")
+        str | None,
+        typer.Option("--scheduler", help=_preset("unipc, dpm, euler, or lcm, which noises anew.", "scheduler")),
     ] = None
-    frames: Annotated[int | None, typer.Option("--frames", "--num-frames", help="4n+1.")] = None
-    size: Annotated[str | None, typer.Option("--size", help="WIDTHxHEIGHT in pixels, e.g. 832x480.")] = None
-    fps: Annotated[int | None, typer.Option("--fps", help="Of the file.")] = None
+    frames: Annotated[int | None, typer.Option("--frames", "--num-frames", help=_preset("4n+1.", "frames"))] = None
+    size: Annotated[
+        str | None, typer.Option("--size", help=_preset("WIDTHxHEIGHT in pixels, e.g. 832x480.", "size"))
+    ] = None
+    fps: Annotated[int | None, typer.Option("--fps", help=_preset("Of the file.", "fps"))] = None
     radius: Annotated[
-        float | None, typer.Option("--radius", help="Sharpness: factor on the radius of real latents.")
+        float | None, typer.Option("--radius", help=_knob("Sharpness: factor on the radius of real latents.", "radius"))
     ] = None
-    window: Annotated[str | None, typer.Option("--window", help="Guidance interval LOW:HIGH, in sigmas.")] = None
+    window: Annotated[
+        str | None, typer.Option("--window", help=_knob("Guidance interval LOW:HIGH, in sigmas.", "window"))
+    ] = None
 
     def values(self) -> dict[str, Value]:
         """As fields of a Request, those that were given. Raises UsageError."""
@@ -169,7 +241,11 @@ class Loading:
     """How the model is loaded; None is what a replayed sidecar says, or the default."""
 
     dtype: Annotated[
-        str | None, typer.Option("--dtype", help="float32, bfloat16 or float16; the VAE stays float32.")
+        str | None,
+        typer.Option(
+            "--dtype",
+            help="float32, bfloat16 or float16; the VAE stays float32. (default: float32 on the CPU, else bfloat16)",
+        ),
     ] = None
     offload: Annotated[
         str | None,
@@ -181,10 +257,14 @@ class Loading:
     ] = None
     quantize: Annotated[
         str | None,
-        typer.Option("--quantize", help="The transformer's weights: none, fp8, int8 (torchao), nf4 (bitsandbytes)."),
+        typer.Option(
+            "--quantize",
+            help="The transformer's weights: none, fp8, int8 (torchao), nf4 (bitsandbytes). (default: none)",
+        ),
     ] = None
     tiling: Annotated[
-        bool | None, typer.Option("--tiling/--no-tiling", help="Decode in tiles: less memory.", show_default=False)
+        bool | None,
+        typer.Option("--tiling/--no-tiling", help="Decode in tiles: less memory. (default: no)", show_default=False),
     ] = None
     transformer: Annotated[
         str | None, typer.Option("--transformer", help="A .safetensors or .gguf in place of the model's transformer.")
@@ -199,7 +279,10 @@ class Loading:
         ),
     ] = None
     cache: Annotated[
-        str | None, typer.Option("--cache", help="Reuse features of earlier steps: none, first-block, taylorseer, pab.")
+        str | None,
+        typer.Option(
+            "--cache", help="Reuse features of earlier steps: none, first-block, taylorseer, pab. (default: none)"
+        ),
     ] = None
 
     def values(self) -> dict[str, How]:
@@ -234,6 +317,7 @@ class Common:
     bank: Bank = None
     device: Device = None
     as_json: Json = False
+    quiet: Quiet = False
 
     def asked(
         self, sampling: Sampling, loading: Loading, *, seed: int | None = None, strength: str | None = None
@@ -249,6 +333,13 @@ class Common:
 def _given(values: Mapping[str, Any]) -> dict[str, Any]:
     """Those that were given."""
     return {name: value for name, value in values.items() if value is not None}
+
+
+def show(path: Path) -> None:
+    """Open a page or a clip with what the system opens such files with; where it has nothing, say so."""
+    ends_at_once = sys.platform.startswith("linux")  # xdg-open hands the file on, and its child is to be awaited
+    if typer.launch(str(path.absolute()), wait=ends_at_once) != 0:
+        streams.say(f"note: nothing here opens {path}; open it by hand")
 
 
 def flags_alone(ctx: typer.Context, asked: Asked) -> Asked:

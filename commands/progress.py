@@ -1,38 +1,74 @@
-"""Progress on the terminal's stderr: stage, step, sigma, distance and the time left. Knows nothing of sampling."""
+"""Progress on the terminal's stderr: stage, step and the time left, then what has room. Knows nothing of sampling."""
 
 from __future__ import annotations
 
 import sys
+import time
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress, ProgressColumn, Task
+from rich.text import Text
 
+from shelllcc.commands import streams
 from shelllcc.guidance.terminal import shown
 
 if TYPE_CHECKING:
     from shelllcc.guidance.wan.clips.sample import Moment
 
+BAR = 20  # cells
+EVERY = 30.0  # seconds between lines of a stage where stderr is no terminal
+SAMPLING = "sampling"  # what the stages end in that begin a clip
 
-class TerminalReporter:
-    """A rich progress bar on a terminal; plain lines, one a stage, where stderr is no terminal."""
+
+class Part(NamedTuple):
+    """A part of the line, in its place; those of a higher rank go first where there is no room, rank 0 never."""
+
+    text: str
+    rank: int
+    style: str = ""
+
+
+def line_of(parts: list[Part], width: int) -> Text:
+    """The parts that fit beside each other in `width` cells, in their order. The first one is cut if all else fails."""
+    parts = [part for part in parts if part.text]
+    kept: list[Part] = []
+    for part in sorted(parts, key=lambda part: part.rank):
+        if part.rank == 0 or sum(cell_len(one.text) + 2 for one in (*kept, part)) - 2 <= width:
+            kept.append(part)
+    over = sum(cell_len(one.text) + 2 for one in kept) - 2 - width
+    if over > 0 and kept:
+        room = max(1, cell_len(kept[0].text) - over)
+        kept[0] = Part(set_cell_size(kept[0].text, room).rstrip(), 0, kept[0].style)
+        parts[parts.index(next(part for part in parts if part.rank == 0))] = kept[0]
+    return Text("  ").join(Text(part.text, part.style) for part in parts if part in kept)
+
+
+def clock(seconds: float) -> str:
+    """Seconds as 4:10, or 1:02:03."""
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
+
+
+class TerminalReporter(ProgressColumn):
+    """One line on a terminal; plain lines, one a stage and one each half minute, where stderr is none.
+
+    Of several clips it says which one is being made, and how long they will take together.
+    """
 
     def __init__(self) -> None:
+        super().__init__()
         self.console = Console(stderr=True)
-        self.live = self.console.is_terminal
-        self.progress = Progress(
-            TextColumn("{task.description:<22}", style="bold", markup=False),
-            BarColumn(bar_width=28),
-            TextColumn("{task.fields[state]}", markup=False),
-            TextColumn("{task.fields[alarm]}", style="red", markup=False),
-            TimeElapsedColumn(),
-            TextColumn("eta"),
-            TimeRemainingColumn(),
-            console=self.console,
-            disable=not self.live,
-        )
-        self.task = self.progress.add_task("starting", total=None, state="", alarm="")
+        self.live = self.console.is_terminal and not streams.is_quiet()
+        self.progress = Progress(self, console=self.console, disable=not self.live)
+        self.task = self.progress.add_task("starting", total=None)
+        self.name, self.begun, self.said = "starting", time.monotonic(), time.monotonic()
+        self.done, self.total = 0, 0
+        self.state, self.details, self.alarm = "", list[str](), ""
+        self.clips, self.clip, self.made, self.spent = 0, 0, 0, 0.0  # all, at which, how many sampled, in which seconds
+        self.clip_begun: float | None = None
 
     def __enter__(self) -> TerminalReporter:
         self.progress.start()
@@ -43,11 +79,25 @@ class TerminalReporter:
     ) -> None:
         self.progress.stop()
 
+    def expect(self, clips: int) -> None:
+        """Say how many clips there will be."""
+        self.clips = clips
+
+    def passed(self, clips: int) -> None:
+        """Say how many of them are there, made now or before."""
+        self._end_clip()
+        self.clip = clips
+
     def stage(self, name: str) -> None:
-        if self.live:
-            self.progress.reset(self.task, description=shown(name), total=None, state="", alarm="")
-        elif sys.stderr is not None:  # print would take stdout
-            print(shown(f"shelllcc: {name}"), file=sys.stderr, flush=True)
+        """Say what is done now; a stage that ends in `sampling` begins a clip."""
+        if name.endswith(SAMPLING):
+            self._end_clip()
+            self.clip_begun, self.clip = time.monotonic(), self.clip + 1
+        self.name, self.begun, self.said = shown(name), time.monotonic(), time.monotonic()
+        self.done, self.total = 0, 0
+        self.state, self.details, self.alarm = "", [], ""
+        before = f"{self._of_clips()}: " if name.endswith(SAMPLING) and self._of_clips() else ""
+        self._plain(f"{before}{self.name}")
 
     def note(self, text: str) -> None:
         """A line that stays."""
@@ -59,19 +109,89 @@ class TerminalReporter:
 
     def count(self, done: int, total: int, state: str = "") -> None:
         """How many of a stage's things are done."""
-        self.progress.update(self.task, completed=done, total=total, state=shown(state) or f"{done}/{total}")
+        self._at(done, total, shown(state) or f"{done}/{total}")
+        if not state:
+            self._now_and_then()
 
     def fetched(self, done: int, total: int | None) -> None:
         """How many bytes are here."""
-        state = f"{done / 1e6:.1f} MB" + (f" of {total / 1e6:.1f}" if total else "")
-        self.progress.update(self.task, completed=done, total=total, state=state)
+        self._at(done, total or 0, f"{done / 1e6:.1f} MB" + (f" of {total / 1e6:.1f}" if total else ""))
 
     def step(self, moment: Moment) -> None:
-        state = f"step {moment.step}/{moment.steps}  sigma {moment.sigma:.3f}"
+        """How far a sampling is."""
+        self._at(moment.step, moment.steps, f"step {moment.step}/{moment.steps}")
+        self.details = [f"sigma {moment.sigma:.3f}"]
         if moment.distance is not None:
-            state += f"  distance {moment.distance:.3f}"
-        alarm = "" if moment.alarm is None else f"{moment.alarm} alarm"
-        self.progress.update(self.task, completed=moment.step, total=moment.steps, state=state, alarm=alarm)
+            self.details.append(f"distance {moment.distance:.3f}")
+        self.alarm = "" if moment.alarm is None else f"{moment.alarm} alarm"
+        self._now_and_then()
+
+    def render(self, task: Task) -> Text:
+        """The line as it is now, for rich."""
+        width = self.console.width
+        details = [Part(text, 4) for text in self.details]
+        left, elapsed = self._left(), clock(time.monotonic() - self.begun)
+        return line_of(
+            [
+                Part(self.name, 0, "bold"),
+                Part(self.state, 0),
+                Part("" if left is None else f"eta {clock(left)}", 0, "cyan"),
+                Part(self._of_clips(), 1),
+                Part(self.alarm, 2, "red"),
+                *details,
+                Part(self._bar(), 5),
+                Part(f"after {elapsed}", 3 if left is None else 6),
+            ],
+            width,
+        )
+
+    def _at(self, done: int, total: int, state: str) -> None:
+        self.done, self.total, self.state = done, total, state
+
+    def _left(self) -> float | None:
+        """Seconds of this stage, as far as it can be told."""
+        if not 0 < self.done <= self.total:
+            return None
+        return (time.monotonic() - self.begun) * (self.total - self.done) / self.done
+
+    def _of_clips(self) -> str:
+        """Which of several clips is being made, and how long all will take: "clip 3 of 8, 4:10 left"."""
+        if self.clips < 2 or not self.clip:
+            return ""
+        words = f"clip {min(self.clip, self.clips)} of {self.clips}"
+        share = self.done / self.total if self.total and self.name.endswith(SAMPLING) else 0.0
+        now = 0.0 if self.clip_begun is None else time.monotonic() - self.clip_begun
+        each = self.spent / self.made if self.made else (now / share if share else None)
+        if each is None:
+            return words
+        left = each * max(0, self.clips - self.clip) + (max(0.0, each - now) if self.clip_begun is not None else 0.0)
+        return f"{words}, {clock(left)} left"
+
+    def _end_clip(self) -> None:
+        if self.clip_begun is not None:
+            self.made, self.spent = self.made + 1, self.spent + time.monotonic() - self.clip_begun
+        self.clip_begun = None
+
+    def _bar(self) -> str:
+        if not self.total:
+            return ""
+        full, rest = ("━", "╌") if self.console.encoding.lower().startswith("utf") else ("=", "-")
+        there = min(BAR, round(BAR * self.done / self.total))
+        return full * there + rest * (BAR - there)
+
+    def _now_and_then(self) -> None:
+        """Where stderr is no terminal, a long stage says every half minute how far it is."""
+        if not self.live and time.monotonic() - self.said > EVERY:
+            self.said = time.monotonic()
+            left = self._left()
+            words = [self._of_clips(), self.name, self.state]
+            self._plain(": ".join(filter(None, words)) + ("" if left is None else f", eta {clock(left)}"))
+
+    def _plain(self, text: str) -> None:
+        """A line where stderr is no terminal."""
+        if not self.live and not streams.is_quiet() and sys.stderr is not None:  # print would take stdout
+            print(shown(f"shelllcc: {text}"), file=sys.stderr, flush=True)
 
     def _print(self, text: str) -> None:
-        self.console.print(shown(text), markup=False, emoji=False, highlight=False, soft_wrap=True)
+        if not streams.is_quiet():
+            self.console.print(shown(text), markup=False, emoji=False, highlight=False, soft_wrap=True)

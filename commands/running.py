@@ -84,14 +84,14 @@ def _failed(error: Exception) -> int:
         message, code = f"unexpected {kind}: {error}; SHELLLCC_DEBUG=1 shows where", 1
     message = " ".join(message.split())
     if message:
-        streams.say(f"error: {message}")
+        streams.say(f"error: {message}", wrong=True)
     _report(kind, message, code, error)
     return code
 
 
 def _say_end(line: str, code: int) -> None:
     """How a signal ended it, as `_failed` says an error."""
-    streams.say(line)
+    streams.say(line, wrong=True)
     _report("Interrupted", line, code)
 
 

@@ -70,18 +70,23 @@ def report(items: Sequence[JsonObject], page: Path, *, as_json: bool) -> None:
     for item in items:
         for clip in item["clips"]:
             figures = [clip["figures"].get(name) for name in columns]
+            sign = {"spectrum": "+", "balance": "+"}  # about nought; the others are ratios, or sizes
             rows.append(
                 (
                     f"{item['idx']:02d} {short(item['prompt'], 28)}",
                     "" if item["seed"] is None else str(item["seed"]),
                     clip["title"],
-                    *("" if value is None else f"{value:.3f}" for value in figures),
+                    *(
+                        "" if value is None else f"{value:{sign.get(name, '')}.3f}"
+                        for name, value in zip(columns, figures, strict=True)
+                    ),
                     sparkline([step["distance"][0] for step in clip["trace"]]),
                     clip["verdict"]["word"],
                 )
             )
-    heads = ("prompt", "seed", "clip", "lap", "hf", "flat", "kurtosis", "spectrum", "change", "balance", "distance")
-    table((*heads, "verdict"), rows)
+    heads = ("prompt", "seed", "clip", "sharpness", "hf", "flat", "kurtosis", "spectrum", "change", "balance")
+    spare = ("flat", "kurtosis", "hf", "spectrum", "distance", "change", "seed", "prompt")
+    table((*heads, "distance", "verdict"), rows, spare=spare)
     for item in items:
         for clip in item["clips"][1:]:
             verdict = clip["verdict"]

@@ -13,6 +13,7 @@ from typing import Any, TextIO
 from shelllcc.guidance.terminal import json_text, shown
 
 RESULTS: ContextVar[TextIO | None] = ContextVar("RESULTS", default=None)  # where they go if not to sys.stdout
+QUIET: ContextVar[bool] = ContextVar("QUIET", default=False)
 
 
 def print_json(record: Any, *, indent: int | None = None) -> None:
@@ -35,9 +36,19 @@ def fitting(text: str) -> str:
     return text.encode(_encoding(), "backslashreplace").decode(_encoding())
 
 
-def say(line: str) -> None:
-    """A line to the user, on stderr."""
-    if sys.stderr is not None:  # print would take stdout
+def hush() -> None:
+    """Say nothing from now on but what went wrong."""
+    QUIET.set(True)
+
+
+def is_quiet() -> bool:
+    """Whether only what went wrong is said."""
+    return QUIET.get()
+
+
+def say(line: str, *, wrong: bool = False) -> None:
+    """A line to the user, on stderr; what went `wrong` is said also where quiet was asked for."""
+    if sys.stderr is not None and (wrong or not QUIET.get()):  # print would take stdout
         print(shown(f"shelllcc: {line}"), file=sys.stderr)
 
 
@@ -52,12 +63,13 @@ def agreed(fact: str) -> bool:
 @contextlib.contextmanager
 def own_stdout() -> Iterator[None]:
     """Within the block `results_alone` may be called; `sys.stdout` is afterwards what it was."""
-    before, token = sys.stdout, RESULTS.set(None)
+    before, token, quiet = sys.stdout, RESULTS.set(None), QUIET.set(False)
     try:
         yield
     finally:
         results, sys.stdout = RESULTS.get(), before
         RESULTS.reset(token)
+        QUIET.reset(quiet)
         if results is not None and results is not before:
             with contextlib.suppress(OSError):  # its reader has left
                 results.close()

@@ -31,6 +31,7 @@ def tune(
     embed: options.Embed = False,
     overwrite: options.Overwrite = False,
     replay_folder: options.Replay = None,
+    show: options.Open = False,
     common: options.Common,
     sampling: options.Sampling,
     images: options.Images,
@@ -70,7 +71,10 @@ def tune(
             found.append(profile)
             took = "as tuned before" if profile["known"] else f"{profile['sampled']} clips sampled"
             reporter.line(f"{short(profile['settings']['prompt'])}: strength {profile['strength']:g} ({took})")
-    _report(found, planned.folder / "report.html", as_json=common.as_json)
+    page = planned.folder / "report.html"
+    _report(found, page, as_json=common.as_json)
+    if show and page.exists():
+        options.show(page)
 
 
 def _report(found: Sequence[JsonObject], page: Path, *, as_json: bool) -> None:

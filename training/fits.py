@@ -45,6 +45,9 @@ class Silent:
     def step(self, moment: object) -> None:
         pass
 
+    def count(self, done: int, total: int) -> None:
+        pass
+
 
 def main(
     device: Device = "cpu",

@@ -138,7 +138,7 @@ files = st.one_of(
 def test_any_prompts_file_is_planned_or_refused_by_file_and_line(run, tmp_path, content, command):
     (tmp_path / "prompts.txt").write_bytes(content)
     given = ["prompts.txt", "-o", "out"] if command == "batch" else ["--prompts-file", "prompts.txt", "-o", "out"]
-    code, out, err = run(command, *given, *SMALL, "--dry-run")
+    code, out, err = run(command, *given, *SMALL, "--dry-run", "--json")
     assert code in (0, 2)
     if code:
         assert re.search(r"prompts\.txt:\d+: |the prompts file prompts\.txt", err), err
@@ -199,7 +199,7 @@ def test_any_sidecar_is_replayed_or_refused(run, tmp_path, data):
         if isinstance(inside, dict):
             inside[way[-1]] = data.draw(values, label=".".join(way))
     (tmp_path / "sidecar.json").write_text(json.dumps(record), encoding="utf-8")
-    code, out, _ = run("generate", "--from", "sidecar.json", "--dry-run")
+    code, out, _ = run("generate", "--from", "sidecar.json", "--dry-run", "--json")
     if code == 0:
         inside = (tmp_path / "outputs").resolve()
         assert all(path.resolve().is_relative_to(inside) for path in planned(out))

@@ -281,6 +281,9 @@ class Silent:
     def step(self, moment: Moment) -> None:
         pass
 
+    def count(self, done: int, total: int) -> None:
+        pass
+
 
 def _row(plan: Plan, record: JsonObject) -> JsonObject:
     """What the driver hears of a clip; the sidecar has the rest."""

@@ -89,7 +89,7 @@ def make(
     guide = guide_for(request, bank)
     how: JsonObject = {"images": pictures(request), "prefix": prefix, "texts": studio.texts, "cache": loading.cache}
     try:
-        clip = sample(pipe, request, guide, **how, on_moment=on_moment)
+        clip = sample(pipe, request, guide, **how, on_moment=on_moment, on_decoded=reporter.count)
     except OutOfMemoryError as error:
         raise OutOfMemoryError(error.stage, loading.relief(error.stage, studio.device)) from error
     sampling, rest = decoding[0] - started, time.perf_counter() - decoding[0]

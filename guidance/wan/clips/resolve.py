@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from shelllcc.guidance.errors import BankError, UsageError, VideoError
 from shelllcc.guidance.files import JsonObject
-from shelllcc.guidance.fit.shelf import banks_fitted
+from shelllcc.guidance.fit.shelf import Found, banks_fitted
 from shelllcc.guidance.media.video import check_encoder
 from shelllcc.guidance.paths import here
 from shelllcc.guidance.wan.clips import fitted, recorded
@@ -158,19 +158,25 @@ def _requests(
     given = ({"seed": asked.seeds[0]} if asked.seeds else {}) | dict(asked.values)
 
     still_of = functools.cache(still_at)
+    alike: dict[object, Request] = {}  # by all but the prompt and the seed, which most lines share
 
     def request_of(line: Line) -> Request:
         apart = {"steps": "sigmas", "sigmas": "steps"}  # a line's own number of steps, or levels, is in place of both
         kept = {key: value for key, value in given.items() if apart.get(key) not in line.values}
         words = {**kept, **line.values, "prompt": line.prompt}
         words |= {name: still_of(str(words[name])) for name in IMAGES if name in words}
-        request = usual(**{key: value for key, value in words.items() if (key, value) != ("strength", AUTO)})
-        if pictured:
-            check_images(request, model)
-        if {*IMAGES, "width"} & words.keys():
-            request = sized(request, model)
-        _check_sizes(request, model)
-        return request
+        own = {key: words.pop(key) for key in ("prompt", "seed") if key in words}
+        key = tuple(words.items())
+        if key not in alike:
+            settings = {name: value for name, value in words.items() if (name, value) != ("strength", AUTO)}
+            request = usual(**settings, prompt=line.prompt)
+            if pictured:
+                check_images(request, model)
+            if {*IMAGES, "width"} & words.keys():
+                request = sized(request, model)
+            _check_sizes(request, model)
+            alike[key] = request
+        return alike[key].changed(**own)
 
     def placed(line: Line) -> Request:
         try:
@@ -249,17 +255,23 @@ def _fitted(
     UsageError where guidance is `wanted`, and for a fit that is torn or was edited.
     """
     found, lacking, notes = list(requests), list[Request](), list[str]()
+
+    known_of: dict[tuple[object, ...], tuple[Found, bool]] = {}  # of many prompts few are sampled otherwise
     for index, (line, request) in enumerate(zip(lines, requests, strict=True)):
         if request.guide.strength == 0:
             continue
         given = {*asked.values, *line.values} & set(KNOBS) - {"strength"}
-        known = fitted.find(request, model, loading, bank, asked.fit)
+        way = (request.scheduler, request.sigmas, request.shift, request.steps, request.cfg, request.cfg_2)
+        if way not in known_of:
+            holds = fitted.defaults_hold(model, bank, request)
+            known_of[way] = fitted.find(request, model, loading, bank, asked.fit), holds
+        known, usual = known_of[way]
         if not known.exact:
             lacking.append(request)
         if known.fit is not None:
             found[index] = fitted.under(request, known.fit, given)
             notes += [known.remark] if known.remark else []
-        elif not given and not fitted.defaults_hold(model, bank, request):
+        elif not given and not usual:
             told = f"no fit says how to guide {model.name} at these settings; make one with `{fit_command(asked)}`"
             if wanted:
                 raise UsageError(f"{told}, or give --fit never")

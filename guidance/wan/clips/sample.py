@@ -28,7 +28,7 @@ from shelllcc.guidance.wan.clips.request import Request
 from shelllcc.guidance.wan.model.caches import cached
 from shelllcc.guidance.wan.model.placing import reset
 from shelllcc.guidance.wan.model.schedules import SCHEDULERS, given
-from shelllcc.guidance.wan.model.seams import device_of, image_taken
+from shelllcc.guidance.wan.model.seams import decoded, device_of, image_taken
 
 if TYPE_CHECKING:
     from diffusers import WanPipeline
@@ -141,6 +141,7 @@ def sample(
     start: Start | None = None,
     images: Mapping[str, Image] | None = None,
     on_moment: Callable[[Moment], None] = lambda moment: None,
+    on_decoded: Callable[[int, int], None] = lambda done, total: None,
 ) -> Clip:
     """Sample the clip; the noise comes from a CPU generator of the request's seed, so that seeds are portable.
 
@@ -152,7 +153,8 @@ def sample(
 
     `on_moment` hears of every step, of the last one before decoding begins. What it raises ends the sampling, and the
     pipeline is as it was. It is no generator of moments: the loop is the pipeline's, which calls back and returns once,
-    so that to yield from within it would take a thread.
+    so that to yield from within it would take a thread. `on_decoded` hears how many latent frames, of how many, have
+    been decoded; of tiles, those of each.
     """
     steps = _Steps(request.steps - (start.index if start else 0), guide, on_moment)
     dice = torch.Generator("cpu").manual_seed(request.seed)
@@ -160,7 +162,7 @@ def sample(
         torch.randn(start.latents.shape, generator=dice)  # what pure noise would have taken: none comes twice
     with scheduled(pipe, request, dice):
         later = begun_later(pipe.scheduler, start.index) if start else contextlib.nullcontext()
-        with later, _hooked(pipe, request, guide, prefix, cache), _told(pipe, steps):
+        with later, _hooked(pipe, request, guide, prefix, cache), _told(pipe, steps), decoded(pipe, on_decoded):
             frames = _call(pipe, request, texts, steps, start, dice, images or {})
     if not np.isfinite(frames).all():
         raise SamplingError("the VAE gave NaN or infinity: its weights are broken; fetch the model anew")

@@ -44,6 +44,8 @@ class Reporter(Protocol):
 
     def step(self, moment: Moment) -> None: ...
 
+    def count(self, done: int, total: int) -> None: ...
+
 
 class Studio:
     """A model and how it is loaded, on one device, or on those of all `ranks`; `reporter` hears how far it is.

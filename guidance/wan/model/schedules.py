@@ -7,6 +7,7 @@ FlowMatchEuler and FlowMatchLCM shift a smallest level that is shifted already, 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 
 SCHEDULERS: Mapping[str, str] = {
@@ -23,6 +24,7 @@ def warp(shift: float, u: float) -> float:
     return shift * u / (1 + (shift - 1) * u)
 
 
+@functools.cache
 def even(shift: float, steps: int) -> tuple[float, ...]:
     """The noise levels of so many steps, even in time, 0 left out."""
     return tuple(warp(shift, 1 - i / steps) for i in range(steps))

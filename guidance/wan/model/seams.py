@@ -100,6 +100,47 @@ def image_taken(pipe: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def decoded(pipe: Any, on_frame: Callable[[int, int], None]) -> Iterator[None]:
+    """Within the block `on_frame` hears how many latent frames the VAE has decoded, of how many; of tiles, each one's.
+
+    Wan's VAE calls its decoder once for a latent frame, of each tile.
+    """
+    vae, total, done = pipe.vae, 0, 0
+    before, decode = vars(vae).get("decode"), vae.decode
+
+    def begin(latents: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        nonlocal total, done
+        total, done = latents.shape[2] * _tiles(vae, *latents.shape[-2:]), 0
+        return decode(latents, *args, **kwargs)
+
+    def end(*_: Any) -> None:
+        nonlocal done
+        done += 1
+        on_frame(done, total)
+
+    vae.decode, hook = begin, vae.decoder.register_forward_hook(end)
+    try:
+        yield
+    finally:
+        hook.remove()
+        if before is None:
+            del vae.decode
+        else:
+            vae.decode = before
+
+
+def _tiles(vae: Any, height: int, width: int) -> int:
+    """In how many tiles latents are decoded."""
+    scale = vae.spatial_compression_ratio
+    if not vae.use_tiling or (
+        height <= vae.tile_sample_min_height // scale and width <= vae.tile_sample_min_width // scale
+    ):
+        return 1
+    strides = vae.tile_sample_stride_height // scale, vae.tile_sample_stride_width // scale
+    return len(range(0, height, strides[0])) * len(range(0, width, strides[1]))
+
+
+@contextlib.contextmanager
 def forward_exchanged(models: Sequence[nn.Module], exchange: Callable[[Forward], Forward]) -> Iterator[None]:
     """Within the block each model's forward is what `exchange` makes of it; afterwards it is as before.
 

@@ -30,6 +30,9 @@ class Silent:
     def step(self, moment):
         pass
 
+    def count(self, done, total):
+        pass
+
 
 @pytest.fixture
 def studio(tmp_path, monkeypatch):

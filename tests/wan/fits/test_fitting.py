@@ -40,6 +40,9 @@ class Silent:
     def step(self, moment):
         pass
 
+    def count(self, done, total):
+        pass
+
 
 @pytest.fixture(scope="module")
 def studio(pipe, tmp_path_factory):

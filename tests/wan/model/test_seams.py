@@ -8,6 +8,7 @@ import inspect
 import subprocess
 import sys
 import threading
+import types
 from datetime import timedelta
 
 import pytest
@@ -267,6 +268,26 @@ def test_decoded_in_part_shows_what_the_whole_would(diffusers):
         assert "decode" not in vars(vae)
         with seams.decoded_in_part(vae, None):
             assert vae.decode(latents, return_dict=False)[0].shape == whole.shape
+
+
+@pytest.mark.parametrize("tiled", [False, True])
+def test_decoded_hears_of_every_latent_frame(diffusers, tiled):
+    config = dict(base_dim=4, z_dim=4, dim_mult=[1, 2, 2], num_res_blocks=1, temperal_downsample=[True, True])
+    vae = diffusers.AutoencoderKLWan(**config, latents_mean=[0.0] * 4, latents_std=[1.0] * 4).eval()
+    if tiled:
+        sides = dict(tile_sample_min_height=16, tile_sample_min_width=16)
+        vae.enable_tiling(**sides, tile_sample_stride_height=8, tile_sample_stride_width=8)
+    heard, latents = [], torch.randn(1, 4, 3, 4, 6)
+    with torch.no_grad():
+        plain = vae.decode(latents, return_dict=False)[0]
+        with seams.decoded(types.SimpleNamespace(vae=vae), lambda done, total: heard.append((done, total))):
+            told = vae.decode(latents, return_dict=False)[0]
+    torch.testing.assert_close(told, plain, rtol=0, atol=0)
+    total = len(heard)
+    assert (total == 3) is not tiled
+    assert heard == [(done, total) for done in range(1, total + 1)]
+    assert "decode" not in vars(vae)
+    assert not vae.decoder._forward_hooks
 
 
 @pytest.mark.parametrize("name", SUPPORTED)

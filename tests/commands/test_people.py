@@ -1,0 +1,158 @@
+"""What people see: help with defaults and examples, tables that fit, the tag of a video as a record, quiet, --open."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import sys
+import time
+
+import pytest
+import typer
+
+from shelllcc import cli
+from shelllcc.commands import tables
+from shelllcc.commands.examples import EXAMPLES, example
+from shelllcc.guidance.wan.model.presets import PRESETS
+
+SMALL = ["--frames", "5", "--size", "64x64", "--steps", "2"]
+CAT = "a tabby cat, zoom in, daylight"
+
+
+def leaves(command=None, name=""):
+    command = command or typer.main.get_command(cli.app)
+    if not hasattr(command, "commands"):
+        yield name, command
+    for word, below in getattr(command, "commands", {}).items():
+        yield from leaves(below, f"{name} {word}".strip())
+
+
+@pytest.mark.parametrize("name", [name for name, _ in leaves()])
+def test_every_command_has_an_example_of_flags_that_it_has(name):
+    command = dict(leaves())[name]
+    assert command.epilog == example(name)
+    words = shlex.split(EXAMPLES[name])
+    assert " ".join(words).startswith(name)
+    known = {option for parameter in command.params for option in parameter.opts}
+    assert {word for word in words if word.startswith("-")} <= known
+
+
+def test_help_says_the_default_of_what_a_preset_sets():
+    told = {parameter.name: parameter.help for parameter in dict(leaves())["generate"].params}
+    assert f"tiny: {PRESETS['tiny'].steps})" in told["steps"]
+    assert f"tiny: {PRESETS['tiny'].width}x{PRESETS['tiny'].height})" in told["size"]
+    undecided = {"prompt", "prompts_file", "output", "sidecar", "transformer", "transformer_2", "lora", "help"}
+    for parameter in dict(leaves())["generate"].params:
+        said = "default:" in (parameter.help or "") or parameter.default not in (None, ()) or parameter.is_flag
+        assert said or parameter.name in undecided, parameter.name
+
+
+def test_the_version_has_a_short_flag(shelllcc):
+    assert shelllcc("-V")[:2] == shelllcc("--version")[:2]
+
+
+def test_a_clip_is_replayed_from_its_own_tag(shelllcc, tmp_path):
+    code, out, err = shelllcc("generate", "-p", CAT, *SMALL, "--seed", "3", "-o", "one.mp4", "--json")
+    assert code == 0, err
+    [first] = json.loads(out)["clips"]
+    (tmp_path / "one.json").unlink()
+    code, out, err = shelllcc("generate", "--from", "one.mp4", "-o", "two.mp4", "--json")
+    assert code == 0, err
+    [again] = json.loads(out)["clips"]
+    assert again["frames_sha256"] == first["frames_sha256"]
+    assert again["request"] == first["request"]
+    (tmp_path / "bare.mp4").write_bytes(b"no video")
+    code, _, err = shelllcc("generate", "--from", "bare.mp4")
+    assert code == 2
+    assert "no record of a clip in its tag" in err
+    assert shelllcc("generate", "--from", "none.mp4")[0] == 2
+
+
+def test_quiet_says_what_went_wrong_alone(shelllcc):
+    code, out, err = shelllcc("generate", "-p", "a unicorn", *SMALL, "--quiet", "-o", "quiet.mp4")
+    assert (code, err) == (0, "")
+    assert "quiet.mp4" in out
+    code, _, err = shelllcc("--quiet", "generate", "-p", "a unicorn", "--steps", "0")
+    assert code == 2
+    assert err.startswith("shelllcc: error: ")
+
+
+def test_open_shows_the_clip(shelllcc, tmp_path, monkeypatch):
+    if not sys.platform.startswith("linux"):
+        pytest.skip("what opens files is named otherwise there")
+    opener = tmp_path / "bin/xdg-open"
+    opener.parent.mkdir()
+    opener.write_text(f'#!/bin/sh\necho "$1" >> {tmp_path}/opened\n')
+    opener.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{opener.parent}:{os.environ['PATH']}")
+    assert shelllcc("generate", "-p", CAT, *SMALL, "-o", "shown.mp4", "--open")[0] == 0
+    assert (tmp_path / "opened").read_text().strip() == str(tmp_path / "shown.mp4")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["generate", "-p", CAT], ["compare", "-p", CAT], ["batch", "prompts.txt", "-o", "out"]],
+    ids=lambda words: words[0],
+)
+def test_a_dry_run_is_a_table_for_people(words, shelllcc, tmp_path):
+    (tmp_path / "prompts.txt").write_text(f"{CAT}\n")
+    code, out, err = shelllcc(*words, *SMALL, "--dry-run")
+    assert code == 0, err
+    assert CAT in out
+    assert "dry run" in out
+    with pytest.raises(ValueError, match="Expecting value"):
+        json.loads(out)
+    assert json.loads(shelllcc(*words, *SMALL, "--dry-run", "--json")[1])["dry_run"] is True
+
+
+def test_doctor_and_info_are_tables_for_people(shelllcc):
+    for words in (["doctor"], ["anchors", "info", "tiny-wan"]):
+        code, out, err = shelllcc(*words)
+        assert code == 0, err
+        assert not re.search(r"[{}\[\]]", out)
+        assert max(map(len, out.splitlines())) <= 160
+
+
+HEADS = ("prompt", "seed", "clip", "sharpness", "hf", "flat", "kurtosis", "spectrum", "change", "balance", "distance")
+ROW = ("00 a tabby cat, zoom in, daylight", "0", "strength 1.5", *(["1.234"] * 6), "+0.123", "▁▂▃▄▅▆▇█", "noise alarm")
+SPARE = ("flat", "kurtosis", "hf", "spectrum", "distance", "change", "seed", "prompt")
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_a_table_keeps_what_decides_whole_at_any_width(width, capsys, monkeypatch):
+    monkeypatch.setattr(tables, "WIDTH", width)
+    tables.table((*HEADS, "verdict"), [ROW], spare=SPARE)
+    head, row, *rest = capsys.readouterr().out.splitlines()
+    assert max(map(len, (head, row, *rest))) <= width
+    whole = {"clip": "strength 1.5", "sharpness": "1.234", "balance": "+0.123", "verdict": "noise alarm"}
+    for name, cell in whole.items():
+        assert name in head
+        assert cell in row
+    assert ("kurtosis" in head) == (width == 200)
+
+
+def test_many_prompts_are_planned_in_the_time_of_their_words(shelllcc, tmp_path):
+    """Each prompt takes what its words take, not a look for its fit: 100,000 of them take less than 10 s."""
+    (tmp_path / "prompts.txt").write_text("".join(f"grass, take {index}\n" for index in range(5000)))
+    shelllcc("batch", "prompts.txt", "-o", "warm", "--shard", "0/5000", "--dry-run")
+    begun = time.process_time()
+    code, out, err = shelllcc("batch", "prompts.txt", "-o", "out", "--dry-run")
+    assert code == 0, err
+    assert time.process_time() - begun < 2
+    assert re.search(r"^clips +5,000$", out, re.MULTILINE)
+    assert len(out.splitlines()) < 40
+    assert not (tmp_path / "out").exists()
+
+
+def test_lines_of_a_file_keep_their_own_settings_and_seeds(shelllcc, tmp_path):
+    lines = ["grass --seed 7", "grass", "a cat --steps 3", "grass --seed 9 --steps 3", "a cat"]
+    (tmp_path / "prompts.txt").write_text("\n".join(lines))
+    code, out, err = shelllcc("generate", "--prompts-file", "prompts.txt", "-o", "out", "--dry-run", "--json")
+    assert code == 0, err
+    found = [clip["request"] for clip in json.loads(out)["clips"]]
+    steps = PRESETS["tiny"].steps
+    assert [(one["prompt"], one["seed"], one["steps"]) for one in found] == [
+        *[("grass", 7, steps), ("grass", 1, steps), ("a cat", 2, 3), ("grass", 9, 3), ("a cat", 4, steps)]
+    ]
