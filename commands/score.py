@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -38,15 +38,22 @@ def score(
 ) -> None:
     """How far videos, or normalised latents, lie from a bank's shell.
 
+    Animated GIF and WebP, and folders that hold frames alone, are videos, too.
+
     Latents are safetensors with a key `latents`, (b c t h w), or the .pt (t c h w) of Shell-LCC's authors.
     """
     from shelllcc.anchors.choose import AUTO, choose_bank
     from shelllcc.anchors.fingerprints import WAN21_VAE, fingerprint
+    from shelllcc.anchors.sources import Sources as Found
     from shelllcc.anchors.sources import expand
+    from shelllcc.guidance.media.stills import is_stills
     from shelllcc.guidance.wan.banks.own_videos import leave_out_ours
     from shelllcc.guidance.wan.banks.score import score_files
 
-    found, notes = leave_out_ours(expand(files))
+    pictures = [path for path in map(Path, files) if is_stills(path)]
+    others = [file for file in files if Path(file) not in pictures]
+    found, notes = leave_out_ours(expand(others) if others or not pictures else Found((), ()))
+    found = replace(found, videos=(*found.videos, *pictures))
     for note in notes:
         streams.say(f"note: {note}")
     named = bank not in (None, AUTO)

@@ -14,6 +14,7 @@ from shelllcc.guidance.files import JsonObject, sha256_of, whole_file
 from shelllcc.guidance.measures.figures import change, figures
 from shelllcc.guidance.measures.verdict import Verdict
 from shelllcc.guidance.media.footage import Footage, read_video
+from shelllcc.guidance.media.stills import as_video, content_sha256, is_stills
 from shelllcc.guidance.media.video import frames_in, write_video
 from shelllcc.guidance.paths import reason
 from shelllcc.guidance.terminal import shown
@@ -86,7 +87,8 @@ def check_videos(videos: Sequence[Path], folder: Path, *, anew: bool = False) ->
     _check_count(videos)
     for path in videos:
         try:
-            path.open("rb").close()
+            if not is_stills(path):
+                path.open("rb").close()
         except (OSError, ValueError) as error:
             raise VideoError(f"cannot read {shown(str(path))}: {reason(error)}") from error
     _run_of(dict(zip(_labels(videos), videos, strict=True)), folder, fps=1).check(anew=anew)
@@ -104,7 +106,7 @@ def _check_count(videos: Sequence[Path]) -> None:
 
 def _read_alike(videos: Sequence[Path]) -> list[Footage]:
     """The videos, read. Raises UsageError unless they are of one size."""
-    read = [read_video(path) for path in videos]
+    read = [_read(path) for path in videos]
     if len({video.frames.shape[1:3] for video in read}) > 1:
         pairs = zip(videos, (video.frames for video in read), strict=True)
         sizes = ", ".join(f"{path.name} {frames.shape[2]}x{frames.shape[1]}" for path, frames in pairs)
@@ -112,9 +114,14 @@ def _read_alike(videos: Sequence[Path]) -> list[Footage]:
     return read
 
 
+def _read(path: Path) -> Footage:
+    with as_video(path) as file:
+        return read_video(file)
+
+
 def _run_of(named: Mapping[str, Path], folder: Path, *, fps: float) -> Run:
     """The run of existing videos, by label."""
-    asked = {"title": "compare", "videos": [{"label": n, "sha256": sha256_of(p)} for n, p in named.items()]}
+    asked = {"title": "compare", "videos": [{"label": n, "sha256": content_sha256(p)} for n, p in named.items()]}
     settings = {label: str(path) for label, path in named.items()}
     return Run(folder, title="compare", asked=asked, settings=settings, fps=fps, inputs=named.values())
 

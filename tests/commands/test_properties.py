@@ -218,7 +218,7 @@ _SIDECAR = {}
 
 def a_sidecar(run):
     if not _SIDECAR:
-        _SIDECAR.update(json.loads(run("generate", "-p", "a tabby cat", *SMALL, "--dry-run")[1])["clips"][0])
+        _SIDECAR.update(json.loads(run("generate", "-p", "a tabby cat", *SMALL, "--dry-run", "--json")[1])["clips"][0])
         _SIDECAR.update(device="cpu", dtype="float32", versions={"shelllcc": "0.1.0"}, metrics={}, trace=[], alarm=None)
     return _SIDECAR
 

@@ -47,7 +47,9 @@ def sidecar(shelllcc, tmp_path):
     """Write a sidecar with some values changed, without a clip."""
     from shelllcc.guidance.versions import versions
 
-    record = json.loads(shelllcc("generate", *PROMPT, *SMALL, "--dry-run")[1])["clips"][0] | {"versions": versions()}
+    record = json.loads(shelllcc("generate", *PROMPT, *SMALL, "--dry-run", "--json")[1])["clips"][0] | {
+        "versions": versions()
+    }
 
     def write(**changed):
         (tmp_path / "clip.json").write_text(json.dumps(record | changed))
@@ -135,7 +137,7 @@ def test_values_of_the_config_file_are_checked_by_type(text, says, shelllcc, tmp
 )
 def test_proper_values_of_the_config_file_are_heard(text, expected, shelllcc, tmp_path):
     (tmp_path / "shelllcc.toml").write_text(f"[generate]\n{text}\n")
-    code, out, err = shelllcc("generate", *([] if "prompt" in expected else PROMPT), "--dry-run")
+    code, out, err = shelllcc("generate", *([] if "prompt" in expected else PROMPT), "--dry-run", "--json")
     assert code == 0, err
     request = json.loads(out)["clips"][0]["request"]
     assert request | expected == request
@@ -148,7 +150,7 @@ def test_defaults_do_not_hinder_comparing_videos_that_exist(shelllcc, tmp_path, 
     monkeypatch.setenv("SHELLLCC_OFFLOAD", "none")
     for name in ("a.mp4", "b.mp4"):
         (tmp_path / name).touch()
-    code, out, err = shelllcc("compare", "a.mp4", "b.mp4", "--dry-run")
+    code, out, err = shelllcc("compare", "a.mp4", "b.mp4", "--dry-run", "--json")
     assert code == 0, err
     assert json.loads(out)["videos"] == ["a.mp4", "b.mp4"]
     for flag in (["--steps", "9"], ["--strengths", "0,2"], ["--preset", "tiny"], ["--dtype", "float32"]):
@@ -160,11 +162,11 @@ def test_a_flag_goes_before_a_default_that_it_excludes(shelllcc, tmp_path, monke
     (tmp_path / "prompts.txt").write_text("grass\n")
     (tmp_path / "shelllcc.toml").write_text('[compare]\nstrengths = "0,2"\n[batch]\nseed = 3\n')
     monkeypatch.setenv("SHELLLCC_STRENGTH", "2")
-    batch = ["batch", "prompts.txt", "-o", "clips", *SMALL, "--dry-run"]
+    batch = ["batch", "prompts.txt", "-o", "clips", *SMALL, "--dry-run", "--json"]
     code, out, err = shelllcc(*batch, "--strengths", "0,1", "--seeds", "7")
     assert code == 0, err
     assert [(c["strength"], c["seed"]) for c in json.loads(out)["clips"]] == [(0, 7), (1, 7)]
-    code, out, err = shelllcc("compare", *PROMPT, "--variants", "strength=0; strength=3", *SMALL, "--dry-run")
+    code, out, err = shelllcc("compare", *PROMPT, "--variants", "strength=0; strength=3", *SMALL, "--dry-run", "--json")
     assert code == 0, err
     assert [c["settings"]["strength"] for c in json.loads(out)["clips"]] == [0, 3]
     for words in ([*batch, "--strengths", "0,1", "--strength", "1"], [*batch, "--seeds", "0", "--seed", "0"]):
@@ -397,7 +399,9 @@ def test_a_result_is_whole_on_a_stdout_that_cannot_hold_the_prompt(words, encodi
     code, _, err = shelllcc(command, *given, *flags, "--size", "64x64", "--frames", "5", "--steps", "2")
     assert code == 0, err
     text = stdout.buffer.getvalue().decode(encoding)
-    if "--json" in words or "--dry-run" in words:
+    if "--dry-run" in words:
+        assert r"\u732b \U0001f408" in text
+    elif "--json" in words:
         assert "猫 🐈" in str(json.loads(text))
     else:
         assert "reference" in text

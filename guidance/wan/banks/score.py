@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -14,9 +15,14 @@ from shelllcc.anchors.latents import open_latents
 from shelllcc.anchors.score import Score, score_latents
 from shelllcc.anchors.sources import Sources
 from shelllcc.guidance.errors import BankError, VideoError
-from shelllcc.guidance.media.footage import read_clips
+from shelllcc.guidance.media.footage import Framing, read_clips
+from shelllcc.guidance.media.stills import as_video
 from shelllcc.guidance.wan.banks.encode import Encoding, encode_frames
 from shelllcc.guidance.wan.model.pipeline import load_vae
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -41,8 +47,13 @@ def score_files(
         vae = load_vae(encoding.model.source, encoding.model.revision, device=encoding.device)
         for path in sources.videos:
             told = functools.partial(_tell_hdr, path, on_problem)
-            clips = (encode_frames(vae, frames) for frames in read_clips(path, encoding.framing, on_hdr=told))
+            clips = (encode_frames(vae, frames) for frames in _clips(path, encoding.framing, told))
             yield from _scored(path, bank, clips, on_problem)
+
+
+def _clips(path: Path, framing: Framing, on_hdr: Callable[[str], None]) -> Iterator[NDArray[np.uint8]]:
+    with as_video(path) as file:
+        yield from read_clips(file, framing, on_hdr=on_hdr)
 
 
 def _tell_hdr(path: Path, on_problem: Callable[[str], None], kind: str) -> None:

@@ -113,7 +113,7 @@ def test_a_replay_hears_flags_alone_and_repeats_dtype_and_compare(shelllcc, tmp_
 
     [plan] = plan_clips(Asked(sidecar=tmp_path / "a.json"))
     assert (plan.loading.dtype, plan.compare) == ("bfloat16", True)
-    code, out, err = shelllcc("generate", "--from", "a.json", "-o", "b.mp4", "--dry-run")
+    code, out, err = shelllcc("generate", "--from", "a.json", "-o", "b.mp4", "--dry-run", "--json")
     assert code == 0, err
     assert json.loads(out)["clips"][0]["request"] == record["request"]
     assert shelllcc("generate", "--from", "a.json", "--preset", "tiny")[0] == 2
@@ -135,7 +135,7 @@ def test_a_replay_hears_flags_alone_and_repeats_dtype_and_compare(shelllcc, tmp_
     ],
 )
 def test_a_sidecar_of_wrong_types_is_refused(key, value, shelllcc, tmp_path):
-    request = json.loads(shelllcc("generate", *PROMPT, "--dry-run")[1])["clips"][0]
+    request = json.loads(shelllcc("generate", *PROMPT, "--dry-run", "--json")[1])["clips"][0]
     first, _, second = key.partition(".")
     if second:
         request[first][second] = value
@@ -241,7 +241,7 @@ def test_variables_and_the_config_file_set_defaults_below_flags(shelllcc, tmp_pa
     (tmp_path / "shelllcc.toml").write_text('[generate]\nsteps = 7\nstrength = 0.1\nnegative-prompt = "blur"\n')
 
     def resolved(*words):
-        code, out, err = shelllcc("generate", *PROMPT, "--dry-run", *words)
+        code, out, err = shelllcc("generate", *PROMPT, "--dry-run", "--json", *words)
         assert code == 0, err
         return json.loads(out)["clips"][0]["request"]
 
