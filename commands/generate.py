@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from shelllcc.guidance.files import JsonObject
     from shelllcc.guidance.wan.clips.parallel import Ranks
     from shelllcc.guidance.wan.clips.plan import Plan
+    from shelllcc.guidance.wan.clips.preview import Preview
 
 
 @options.expanded
@@ -38,6 +39,10 @@ def generate(
     trust: Annotated[bool, typer.Option("--trust", help="Fetch what --from names on the hub, unasked.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Skip clips that are finished.")] = False,
     overwrite: options.Overwrite = False,
+    preview: Annotated[
+        Path | None,
+        typer.Option(**options.TO, help="A .png that shows x0 after each step.", rich_help_panel=options.RESULTS),
+    ] = None,
     show: options.Open = False,
     common: options.Common,
     dry_run: options.DryRun = False,
@@ -49,8 +54,10 @@ def generate(
     """Sample videos pulled onto the shell of real latents. Under torchrun, all processes make each clip together."""
     from shelllcc.guidance.wan.clips import parallel
     from shelllcc.guidance.wan.clips.plan import plan_clips
+    from shelllcc.guidance.wan.clips.preview import Preview
     from shelllcc.guidance.wan.model.placing import check_device
 
+    shown = None if preview is None else Preview(preview)
     with parallel.joined(common.device) as ranks:
         check_device(common.device, here=not dry_run)
         asked = replace(
@@ -82,7 +89,7 @@ def generate(
         if any(finished):
             streams.say(f"{sum(finished)} of {len(plans)} clips are finished already")
             _say_notes(plan.doubt() for plan, done in zip(plans, finished, strict=True) if done)
-        records = _sample([plan for plan, done in zip(plans, finished, strict=True) if not done], ranks)
+        records = _sample([plan for plan, done in zip(plans, finished, strict=True) if not done], ranks, shown)
         if ranks.is_main:
             _report(records, sum(finished), as_json=common.as_json)
             if show:
@@ -116,7 +123,7 @@ def _dry_run(plans: Sequence[Plan], common: options.Common) -> None:
     tables.plan(rows, tables.PLANNED, model=first.model.name, bank=bank, loaded=loaded, memory=tables.memory(memory))
 
 
-def _sample(plans: Sequence[Plan], ranks: Ranks) -> list[JsonObject]:
+def _sample(plans: Sequence[Plan], ranks: Ranks, preview: Preview | None) -> list[JsonObject]:
     """The records of the clips, as they are made; none but on the main rank."""
     from shelllcc.commands.progress import TerminalReporter
     from shelllcc.guidance.wan.clips.generate import generate, remarks
@@ -128,7 +135,7 @@ def _sample(plans: Sequence[Plan], ranks: Ranks) -> list[JsonObject]:
         reporter.stage("loading")
         from shelllcc.guidance.wan.clips.studio import Studio
 
-        studio = Studio(plans[0].model, plans[0].loading, reporter, ranks=ranks)
+        studio = Studio(plans[0].model, plans[0].loading, reporter, ranks=ranks, preview=preview)
         studio.expect(plan.request for plan in plans)
         reporter.expect(sum(2 if plan.compare else 1 for plan in plans))
         for plan in plans:

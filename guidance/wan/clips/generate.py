@@ -76,6 +76,10 @@ def make(
     from shelllcc.guidance.wan.clips.sample import guide_for, sample
 
     pipe, reporter, loading = studio.pipe, studio.reporter, studio.loading
+    on_x0 = None
+    if studio.preview is not None and studio.ranks.is_main:
+        studio.preview.begin(pipe.vae, device_of(pipe))
+        on_x0 = studio.preview.show
     reporter.stage(f"{name} sampling")
     started = time.perf_counter()
     decoding = [started]
@@ -89,7 +93,7 @@ def make(
     guide = guide_for(request, bank)
     how: JsonObject = {"images": pictures(request), "prefix": prefix, "texts": studio.texts, "cache": loading.cache}
     try:
-        clip = sample(pipe, request, guide, **how, on_moment=on_moment, on_decoded=reporter.count)
+        clip = sample(pipe, request, guide, **how, on_moment=on_moment, on_decoded=reporter.count, on_x0=on_x0)
     except OutOfMemoryError as error:
         raise OutOfMemoryError(error.stage, loading.relief(error.stage, studio.device)) from error
     sampling, rest = decoding[0] - started, time.perf_counter() - decoding[0]

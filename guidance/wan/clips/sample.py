@@ -24,6 +24,7 @@ from shelllcc.guidance.guide.trace import Step
 from shelllcc.guidance.measures.balance import Alarm, alarm
 from shelllcc.guidance.wan.clips.embeddings import Texts
 from shelllcc.guidance.wan.clips.prefix import Prefix
+from shelllcc.guidance.wan.clips.preview import x0_between
 from shelllcc.guidance.wan.clips.request import Request
 from shelllcc.guidance.wan.model.caches import cached
 from shelllcc.guidance.wan.model.placing import reset
@@ -142,6 +143,7 @@ def sample(
     images: Mapping[str, Image] | None = None,
     on_moment: Callable[[Moment], None] = lambda moment: None,
     on_decoded: Callable[[int, int], None] = lambda done, total: None,
+    on_x0: Callable[[Tensor], None] | None = None,
 ) -> Clip:
     """Sample the clip; the noise comes from a CPU generator of the request's seed, so that seeds are portable.
 
@@ -154,9 +156,10 @@ def sample(
     `on_moment` hears of every step, of the last one before decoding begins. What it raises ends the sampling, and the
     pipeline is as it was. It is no generator of moments: the loop is the pipeline's, which calls back and returns once,
     so that to yield from within it would take a thread. `on_decoded` hears how many latent frames, of how many, have
-    been decoded; of tiles, those of each.
+    been decoded; of tiles, those of each. `on_x0` hears of every step but the first the x0 (c t h w) that it went
+    toward, in normalised latents.
     """
-    steps = _Steps(request.steps - (start.index if start else 0), guide, on_moment)
+    steps = _Steps(request.steps - (start.index if start else 0), guide, on_moment, on_x0)
     dice = torch.Generator("cpu").manual_seed(request.seed)
     if start:
         torch.randn(start.latents.shape, generator=dice)  # what pure noise would have taken: none comes twice
@@ -173,8 +176,15 @@ def sample(
 class _Steps:
     """What the pipeline calls after every step: looks at it, tells of it, and keeps the last one's latents."""
 
-    def __init__(self, steps: int, guide: ShellGuide | None, on_moment: Callable[[Moment], None]) -> None:
-        self.steps, self.guide, self.on_moment = steps, guide, on_moment
+    def __init__(
+        self,
+        steps: int,
+        guide: ShellGuide | None,
+        on_moment: Callable[[Moment], None],
+        on_x0: Callable[[Tensor], None] | None,
+    ) -> None:
+        self.steps, self.guide, self.on_moment, self.on_x0 = steps, guide, on_moment, on_x0
+        self.before: Tensor | None = None  # the latents before this step, where somebody hears of x0
         self.latents: list[Tensor] = []  # one, (1 c t h w), when all steps are done
 
     def __call__(self, pipe: Any, index: int, _timestep: Any, state: Mapping[str, Any]) -> dict[str, Any]:
@@ -186,6 +196,12 @@ class _Steps:
             )
         if moment.is_last:
             self.latents.append(state["latents"])
+        if self.on_x0 is not None:
+            if self.before is not None:
+                levels = pipe.scheduler.sigmas
+                ends = float(levels[index]), float(levels[index + 1])
+                self.on_x0(x0_between(self.before, state["latents"], *ends)[0])
+            self.before = state["latents"]
         self.on_moment(moment)
         return {}
 

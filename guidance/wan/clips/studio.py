@@ -32,6 +32,7 @@ from shelllcc.guidance.wan.model.tokens import texts_of
 if TYPE_CHECKING:
     from diffusers import WanPipeline
 
+    from shelllcc.guidance.wan.clips.preview import Preview
     from shelllcc.guidance.wan.clips.sample import Moment
 
 ENCODING = "encoding prompts"
@@ -50,7 +51,8 @@ class Reporter(Protocol):
 class Studio:
     """A model and how it is loaded, on one device, or on those of all `ranks`; `reporter` hears how far it is.
 
-    Steps that samplings share lie in `folder`, or in memory. Raises OutputError for a folder that cannot be written.
+    Steps that samplings share lie in `folder`, or in memory. `preview` shows each sampling while it goes. Raises
+    OutputError for a folder that cannot be written.
     """
 
     def __init__(
@@ -62,9 +64,10 @@ class Studio:
         device: str | None = None,
         folder: Path | None = None,
         ranks: Ranks | None = None,
+        preview: Preview | None = None,
     ) -> None:
         self.model, self.loading, self.reporter, self.folder = model, loading, reporter, folder
-        self.ranks = ranks or Ranks(device=device)
+        self.ranks, self.preview = ranks or Ranks(device=device), preview
         self._expected = list[str]()
         if folder is not None:
             _check_folder(folder)

@@ -1,0 +1,104 @@
+"""What a sampling will show, while it goes: x0 as colours, by a linear map from latents, one picture over all frames.
+
+The map of Wan2.1's VAE is ComfyUI's published one (comfy/latent_formats.py, `Wan21.latent_rgb_factors`). For any other
+VAE it is found by least squares from photographs that ship: colours of 8x8 pixels, or as many as a voxel has, beside
+what the VAE makes of them. Knows nothing of terminals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from shelllcc.anchors.fingerprints import WAN21_VAE, fingerprint
+from shelllcc.guidance.errors import UsageError
+from shelllcc.guidance.media.photographs import PHOTOGRAPHS, Photograph, load
+from shelllcc.guidance.media.pictures import write_png
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+WAN21_FACTORS = (
+    *((-0.1299, -0.1692, 0.2932), (0.0671, 0.0406, 0.0442), (0.3568, 0.2548, 0.1747), (0.0372, 0.2344, 0.1420)),
+    *((0.0313, 0.0189, -0.0328), (0.0296, -0.0956, -0.0665), (-0.3477, -0.4059, -0.2925), (0.0166, 0.1902, 0.1975)),
+    *((-0.0412, 0.0267, -0.1364), (-0.1293, 0.0740, 0.1636), (0.0680, 0.3019, 0.1128), (0.0032, 0.0581, 0.0639)),
+    *((-0.1251, 0.0927, 0.1699), (0.0060, -0.0633, 0.0005), (0.3477, 0.2275, 0.2950), (0.1984, 0.0913, 0.1861)),
+)
+WAN21_BIAS = (-0.1835, -0.0868, -0.3360)
+SIDE = 128  # pixels of a photograph's square that the map is found from
+SHOWN = 128  # pixels, at least, of a latent frame's short side in the picture
+
+
+def colour_map(
+    vae: Any, device: torch.device | str = "cpu", *, photographs: Sequence[Photograph] = PHOTOGRAPHS[::3]
+) -> Tensor:
+    """The map (c + 1, 3) from normalised latents, and a 1 behind them, to colours from -1 to 1, on the CPU."""
+    if fingerprint(vae.config) == fingerprint(WAN21_VAE):
+        return torch.tensor([*WAN21_FACTORS, WAN21_BIAS])
+    pairs = [_pair(vae, torch.device(device), load(photograph)) for photograph in photographs]
+    latents, colours = (torch.cat(part) for part in zip(*pairs, strict=True))
+    return torch.linalg.lstsq(_with_one(latents), colours).solution
+
+
+def colours_of(x0: Tensor, found: Tensor) -> NDArray[np.uint8]:
+    """uint8 frames (t, h, w, 3), a pixel a voxel, of normalised latents (c t h w)."""
+    colours = _with_one(x0.detach().float().cpu().permute(1, 2, 3, 0)) @ found
+    return ((colours.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).numpy()
+
+
+def x0_between(before: Tensor, after: Tensor, sigma: float, following: float) -> Tensor:
+    """The x0 that a step of a rectified flow went toward, from the latents on both sides of it.
+
+    after = r before + (1 - r) x0 with r = following / sigma; of schedulers of higher order, what they made of several.
+    """
+    ratio = following / sigma
+    return after if ratio >= 1 else (after - ratio * before) / (1 - ratio)
+
+
+class Preview:
+    """Keeps the picture of a sampling in a PNG that is made anew after each step: its latent frames side by side.
+
+    Raises UsageError for a file that is no .png.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if path.suffix.lower() != ".png":
+            raise UsageError(f"a preview is a .png file, got {path}")
+        self.path = path
+        self._map: Tensor | None = None
+
+    def begin(self, vae: Any, device: torch.device | str) -> None:
+        """Have the map of the VAE ready; once is enough. `device` is where an offloaded VAE computes."""
+        if self._map is None:
+            with torch.no_grad():
+                self._map = colour_map(vae, device)
+
+    def show(self, x0: Tensor) -> None:
+        """Write normalised latents (c t h w) as they would look. Raises OutputError."""
+        if self._map is None:
+            raise RuntimeError("call begin first")
+        frames = colours_of(x0, self._map)
+        times = max(1, -(-SHOWN // min(frames.shape[1:3])))
+        row = np.concatenate(list(frames), axis=1)
+        write_png(self.path, row.repeat(times, 0).repeat(times, 1))
+
+
+def _pair(vae: Any, device: torch.device, photograph: Tensor) -> tuple[Tensor, Tensor]:
+    """Normalised latents (n, c) of a photograph (3 H W) in [0, 1], and mean colours (n, 3) under each, in [-1, 1]."""
+    short = min(photograph.shape[1:])
+    square = photograph[None, :, :short, :short] * 2 - 1
+    image = functional.interpolate(square, (SIDE, SIDE), mode="bilinear", antialias=True)
+    latents = vae.encode(image[:, :, None].to(device, vae.dtype)).latent_dist.mode()[0, :, 0].float().cpu()
+    mean, std = (torch.tensor(vae.config[f"latents_{name}"]).view(-1, 1, 1) for name in ("mean", "std"))
+    colours = functional.adaptive_avg_pool2d(image, latents.shape[-2:])[0]
+    return ((latents - mean) / std).flatten(1).T, colours.flatten(1).T
+
+
+def _with_one(latents: Tensor) -> Tensor:
+    return torch.cat([latents, torch.ones_like(latents[..., :1])], dim=-1)
