@@ -24,6 +24,7 @@ COMMANDS = {
     "generate --dry-run": ["generate", "--prompt", PROMPT, "--dry-run"],
     "anchors info": ["anchors", "info", "tiny-wan"],
     "doctor": ["doctor"],
+    "batch of 100,000": ["batch", "prompts.txt", "--output", "clips", "--dry-run"],
     "generate": ["generate", "--prompt", PROMPT, "--output", "clip.mp4", "--overwrite"],
 }
 
@@ -47,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     table: dict[str, dict[str, float]] = {}
     for name in given.only or COMMANDS:
         with tempfile.TemporaryDirectory() as folder:
+            many = "".join(f"a tabby cat, take {number}\n" for number in range(100_000))
+            (Path(folder) / "prompts.txt").write_text(many, encoding="utf-8")
             runs = [timed(COMMANDS[name], Path(folder)) for _ in range(given.runs)]
         table[name] = {
             f"{kind}_{word}": round(of(run[column] for run in runs), 2)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from shelllcc.guidance.errors import BankError, UsageError, VideoError
 from shelllcc.guidance.files import JsonObject
 from shelllcc.guidance.fit.shelf import Found, banks_fitted
+from shelllcc.guidance.guide.config import GuideConfig
 from shelllcc.guidance.media.video import check_encoder
 from shelllcc.guidance.paths import here
 from shelllcc.guidance.wan.clips import fitted, recorded
@@ -256,6 +257,7 @@ def _fitted(
     """
     found, lacking, notes = list(requests), list[Request](), list[str]()
 
+    guide_of: dict[tuple[object, ...], GuideConfig] = {}
     known_of: dict[tuple[object, ...], tuple[Found, bool]] = {}  # of many prompts few are sampled otherwise
     for index, (line, request) in enumerate(zip(lines, requests, strict=True)):
         if request.guide.strength == 0:
@@ -269,7 +271,10 @@ def _fitted(
         if not known.exact:
             lacking.append(request)
         if known.fit is not None:
-            found[index] = fitted.under(request, known.fit, given)
+            key = (*way, request.guide, frozenset(given))
+            if key not in guide_of:
+                guide_of[key] = fitted.under(request, known.fit, given).guide
+            found[index] = replace(request, guide=guide_of[key])
             notes += [known.remark] if known.remark else []
         elif not given and not usual:
             told = f"no fit says how to guide {model.name} at these settings; make one with `{fit_command(asked)}`"
