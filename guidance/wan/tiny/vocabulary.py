@@ -6,6 +6,7 @@ a prompt names anything that the tiny model knows.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
@@ -100,12 +101,13 @@ def words() -> list[str]:
 def understand(prompt: str) -> Understood:
     """Which subject, move and light the prompt names, by its longest phrase of each kind, and which free words."""
     text = " ".join(_tokens(prompt))
-    move, light = _longest(text, MOVES), _longest(text, LIGHTS)
+    move, light = _longest(text, _OF_MOVES), _longest(text, _OF_LIGHTS)
     free = tuple(key for key, names in FREE.items() if any(_says(text, " ".join(_tokens(name))) for name in names))
     for names in MOVES.values():  # "the camera pans left" shows no camera
         for name in names:
-            text = re.sub(rf"\b{re.escape(_bare(name))}\b", ".", text)
-    return Understood(_longest(text, SUBJECTS), move, light, free)
+            if _bare(name) in text:
+                text = re.sub(rf"\b{re.escape(_bare(name))}\b", ".", text)
+    return Understood(_longest(text, _OF_SUBJECTS), move, light, free)
 
 
 def spoken(phrase: str, known: Container[str]) -> bool:
@@ -118,14 +120,22 @@ def _tokens(text: str) -> list[str]:
 
 
 def _says(text: str, phrase: str) -> bool:
-    return re.search(rf"\b{re.escape(phrase)}\b", text) is not None
+    return phrase in text and re.search(rf"\b{re.escape(phrase)}\b", text) is not None
 
 
-def _longest(text: str, table: Mapping[str, tuple[str, ...]]) -> str | None:
-    phrases = ((phrase, key) for key, names in table.items() for phrase in (key, *map(_bare, names)))
-    found = [(len(phrase), key) for phrase, key in phrases if _says(text, phrase)]
+def _longest(text: str, phrases: Mapping[str, str]) -> str | None:
+    found = [(len(phrase), key) for phrase, key in phrases.items() if phrase in text and _says(text, phrase)]
     return max(found)[1] if found else None
 
 
+def _phrases(table: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
+    """What a prompt may say for each key."""
+    return {phrase: key for key, names in table.items() for phrase in (key, *map(_bare, names))}
+
+
+@functools.cache
 def _bare(phrase: str) -> str:
     return re.sub(r"^(a|an|the) ", "", phrase)
+
+
+_OF_SUBJECTS, _OF_MOVES, _OF_LIGHTS = map(_phrases, (SUBJECTS, MOVES, LIGHTS))
