@@ -124,6 +124,7 @@ class TerminalReporter(ProgressColumn):
         if moment.distance is not None:
             self.details.append(f"distance {moment.distance:.3f}")
         self.alarm = "" if moment.alarm is None else f"{moment.alarm} alarm"
+        self.progress.refresh()  # also of a sampling that is done before the line would be drawn
         self._now_and_then()
 
     def render(self, task: Task) -> Text:
