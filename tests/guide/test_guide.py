@@ -127,14 +127,14 @@ def test_alarms_tell_too_much_detail_and_too_little():
     assert alarm(step(0.15)) is None
     assert alarm(step(0.15), config=BalanceConfig(noise=-0.154)) == "noise"
     assert alarm(step(0.15), config=BalanceConfig(regression=0.2)) == "mean regression"
-    assert alarm(step(0.2, distance=2.0), config=BalanceConfig(outward=0.1)) is None
-    assert alarm(step(0.15), expected=-0.096) == "noise"
-    assert alarm(step(0.45)) == "noise"
-    assert alarm(step(0.45, distance=0.6)) is None  # a smooth clip may be given more
-    assert alarm(step(0.2, distance=2.0)) == "noise"
+    assert alarm(step(0.2, distance=3.0), config=BalanceConfig(outward=0.1)) is None
+    assert alarm(step(0.15), expected=-0.3) == "noise"
+    assert alarm(step(0.7)) == "noise"
+    assert alarm(step(0.7, distance=0.5)) is None  # a smooth clip may be given more
+    assert alarm(step(0.2, distance=3.0)) == "noise"
     assert alarm(step(-0.2)) == "mean regression"
     assert alarm(step(-0.2, excess=0.3)) is None  # cfg had added more
-    assert alarm(Step(0, 0.3, [1.0] * 2, 1.0, [0.0] * 2, [1.0] * 2, [0.1] * 2, [0.0, 0.45]), clip=1) == "noise"
+    assert alarm(Step(0, 0.3, [1.0] * 2, 1.0, [0.0] * 2, [1.0] * 2, [0.1] * 2, [0.0, 0.7]), clip=1) == "noise"
 
 
 def test_a_clip_is_guided_alike_alone_and_in_a_batch(bank, latents):

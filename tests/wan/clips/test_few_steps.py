@@ -116,9 +116,9 @@ def test_records_hold_the_schedule_and_those_of_before_lack_it():
     assert Request.from_dict(record) == four
     assert {"sigmas", "scheduler"} <= four.lasting().keys()
     plain = request()
-    assert not {"sigmas", "scheduler", "by_sigma"} & plain.lasting().keys()
+    assert not {"sigmas", "scheduler"} & plain.lasting().keys()
     old = {key: value for key, value in plain.as_dict().items() if key not in ("sigmas", "scheduler", "by_sigma")}
-    assert Request.from_dict(old) == plain
+    assert Request.from_dict(old) == plain.changed(by_sigma=False)  # as it was before there was another way
     with pytest.raises(UsageError, match="no proper sigmas"):
         Request.from_dict(record | {"sigmas": ["1", 0.5]})
 

@@ -71,7 +71,7 @@ def test_what_the_text_encoder_does_not_read_of_a_prompt_is_said(shelllcc, tmp_p
     ],
 )
 def test_a_clip_guided_too_far_raises_an_alarm(shelllcc, knobs, alarm):
-    small = ["--size", "64x64", "--frames", "5", "--steps", "16"]
+    small = ["--size", "128x128", "--frames", "9", "--steps", "16"]
     code, out, err = shelllcc("generate", *PROMPT, *small, *knobs, "-o", "clip.mp4", "--json")
     assert code == 0, err
     [record] = json.loads(out)["clips"]
@@ -339,7 +339,7 @@ def test_a_model_that_gives_nan_is_caught_at_once(shelllcc, tmp_path):
     weights = tmp_path / "broken/transformer/diffusion_pytorch_model.safetensors"
     tensors = load_file(weights)
     save_file({k: v * float("nan") if k == "proj_out.weight" else v for k, v in tensors.items()}, weights)
-    for extra in (["--strength", "0"], ["--bank", "auto"]):
+    for extra in (["--strength", "0"], ["--bank", "auto", "--fit", "never"]):
         code, _, err = shelllcc("generate", *PROMPT, *SMALL, "--model", "broken", "-o", "x.mp4", *extra)
         assert code == 1
         assert "the model gave NaN or infinity in step 1 of 3" in err

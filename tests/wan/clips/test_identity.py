@@ -132,9 +132,9 @@ def test_a_large_folder_is_fingerprinted_at_once(wan):
 
 
 def test_a_changed_model_folder_is_not_taken_for_the_one_that_made_a_clip(shelllcc, wan, tmp_path):
-    [record], _ = made(shelllcc, *CLIP, "--model", wan, "-o", "a.mp4")
+    [record], _ = made(shelllcc, *CLIP, "--model", wan, "--fit", "never", "-o", "a.mp4")
     assert record["model"] == {"source": str(wan), "revision": find_model(str(wan)).revision}
-    again = [*CLIP, "--model", wan, "-o", "a.mp4", "--resume"]
+    again = [*CLIP, "--model", wan, "--fit", "never", "-o", "a.mp4", "--resume"]
     assert made(shelllcc, *again)[0] == []
     [same], err = made(shelllcc, "--from", "a.json", "-o", "b.mp4")
     assert same["frames_sha256"] == record["frames_sha256"]
@@ -267,7 +267,7 @@ def test_an_identity_has_the_bytes_that_the_docs_say(root):
     facts = [[key, header["__metadata__"][key]] for key in ("guided", "k", "kind", "patch", "vae")]
     digest = hashlib.sha256(json.dumps(facts).encode())
     tensors = load_file(path)
-    for name in ("anchors", "basis", "mean", "radius", "sigmas", "whitening"):
+    for name in ("anchors", "basis", "mean", "radius", "sigmas", "survival", "usage", "whitening"):
         digest.update(f"{name}{tuple(tensors[name].shape)}torch.float32".encode() + tensors[name].numpy().tobytes())
     assert read_bank(path).identity == digest.hexdigest()
 
@@ -300,8 +300,7 @@ def test_calibrating_leaves_the_bank_alone_and_every_way_to_it_finds_the_curve(s
 
 def test_a_clip_made_before_calibrating_replays_to_the_bit(shelllcc, tmp_path):
     bare = save_bank(replace(read_bank(shelf.locate("tiny-wan")), calibrations=()), tmp_path / "bare.safetensors")
-    [first], err = made(shelllcc, *CLIP, "--bank", "bare.safetensors", "-o", "a.mp4")
-    assert "not calibrated for this model" in err
+    [first], _ = made(shelllcc, *CLIP, "--bank", "bare.safetensors", "-o", "a.mp4")
     assert first["bank"]["calibration"] is None
     keep_calibration(bare, curve(0.5, 0.4))
     again = ["--from", "a.json", "-o", "b.mp4"]
