@@ -20,6 +20,7 @@ from shelllcc.guidance.guide.guide import ShellGuide
 from shelllcc.guidance.guide.seams import begin, step_exchanged
 
 PLAIN = ("FlowMatchEulerDiscreteScheduler", "FlowMatchLCMScheduler")  # each a flow's, whatever its config says
+PATCH = 2  # Wan's tokens are so wide and high in latents
 MASK = 4  # channels of an image model's mask: the video frames of a latent one
 Given = tuple[Tensor, Tensor]  # which latent frames (b t) a model was given images of, and x0 with what lies there
 SUPPORTED = ("UniPCMultistepScheduler", "DPMSolverMultistepScheduler", *PLAIN)
@@ -91,6 +92,10 @@ def given_frames(told: Mapping[str, Any], x0: Tensor) -> Given | None:
     if seen.shape[1] == 2 * channels + MASK:
         return seen[:, channels : channels + MASK].amax((1, 3, 4)) > 0.5, x0
     if isinstance(time, Tensor) and time.ndim == 2 and seen.shape == x0.shape:
+        if time.shape[1] != frames * (x0.shape[3] // PATCH) * (x0.shape[4] // PATCH):  # a part, of several GPUs
+            if bool((time == 0).any()):
+                raise ModelError("a clip from an image of TI2V-5B is guided on one GPU; start it without torchrun")
+            return None
         still = time.expand(b, -1).unflatten(1, (frames, -1)).amax(2) == 0
         return still, torch.where(still[:, None, :, None, None], seen.float(), x0)
     return None

@@ -21,13 +21,13 @@ class BalanceConfig:
     """The numbers behind balances and alarms, all in the natural logarithm. Fitted on the embedded tiny Wan alone.
 
     outward     weight of a clip's distance in the balance; regression gave .526 (docs/research-log.md, section 10)
-    noise       balance above which the guide warns of noise while it samples: two deviations of clips that are guided by
-                their fits at strength 1 (section 18)
+    noise       balance above which the guide warns of noise while it samples: 28 clips that their fits guided at
+                strength 1 lay below it (section 18)
     regression  net gain below which it warns of mean regression (section 9)
     """
 
     outward: float = 0.5
-    noise: float = 0.4
+    noise: float = 0.3
     regression: float = -0.1
 
 

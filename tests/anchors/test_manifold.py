@@ -68,7 +68,7 @@ def test_both_forms_of_the_keys_are_read(golden, tmp_path):
 
 
 def test_the_guide_moves_real_shaped_latents_toward_the_manifolds_radius(imported, expected):
-    guide = ShellGuide(imported, GuideConfig(radius=1.0, trust=10.0))
+    guide = ShellGuide(imported, GuideConfig(toward=1.0, radius=1.0, coarse=1.0, tone=0.0, trust=10.0))
     x0 = expected["latents"]
     moved = x0 + guide.move(x0, 0.5, share=1.0)  # all of the way, but not in brightness and colour
     gap = [float((imported.shell.residuals(x)[1].median() - guide.trace[0].target).abs()) for x in (x0, moved)]

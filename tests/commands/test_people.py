@@ -48,6 +48,8 @@ def test_help_says_the_default_of_what_a_preset_sets():
         "prompts_file",
         "output",
         "preview",
+        "image",
+        "last_image",
         "sidecar",
         "transformer",
         "transformer_2",

@@ -313,7 +313,7 @@ def test_a_tuned_prompt_stays_on_the_page_of_a_run_that_goes_on(shelllcc, tmp_pa
 
 
 def test_pictures_follow_the_clips_of_a_smaller_search(shelllcc, tmp_path):
-    words = ["tune", *CAT, *SMALL, "--again", "-o", "run"]
+    words = ["tune", *CAT, *SMALL, "--radius", "0.5", "--again", "-o", "run"]  # which the search has to go far with
     assert shelllcc(*words)[0] == 0
     before = (tmp_path / "run/00_montage.png").read_bytes()
     assert shelllcc(*words, "--budget", "2")[0] == 0

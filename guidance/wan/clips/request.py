@@ -29,7 +29,6 @@ KINDS: Mapping[str, tuple[type, ...]] = {  # what JSON may hold for a field's an
     "Still | None": (str, type(None)),
 }
 FIRST = ("strength", "window", "radius", "calm", "trust")  # knobs of the guide that records have always held
-GUIDE = frozenset(field.name for field in fields(GuideConfig))
 BEFORE: Mapping[str, Any] = {  # what a record holds that lacks a knob, or a field, which is younger than it is
     "toward": 1.0,
     "coarse": 1.0,
@@ -159,7 +158,7 @@ class Request:
 
     def changed(self, **values: Value) -> Request:
         """The request with other values, named as in a sidecar. Raises UsageError."""
-        knobs = {name: values.pop(name) for name in GUIDE & values.keys()}
+        knobs = {name: values.pop(name) for name in self.guide.__dataclass_fields__.keys() & values.keys()}
         own: JsonObject = _scheduled(values)
         if knobs:
             own["guide"] = type(self.guide)(**asdict(self.guide) | knobs)

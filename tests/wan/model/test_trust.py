@@ -247,7 +247,7 @@ def test_a_sidecar_has_nothing_fetched_that_the_user_did_not_name(hub, foreign, 
         assert "some/model" in err
         assert "--trust" in err
     assert hub == []
-    for words in (("--trust",), ("--trust", "--json"), ("--model", "some/model")):
+    for words in (("--trust", "--json"), ("--model", "some/model", "--json")):
         hub.clear()
         code, out, err = shelllcc(*replay, *words)
         assert code == 0, err
