@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import struct
+import subprocess
 import sys
 import termios
 import time
@@ -79,21 +80,29 @@ def test_stage_step_and_time_left_are_never_cut(columns):
     assert any("decoding" in line and "2/5" in line for line in lines) or columns == 40
 
 
+def command_on_terminal(columns, words, folder):
+    """What a command wrote, in a process of its own, on a terminal so wide."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    around = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "NO_COLOR", "CI")}
+    around |= {"TERM": "xterm-256color", "SHELLLCC_CACHE": str(folder / "cache")}
+    command = [sys.executable, "-m", "shelllcc", *words]
+    running = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, cwd=folder, env=around)
+    os.close(theirs)
+    got = b""
+    with contextlib.suppress(OSError):
+        while part := os.read(ours, 1 << 16):
+            got += part
+    os.close(ours)
+    assert running.wait() == 0, got.decode(errors="replace")
+    return [line for line in re.split(r"[\r\n]+", CODES.sub("", got.decode())) if line.strip()]
+
+
 @pytest.mark.parametrize("columns", [80, 200])
-def test_a_command_on_a_terminal_shows_steps_decoding_and_a_table(columns, prepared, tmp_path):
-    def work():
-        from shelllcc import cli
-
-        prepared(pytest.MonkeyPatch())
-        os.chdir(tmp_path)
-        os.environ["SHELLLCC_CACHE"] = str(tmp_path / "cache")
-        sys.argv = ["shelllcc", "compare", "-p", "a tabby cat", *SMALL, "-o", "run"]
-        with contextlib.suppress(SystemExit):
-            cli.main()
-
-    lines = on_terminal(columns, work)
+def test_a_command_on_a_terminal_shows_steps_decoding_and_a_table(columns, tmp_path):
+    lines = command_on_terminal(columns, ["compare", "-p", "a tabby cat", *SMALL, "-o", "run"], tmp_path)
     assert max(cell_len(line) for line in lines if not re.match(r"\d\d |report|shelllcc:", line)) <= columns
-    assert any("step" in line and "eta" in line for line in lines)
+    assert any("step" in line and "eta" in line for line in lines), lines
     head = next(line for line in lines if "verdict" in line and "clip" in line)
     row = next(line for line in lines[lines.index(head) + 1 :] if "strength 1" in line)
     assert {"clip", "verdict", "sharpness", "balance"} <= set(head.split())
