@@ -136,9 +136,8 @@ def _with_shipped(loading: Loading, name: str, asked: Asked) -> Loading:
         raise UsageError(f"the preset {asked.preset} is for the embedded tiny Wan; leave --model out")
     if not SHIPPED[name].is_file():
         raise UsageError(
-            f"the preset {asked.preset} needs {SHIPPED[name].name} beside the embedded tiny Wan, which this version "
-            "does not ship; make it by `python -m training.distill`, or give another LoRA as --lora FILE with --preset "
-            "lightx2v-4step"
+            f"the preset {asked.preset} needs {SHIPPED[name].name} beside the embedded tiny Wan, which is not there: "
+            "install shelllcc anew, or give another LoRA as --lora FILE with --preset lightx2v-4step"
         )
     others = tuple(lora for lora in loading.loras if lora.source != name)
     return replace(loading, loras=(Lora(name), *others))
