@@ -284,7 +284,7 @@ def test_a_worker_killed_while_it_samples_leaves_the_bytes_of_serial_generation(
     with contextlib.ExitStack() as stack:
         stack.callback(process.kill)
         wait_for(lambda: process.poll() is not None or list(tmp_path.glob("clips/*/*.json")))
-        busy = [pid for pid in offspring(process.pid) if title in command(pid)]
+        busy = workers(process.pid, title)
         assert len(busy) == 2, process.communicate()
         os.kill(busy[0], signal.SIGKILL)
         left = 4 - len(list(tmp_path.glob("clips/*/*.json")))
@@ -569,17 +569,24 @@ def alive(pid):
     return False
 
 
+def workers(pid, title):
+    """The processes with a title that a process has started: not their own, which bear it between fork and exec."""
+    parents = offspring(pid)
+    titled = {child for child in parents if title in command(child)}
+    return sorted(child for child in titled if parents[child] not in titled)
+
+
 def offspring(pid):
-    """The processes that a process has started, and theirs."""
+    """The processes that a process has started, and theirs: each with its parent."""
     parents = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
-    found, more = set(), {pid}
+    found, more = {}, {pid}
     while more:
         more = {child for child, parent in parents.items() if parent in more}
-        found |= more
-    return sorted(found)
+        found |= {child: parents[child] for child in more}
+    return found
 
 
 def command(pid):
