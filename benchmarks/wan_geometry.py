@@ -8,6 +8,7 @@ at the same cost, as on the released weights; its pictures mean nothing. `--toy`
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,9 +18,9 @@ from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, Wa
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
+from benchmarks.anchors import bank_of
 from shelllcc.anchors.bank import Bank
 from shelllcc.anchors.bankfile import save_bank
-from shelllcc.anchors.build import Recipe, fit_shell
 from shelllcc.anchors.fingerprints import fingerprint
 
 TRANSFORMER: dict[str, Any] = dict(
@@ -105,13 +106,8 @@ def make_pipeline(
 
 
 def smooth_noise_bank(vae: dict[str, Any]) -> Bank:
-    """A bank in the right space that knows nothing of real videos; for timing and tests alone."""
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(12, 16, 3, 28, 28, generator=generator)
-    clips = torch.nn.functional.avg_pool3d(noise, (1, 5, 5), stride=1)
-    clips = clips / clips.std()
-    fit = fit_shell(list(clips[:4]), list(clips[4:8]), list(clips[8:]), Recipe(anchors=16))
-    return Bank(fit.shell, fit.guided, fit.clean, "random weights", fingerprint(vae), {"source": "smooth noise"})
+    """A bank in the right space that knows nothing of real videos; for timing and tests alone. Needs no faiss."""
+    return replace(bank_of("covariance", 3), model="random weights", vae=fingerprint(vae))
 
 
 def main(
