@@ -369,8 +369,12 @@ def expanded(command: Callable[..., None]) -> Callable[..., None]:
         else:
             own[name] = hints[name], parameter.default
 
+    asks_context = own.pop("ctx", None)
+    own = {"ctx": (typer.Context, inspect.Parameter.empty), **own}
+
     @functools.wraps(command)
-    def run(**given: Any) -> None:
+    def run(ctx: typer.Context, **given: Any) -> None:
+        given |= dict.fromkeys(_outdone(ctx) & given.keys()) | ({"ctx": ctx} if asks_context else {})
         for name, group in groups.items():
             given[name] = group(**{field.name: given.pop(field.name) for field in fields(group)})
         command(**given)
@@ -389,6 +393,13 @@ def is_flag(ctx: typer.Context, parameter: str) -> bool:
     """Whether it was given on the command line, not by a variable or shelllcc.toml."""
     source = ctx.get_parameter_source(parameter)
     return source is not None and source.name == "COMMANDLINE"
+
+
+def _outdone(ctx: typer.Context) -> set[str]:
+    """Parameters that a default set and that a flag stands in place of."""
+    apart = {"steps": "sigmas", "shift": "sigmas"}
+    pairs = [*apart.items(), *((flag, default) for default, flag in apart.items())]
+    return {default for default, flag in pairs if is_flag(ctx, flag) and not is_flag(ctx, default)}
 
 
 def one_of(ctx: typer.Context, first: str, second: str) -> tuple[Any, Any]:

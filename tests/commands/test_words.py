@@ -169,6 +169,17 @@ def test_a_flag_goes_before_a_default_that_it_excludes(shelllcc, tmp_path, monke
     code, out, err = shelllcc("compare", *PROMPT, "--variants", "strength=0; strength=3", *SMALL, "--dry-run", "--json")
     assert code == 0, err
     assert [c["settings"]["strength"] for c in json.loads(out)["clips"]] == [0, 3]
+    (tmp_path / "shelllcc.toml").write_text("[generate]\nsteps = 9\nshift = 2\n[batch]\nsigmas = '1,.5'\n")
+    levels = ["--sigmas", "1,.9375,.8333,.625"]
+    code, out, err = shelllcc("generate", *PROMPT, *levels, "--dry-run", "--json")
+    assert code == 0, err
+    assert json.loads(out)["clips"][0]["request"]["steps"] == 4
+    code, _, err = shelllcc(
+        "batch", "prompts.txt", "-o", "clips", "--steps", "6", "--dry-run"
+    )  # two levels are two steps
+    assert code == 0, err
+    code, _, err = shelllcc("generate", *PROMPT, *levels, "--steps", "9", "--dry-run")
+    assert (code, "leave one out" in one_line(err)) == (2, True)
     for words in ([*batch, "--strengths", "0,1", "--strength", "1"], [*batch, "--seeds", "0", "--seed", "0"]):
         code, _, err = shelllcc(*words)
         assert (code, "not both" in one_line(err)) == (2, True)
