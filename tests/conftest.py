@@ -96,6 +96,16 @@ def prepared(pipe) -> Callable[[pytest.MonkeyPatch], None]:
     return prepare
 
 
+@pytest.fixture(scope="session")
+def fit_at_cfg_2() -> str:
+    """The file of the fit that ships for the embedded model at cfg 2, for tests that are to make none."""
+    from shelllcc.guidance.fit import shelf
+    from shelllcc.guidance.fit.fit import read_fit
+
+    [path] = (path for path in shelf.SHIPPED.glob("*.json") if read_fit(path).belongs.cfg == 2)
+    return str(path)
+
+
 @pytest.fixture
 def shelllcc(monkeypatch, capsys, tmp_path, tmp_path_factory, prepared):
     """Run the command line in this process, with the loaded embedded model; returns (exit code, stdout, stderr)."""

@@ -85,13 +85,13 @@ def test_two_runs_at_once_are_refused_in_one_line(shelllcc, tmp_path):
     assert err.splitlines()[-1].startswith("shelllcc: error: another run holds run")
 
 
-def test_seeds_prompts_variants_and_flags_of_a_line(shelllcc, tmp_path):
+def test_seeds_prompts_variants_and_flags_of_a_line(shelllcc, tmp_path, fit_at_cfg_2):
     (tmp_path / "prompts.txt").write_text(
         f"grass, pan left, sunset --seed 7 --cfg 2\n# no\n{CAT[1]}\n", encoding="utf-8"
     )
     code, out, err = shelllcc(
         "compare", "--prompts-file", "prompts.txt", *SMALL, "--seeds", "0,1", "--layout", "vbench", "-o", "run",
-        "--variants", "strength=0; soft: radius=2, calm=5; window=0:0.7", "--json",
+        "--variants", "strength=0; soft: radius=2, calm=5; window=0:0.7", "--fit", fit_at_cfg_2, "--json",
     )  # fmt: skip
     assert code == 0, err
     items = json.loads(out)["items"]
@@ -122,13 +122,15 @@ def test_shared_steps_on_disk_leave_nothing(shelllcc, tmp_path):
     assert list((tmp_path / "steps").iterdir()) == []
 
 
-def test_variants_of_different_windows_are_those_of_generate_and_judged_alone(shelllcc, tmp_path):
-    wide = ["--variants", "strength=0; soft: radius=2; wide: window=0:0.8,strength=2"]
-    both = json.loads(shelllcc("compare", *CAT, *SMALL, *wide, "--cfg", "2", "-o", "both", "--json")[1])
-    wide[1] = "strength=0; wide: window=0:0.8,strength=2"
-    alone = json.loads(shelllcc("compare", *CAT, *SMALL, *wide, "--cfg", "2", "-o", "alone", "--json")[1])
+def test_variants_of_different_windows_are_those_of_generate_and_judged_alone(shelllcc, tmp_path, fit_at_cfg_2):
+    wide, cfg = "wide: window=0:0.8,strength=2", ["--cfg", "2", "--fit", fit_at_cfg_2]
+    ways = {"both": f"strength=0; soft: radius=2; {wide}", "alone": f"strength=0; {wide}"}
+    both, alone = (
+        json.loads(shelllcc("compare", *CAT, *SMALL, "--variants", way, *cfg, "-o", name, "--json")[1])
+        for name, way in ways.items()
+    )
     assert both["items"][0]["clips"][2] == alone["items"][0]["clips"][1]
-    words = ["--window", "0:0.8", "--strength", "2", "--cfg", "2", "-o", "clip.mp4"]
+    words = ["--window", "0:0.8", "--strength", "2", *cfg, "-o", "clip.mp4"]
     assert shelllcc("generate", *CAT, *SMALL, *words)[0] == 0
     ours, theirs = (json.loads((tmp_path / p).read_text()) for p in ("both/00_wide.json", "clip.json"))
     assert ours["frames_sha256"] == theirs["frames_sha256"]
