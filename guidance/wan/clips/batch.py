@@ -133,10 +133,10 @@ def _jobs(asked: Asked, resolved: Resolved, folder: Path) -> Iterator[Job]:
     for index, (request, own) in enumerate(zip(resolved.requests, resolved.seeds, strict=True)):
         stem = folder / f"{index // IN_FOLDER:04d}" / f"{index:06d}-{slug(request.prompt)}"
         if asked.seeds is None:
-            yield Job(request if own is not None else request.changed(seed=request.seed + index), stem)
+            yield Job(request if own is not None else replace(request, seed=request.seed + index), stem)
             continue
         for seed in asked.seeds if own is None else [own]:
-            yield Job(request.changed(seed=seed), stem.with_name(f"{stem.name}-seed{seed}"))
+            yield Job(replace(request, seed=seed), stem.with_name(f"{stem.name}-seed{seed}"))
 
 
 def _in_company(jobs: Sequence[Job]) -> Iterator[Job]:

@@ -137,7 +137,7 @@ def read_prompts(path: Path) -> list[Line]:
 
 def slug(text: str, otherwise: str = "clip") -> str:
     """A name for a file: letters and digits of any script, the rest as hyphens, at most SLUG_BYTES long."""
-    words = "-".join("".join(c if c.isalnum() else " " for c in text.lower()).split())
+    words = re.sub(r"[\W_]+", "-", text.lower()).strip("-")
     return words.encode()[:SLUG_BYTES].decode(errors="ignore").strip("-") or otherwise
 
 

@@ -126,13 +126,15 @@ class Request:
 
     def _check_sigmas(self) -> None:
         """Raise UsageError for noise levels that are none, or not as many as the steps."""
+        if not self.sigmas:
+            return
         said = ", ".join(f"{sigma:g}" for sigma in self.sigmas)
         falling = all(a > b for a, b in itertools.pairwise(self.sigmas))
         if not falling or not all(0 < sigma <= 1 for sigma in self.sigmas):
             raise UsageError(
                 f"sigmas fall from step to step, above 0 and at most 1, e.g. 1,.9375,.8333,.625, got {said}"
             )
-        if self.sigmas and len(self.sigmas) != self.steps:
+        if len(self.sigmas) != self.steps:
             raise UsageError(f"{len(self.sigmas)} sigmas are {len(self.sigmas)} steps, not {self.steps}; leave one out")
 
     @classmethod

@@ -165,7 +165,7 @@ def _requests(
         kept = {key: value for key, value in given.items() if apart.get(key) not in line.values}
         words = {**kept, **line.values, "prompt": line.prompt}
         words |= {name: still_of(str(words[name])) for name in IMAGES if name in words}
-        own = {key: words.pop(key) for key in ("prompt", "seed") if key in words}
+        own: JsonObject = {key: words.pop(key) for key in ("prompt", "seed") if key in words}
         key = tuple(words.items())
         if key not in alike:
             settings = {name: value for name, value in words.items() if (name, value) != ("strength", AUTO)}
@@ -176,7 +176,7 @@ def _requests(
                 request = sized(request, model)
             _check_sizes(request, model)
             alike[key] = request
-        return alike[key].changed(**own)
+        return replace(alike[key], **own)
 
     def placed(line: Line) -> Request:
         try:

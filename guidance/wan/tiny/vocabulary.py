@@ -102,11 +102,9 @@ def understand(prompt: str) -> Understood:
     """Which subject, move and light the prompt names, by its longest phrase of each kind, and which free words."""
     text = " ".join(_tokens(prompt))
     move, light = _longest(text, _OF_MOVES), _longest(text, _OF_LIGHTS)
-    free = tuple(key for key, names in FREE.items() if any(_says(text, " ".join(_tokens(name))) for name in names))
-    for names in MOVES.values():  # "the camera pans left" shows no camera
-        for name in names:
-            if _bare(name) in text:
-                text = re.sub(rf"\b{re.escape(_bare(name))}\b", ".", text)
+    free = tuple(key for key, names in _OF_FREE.items() if any(_says(text, name) for name in names))
+    for name in filter(text.__contains__, _OF_CAMERAS):  # "the camera pans left" shows no camera
+        text = re.sub(rf"\b{re.escape(name)}\b", ".", text)
     return Understood(_longest(text, _OF_SUBJECTS), move, light, free)
 
 
@@ -139,3 +137,5 @@ def _bare(phrase: str) -> str:
 
 
 _OF_SUBJECTS, _OF_MOVES, _OF_LIGHTS = map(_phrases, (SUBJECTS, MOVES, LIGHTS))
+_OF_FREE = {key: [" ".join(_tokens(name)) for name in names] for key, names in FREE.items()}
+_OF_CAMERAS = [_bare(name) for names in MOVES.values() for name in names]
