@@ -77,6 +77,7 @@ class Planned:
         fit: JsonObject | None = None
         if found is not None:
             fit = {"words": found.words(), "bands": [asdict(band) for band in found.bands]}
+            fit |= {"radius": found.guide.radius, "coarse": found.guide.coarse}
         return Run(self.folder, title=self.title, asked=asked, settings=settings, fps=first.fps, fit=fit)
 
 

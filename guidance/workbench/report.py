@@ -46,26 +46,36 @@ def write_report(path: Path, run: Mapping[str, Any], *, embed: bool = False) -> 
     Embedded, the page holds its videos and needs no file beside it. A file that is missing is reported by the page.
     Raises OutputError.
     """
-    page = _page(_plain(_with_files(run, path.parent, embed=embed)))
+    write_page(path, _with_files(run, path.parent, embed=embed))
+
+
+def write_page(
+    path: Path, data: Mapping[str, Any], *, template: str = "page.html", scripts: Sequence[str] = SCRIPTS
+) -> None:
+    """Write a page of the house, whole or not at all: a template of `page/`, its scripts, and data as JSON.
+
+    Raises OutputError.
+    """
+    page = _page(_plain(data), template, scripts)
     with whole_file(path) as part:
         part.write_text(page, encoding="utf-8", newline="\n")
 
 
-def _page(run: Any) -> str:
+def _page(data: Any, template: str, scripts: Sequence[str]) -> str:
     """The template with style, scripts and data in their places, and the hashes by which its policy lets them in."""
     folder = files("shelllcc.guidance.workbench") / "page"
     style = (folder / "page.css").read_text(encoding="utf-8")
-    bodies = [(folder / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS]
+    bodies = [(folder / f"{name}.js").read_text(encoding="utf-8") for name in scripts]
     script = "\n".join(['"use strict";', "(() => {", *bodies, "})();", ""])
     parts = {
         "style": style,
         "script": script,
         "style-hash": _hash(style),
         "script-hash": _hash(script),
-        "run": _json_for_html(run),
+        "run": _json_for_html(data),
     }
-    template = (folder / "page.html").read_text(encoding="utf-8")
-    return re.sub(r"\{\{([a-z-]+)\}\}", lambda found: parts[found[1]], template)
+    text = (folder / template).read_text(encoding="utf-8")
+    return re.sub(r"\{\{([a-z-]+)\}\}", lambda found: parts[found[1]], text)
 
 
 def _hash(text: str) -> str:

@@ -4,7 +4,9 @@ The frames' brightness tells their number, so that what is on the screen can be 
 """
 
 import http.server
+import importlib.util
 import json
+import os
 import re
 import shutil
 import threading
@@ -16,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from shelllcc.guidance.media.video import write_video
 from shelllcc.guidance.workbench.report import write_report
@@ -94,6 +97,20 @@ def folder(tmp_path_factory):
         folder / "bare.html", run | {"items": [{"idx": 0, "prompt": "", "clips": [{"label": "x", "video": None}]}]}
     )
     write_report(folder / "empty.html", run | {"items": []})
+    numbers = {"lap_ratio": 12.3, "change": 0.00512, "balance": 0.0126, "spectrum": -0.1, "noise": 0.3}
+    told = {"figures": numbers | {"distance": 1.2, "own": 3}}
+    told |= {"verdict": {"word": "better", "why": "give less " * 6 + "--strength 1, or --no-tiling"}}
+    (trace := [step | {"sigma": 1.0, "distance": None} for step in clip("strength-1", "")["trace"][:1]]).extend(
+        clip("strength-1", "")["trace"]
+    )
+    pair = [clip("unguided", "unguided.mp4"), clip("strength-1", "strength-1.mp4", trace=trace, **told)]
+    Image.new("RGB", (400, 100)).save(folder / "montage.png")
+    bands = [("2 to 4 px", -0.3, -0.05), ("contrast", 0.02, 0.01)]
+    names = ("name", "before", "after")
+    fit = {"words": "this model leaves out 26% of the finest detail", "radius": 3.0, "coarse": 1.1}
+    fit["bands"] = [dict(zip(names, b, strict=True)) | {"before_error": 0.03, "after_error": 0.02} for b in bands]
+    more = {"items": [items[0] | {"clips": pair, "montage": "montage.png"}], "fit": fit}
+    write_report(folder / "numbers.html", run | more)
     write_report(folder / "large.html", run | {"items": [items[i % 2] | {"idx": i, "seed": i} for i in range(200)]})
     return folder
 
@@ -117,10 +134,10 @@ def visit(browser, folder):
     hosts = ["file:", "data:", "blob:", "about:"]
     expected: list[str] = []
 
-    def visit(page: str = "page.html", *, width=1280, scheme="light", motion="reduce", at="", base=None, complains=""):
+    def visit(page: str = "page.html", *, width=1280, height=900, scheme="light", motion="reduce", at="", base=None, complains=""):
         hosts.extend([base] if base else [])
         expected.extend([complains] if complains else [])
-        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         features = {"prefers-color-scheme": scheme, "prefers-reduced-motion": motion}
         media = {"features": [{"name": name, "value": value} for name, value in features.items()]}
@@ -457,7 +474,7 @@ def test_verdicts_figures_and_trace(visit):
     assert text(browser, "#title") == "compare"
     assert len(browser.find_elements(By.CSS_SELECTOR, "#matrix .cell")) == 6
     cell = browser.find_element(By.CSS_SELECTOR, "#matrix [data-place='2'] [data-label='strength-2']")
-    assert cell.text.split("\n") == ["noise alarm", "3.00× sharp · Δ 0.0200"]
+    assert cell.text.split("\n") == ["strength 2", "noise alarm", "3.00× sharp", "change 0.020"]
     cell.click()
     assert (state(browser)["place"], state(browser)["chosen"]) == (2, "strength-2")
     assert "because of strength-2" in text(browser, "#figures")
@@ -633,3 +650,196 @@ def test_two_hundred_items_open_at_once(visit):
     click(browser, "[data-mode='grid']")
     assert len(state(browser)["shown"]) == 36
     assert "of 200" in text(browser, "#stage-note")
+
+
+BOXES = """return Object.fromEntries(arguments[0].map(selector => [selector,
+  [...document.querySelectorAll(selector)].filter(node => node.checkVisibility()).map(node => {
+    const { top, bottom, left, right } = node.getBoundingClientRect();
+    return [top, bottom, left, right];
+  })]))"""
+PARTS = [".player:not([hidden]) .screen", "#transport", "#modes", "#toolbar", "#overview .group", "#item-title"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_players_captions_controls_and_verdicts_fit_a_window_of_1400_by_900(visit, mode):
+    browser = visit(width=1400, at=f"#1/strength-1/{mode}")
+    settled(browser)
+    assert browser.execute_script("return scrollY") == 0
+    captions = {"side": ["#stage figcaption"], "grid": [".head"]}.get(mode, ["#tag-left", "#tag-right"])
+    boxes = browser.execute_script(BOXES, [*PARTS, *captions])
+    for selector, found in boxes.items():
+        assert found, selector
+        for top, bottom, left, right in found:
+            assert (top >= 0, bottom <= 900, left >= 0, right <= 1400) == (True,) * 4, (selector, top, bottom)
+
+
+@pytest.mark.parametrize("mode", ["slider", "difference"])
+@pytest.mark.parametrize(("width", "height"), [(1400, 900), (375, 812)])
+def test_slider_and_difference_show_the_whole_picture(visit, mode, width, height):
+    browser = visit(width=width, height=height, at=f"#1/strength-1/{mode}")
+    settled(browser)
+    boxes = browser.execute_script(BOXES, ["#screens", "#tag-left", "#tag-right"])
+    ((top, bottom, left, right),) = boxes["#screens"]
+    assert bottom - top <= height - 100
+    assert right - left == pytest.approx(bottom - top, abs=1)  # as the clip is
+    for name in ("#tag-left", "#tag-right"):
+        assert boxes[name][0][0] >= bottom, "a name lies over the picture"
+
+
+CUT = """return [...document.querySelectorAll("body *")].filter(node => {
+  if (!node.checkVisibility() || node.closest("svg, .unseen, .skip, dialog, details:not([open])")) return false;
+  const words = [...node.childNodes].some(child => child.nodeType === Node.TEXT_NODE && child.textContent.trim());
+  if (!words) return false;
+  const range = document.createRange();
+  range.selectNodeContents(node);
+  const { right } = range.getBoundingClientRect();
+  for (let box = node; box && box !== document.body; box = box.parentElement) {
+    const style = getComputedStyle(box);
+    if (style.textOverflow === "ellipsis" || style.webkitLineClamp !== "none") return false;
+    if (style.overflowX === "visible") continue;
+    const edge = box.getBoundingClientRect().right;
+    if (right > edge + 1) return !box.dataset.more?.includes("right");
+  }
+  return right > innerWidth + 1;
+}).map(node => `${node.tagName} ${node.className}: ${node.textContent.slice(0, 40)}`)"""
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_on_a_phone_nothing_is_cut_and_what_scrolls_says_so(visit, mode):
+    browser = visit(width=375, height=812, at=f"#1/strength-1/{mode}")
+    settled(browser)
+    for fold in browser.find_elements(By.TAG_NAME, "summary"):
+        browser.execute_script("arguments[0].click()", fold)
+    until(lambda: browser.execute_script("return document.querySelectorAll('details[open]').length") >= 3)
+    time.sleep(0.2)
+    assert browser.execute_script(CUT) == []
+    boxes = browser.execute_script(BOXES, [".verdicts .cell", "#figures tbody tr"])
+    for selector, found in boxes.items():
+        assert len(found) > 2, selector
+        assert all(0 <= left and right <= 375 for *_, left, right in found), selector
+    hints = "return [...document.querySelectorAll('.scroller, .stage, .chips')].filter(n => n.checkVisibility()"
+    hints += " && n.scrollWidth > n.clientWidth + 1 && !n.dataset.more?.includes('right')).map(n => n.id)"
+    assert browser.execute_script(hints) == []
+
+
+def test_prompts_stand_once_with_their_seeds_beneath(visit):
+    browser = visit()
+    groups = browser.find_elements(By.CSS_SELECTOR, "#matrix .group")
+    assert [len(group.find_elements(By.CSS_SELECTOR, ".seed")) for group in groups] == [2, 1]
+    assert groups[0].text.count("a tabby cat") == 1
+    assert [s.text for s in groups[0].find_elements(By.CSS_SELECTOR, ".seed button.link")] == ["seed 0", "seed 1"]
+
+
+def test_numbers_have_one_format_and_differences_a_sign(visit):
+    browser = visit("numbers.html")
+    cells = {
+        cell.get_attribute("data-figure"): cell.get_attribute("textContent")
+        for cell in browser.find_elements(By.CSS_SELECTOR, "#figures tbody tr:nth-child(2) .number")
+    }
+    assert cells == {
+        "balance": "+0.013",
+        "lap_ratio": "12.30×",
+        "kurtosis_ratio": "–",
+        "noise": "0.3",
+        "spectrum": "−0.100",
+        "change": "0.005",
+        "distance": "1.200",
+        "own": "3",
+    }
+    tabular = "return [...document.querySelectorAll('#figures .number, #matrix .cell small, #steps td.number')]"
+    tabular += ".map(n => getComputedStyle(n).fontVariantNumeric)"
+    found = browser.execute_script(tabular)
+    assert len(found) > 8
+    assert set(found) == {"tabular-nums"}
+    steps = browser.find_elements(By.CSS_SELECTOR, "#steps tbody tr:first-child td")
+    assert [step.get_attribute("textContent") for step in steps][-3:-1] == ["+0.020", "+0.000"]
+
+
+def test_flags_do_not_break_over_lines(visit):
+    browser = visit("numbers.html", width=375, height=812)
+    flags = browser.find_elements(By.CSS_SELECTOR, ".flag")
+    assert {flag.get_attribute("textContent") for flag in flags} >= {"--strength", "--no-tiling"}
+    shown = [flag for flag in flags if flag.is_displayed()]
+    assert shown
+    assert all(browser.execute_script("return arguments[0].getClientRects().length", flag) == 1 for flag in shown)
+
+
+def test_the_trace_starts_with_its_curve_and_names_its_axes(visit):
+    browser = visit("numbers.html")
+    chart = browser.find_element(By.CSS_SELECTOR, "#trace > svg")
+    read = """const chart = document.querySelector("#trace > svg"), box = node => node.getBoundingClientRect();
+    return [box(chart.querySelector(".distance")).left - box(chart.querySelector(".rule")).left,
+            box(chart.querySelector(".rule")).width, box(chart.querySelector(".target")).width,
+            [...chart.querySelectorAll("text")].map(text => text.textContent)]"""
+    begins, wide, target, words = browser.execute_script(read)
+    assert begins < 0.06 * wide
+    assert target > 0.8 * wide
+    assert "real video" in words
+    assert any("distance" in word for word in words)
+    assert any("sigma" in word for word in words)
+    assert "leaves out" in text(browser, "#trace-why")
+    assert "rise" in text(browser, "#trace-why")
+    assert chart.accessible_name.startswith("Line chart")
+
+
+def test_the_montage_is_as_wide_as_the_page(visit):
+    browser = visit("numbers.html", width=1400)
+    until(lambda: browser.execute_script("const i = document.querySelector('#montage img'); return i && i.complete"))
+    (box,) = browser.execute_script(BOXES, ["#montage img"])["#montage img"]
+    (around,) = browser.execute_script(BOXES, ["#montage"])["#montage"]
+    assert box[3] - box[2] == pytest.approx(around[3] - around[2], abs=1)
+    assert box[3] - box[2] > 1200
+
+
+def axe():
+    """The source of axe-core: of the file that AXE_CORE names, else of the package axe-core-python."""
+    if named := os.environ.get("AXE_CORE"):
+        return Path(named).read_text(encoding="utf-8")
+    package = importlib.util.find_spec("axe_core_python")
+    if package is None or package.origin is None:
+        pytest.skip("axe-core is not here: install axe-core-python, or name axe.min.js in AXE_CORE")
+    return (Path(package.origin).parent / "axe.min.js").read_text(encoding="utf-8")
+
+
+def faults(browser):
+    """What axe-core finds to be serious or critical."""
+    browser.execute_script(axe())
+    run = "const done = arguments[0]; axe.run({ resultTypes: ['violations'] }).then(done, e => done({ failed: String(e) }))"
+    found = browser.execute_async_script(run)
+    assert "failed" not in found, found
+    return [
+        (fault["id"], [node["target"] for node in fault["nodes"]][:3])
+        for fault in found["violations"]
+        if fault["impact"] in ("serious", "critical")
+    ]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "height"), [(1400, 900), (375, 812)])
+def test_axe_finds_no_serious_fault(visit, scheme, width, height):
+    for page in ("page.html", "numbers.html"):
+        browser = visit(page, width=width, height=height, scheme=scheme)
+        settled(browser)
+        for mode in MODES:
+            click(browser, f"[data-mode='{mode}']")
+            assert faults(browser) == [], (page, mode)
+    press(browser, "b")
+    assert faults(browser) == []
+    click(browser, "#tally-open")
+    assert faults(browser) == []
+
+
+def test_axe_finds_a_fault_where_there_is_one(visit):
+    browser = visit()
+    browser.execute_script("const p = document.querySelector('#play'); p.ariaLabel = p.title = ''")
+    assert [name for name, _ in faults(browser)] == ["button-name"]
+
+
+PAINT = "return performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? null"
+
+
+def test_a_page_is_small_and_painted_within_a_second(visit, folder):
+    assert (folder / "large.html").stat().st_size < 1_000_000
+    for page in ("page.html", "large.html"):
+        browser = visit(page)
+        assert until(lambda: browser.execute_script(PAINT)) < 1000

@@ -25,16 +25,56 @@ function start(text, most) {
   return letters.length > most || text.length > 2 * most ? letters.slice(0, most).join("") + "…" : String(text);
 }
 
-// Three digits, and no more of them than a reader can use.
-function number(value) {
-  if (typeof value !== "number") return "–";
-  const size = Math.abs(Number(value.toPrecision(3)));
-  if (size === 0) return "0";
-  if (size < 0.0005 || size >= 1e6) return value.toExponential(1);
-  return value.toFixed(size >= 100 ? 0 : size >= 10 ? 1 : size >= 0.1 ? 2 : 4);
+// One format: three decimals, whole numbers as they are; a difference has its sign, and a minus as wide as a plus.
+const isNumber = value => typeof value === "number";
+const fixed = (value, digits) => (Math.abs(value) >= 1e6 ? value.toExponential(1) : value.toFixed(digits)).replace("-", "−");
+const number = value => (isNumber(value) ? fixed(value, Number.isInteger(value) ? 0 : 3) : "–");
+const signed = (value, digits = 3) => (isNumber(value) ? `${value < 0 ? "−" : "+"}${fixed(Math.abs(value), digits)}` : "–");
+const ratio = value => (isNumber(value) ? `${fixed(value, 2)}×` : "–");
+
+const sentence = text => (text ? text[0].toUpperCase() + text.slice(1) : "");
+
+// A sentence whose flags stay in one piece, and whose `commands` look like such.
+const prose = text =>
+  String(text ?? "")
+    .replace(/(?<=^|[\s(])-(?=[\d.])/g, "−")
+    .split(/(`[^`]+`|(?<![\w-])--[a-z][\w-]*)/)
+    .map(part => {
+      if (part.startsWith("--")) return el("span", { class: "flag" }, part);
+      return part.length > 2 && part.startsWith("`") ? el("code", {}, ...prose(part.slice(1, -1))) : part;
+    });
+
+// Keeps `data-more` of a box that scrolls: the sides on which there is more than it shows.
+function watchEdges(box) {
+  const look = () => {
+    const { scrollLeft, scrollTop, clientWidth, clientHeight, scrollWidth, scrollHeight } = box;
+    const more = {
+      left: scrollLeft > 1,
+      right: scrollLeft + clientWidth < scrollWidth - 1,
+      up: scrollTop > 1,
+      down: scrollTop + clientHeight < scrollHeight - 1,
+    };
+    box.dataset.more = Object.keys(more).filter(side => more[side]).join(" ");
+  };
+  const sizes = new ResizeObserver(look);
+  const watch = () => {
+    for (const child of [box, ...box.children]) sizes.observe(child);
+    look();
+  };
+  new MutationObserver(watch).observe(box, { childList: true });
+  box.addEventListener("scroll", look, { passive: true });
+  watch();
 }
 
-const ratio = value => (typeof value === "number" ? `${number(value)}×` : "–");
+// About `count` round numbers from low to high.
+function ticks(low, high, count) {
+  const rough = Math.max(high - low, 1e-9) / count;
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const step = [1, 2, 5, 10].map(times => times * power).find(one => one >= rough);
+  const marks = [];
+  for (let mark = Math.ceil(low / step - 1e-9) * step; mark <= high + 1e-9; mark += step) marks.push(Number(mark.toPrecision(6)));
+  return marks;
+}
 
 function said(value) {
   if (value === null || value === undefined) return "–";

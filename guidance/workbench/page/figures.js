@@ -1,4 +1,4 @@
-// Verdicts, figures and settings as tables. Knows nothing of players.
+// Verdicts by prompt and seed; figures and settings as tables. Knows nothing of players.
 
 const LOOKS = {
   reference: "reference",
@@ -9,23 +9,26 @@ const LOOKS = {
   "mean regression alarm": "regression",
 };
 
+const FORMATS = { ratio, signed, grey: value => fixed(value, 1), plain: value => fixed(value, 3) };
+
 const FIGURES = {
-  balance: ["Balance", "Detail too much (above 0) or too little (below 0) for a clip at its distance. 0 is right."],
-  lap_ratio: ["Sharpness", "Variance of the Laplacian over the reference's. Above 1 is sharper; noise raises it too."],
-  hf_ratio: ["Fine detail", "Share of energy in high spatial frequencies over the reference's."],
-  kurtosis_ratio: ["Edges", "How heavy-tailed the gradients are, over the reference's. Edges and texture raise it, noise lowers it."],
-  flat_ratio: ["Flat places", "Roughness of the flattest places over the reference's. Noise shows here first."],
-  jitter_ratio: ["Unrest", "Frame-to-frame jitter over the reference's. Above 1 is less calm."],
-  contrast_ratio: ["Contrast", "Spread of brightness over the reference's. Averaged-out videos lose it."],
-  noise: ["Noise", "Deviation of the noise that the reference has not, in grey levels of 255."],
-  spectrum: ["Spectrum", "Mean difference of the logarithmic power spectra. 0 is equal."],
-  change: ["Change", "Mean difference of pixels from the reference, of 1."],
-  distance: ["Distance", "Median distance of the latents from the bank's anchors, in the directions that guide. Real clips differ by what they show."],
+  balance: ["Balance", "Detail too much (above 0) or too little (below 0) for a clip at its distance. 0 is right.", "signed"],
+  lap_ratio: ["Sharpness", "Variance of the Laplacian over the reference's. Above 1 is sharper; noise raises it too.", "ratio"],
+  hf_ratio: ["Fine detail", "Share of energy in high spatial frequencies over the reference's.", "ratio"],
+  kurtosis_ratio: ["Edges", "How heavy-tailed the gradients are, over the reference's. Edges and texture raise it, noise lowers it.", "ratio"],
+  flat_ratio: ["Flat places", "Roughness of the flattest places over the reference's. Noise shows here first.", "ratio"],
+  jitter_ratio: ["Unrest", "Frame-to-frame jitter over the reference's. Above 1 is less calm.", "ratio"],
+  contrast_ratio: ["Contrast", "Spread of brightness over the reference's. Averaged-out videos lose it.", "ratio"],
+  noise: ["Noise", "Deviation of the noise that the reference has not, in grey levels of 255.", "grey"],
+  spectrum: ["Spectrum", "Mean difference of the logarithmic power spectra. 0 is equal.", "signed"],
+  change: ["Change", "Mean difference of pixels from the reference, of 1.", "plain"],
+  distance: ["Distance", "Median distance of the latents from the bank's anchors, in the directions that guide. Real clips differ by what they show.", "plain"],
 };
 
 const lookOf = word => LOOKS[String(word ?? "").replaceAll("-", " ")] ?? "other";
 const figureName = key => FIGURES[key]?.[0] ?? key.replaceAll("_", " ");
 const isRatio = key => key.endsWith("_ratio");
+const figureText = (key, value) => (isNumber(value) ? (FORMATS[FIGURES[key]?.[2] ?? (isRatio(key) ? "ratio" : "")] ?? number)(value) : said(value));
 
 function badge(verdict) {
   if (!verdict?.word) return null;
@@ -44,7 +47,7 @@ function figureKeys(clips) {
 function figuresTable(clips, { chosen, tone, choose }) {
   const keys = figureKeys(clips);
   const heads = keys.map(key =>
-    el("th", { scope: "col", title: `${key}: ${FIGURES[key]?.[1] ?? "a figure of this run"}` }, figureName(key)),
+    el("th", { scope: "col", class: "number", title: `${key}: ${FIGURES[key]?.[1] ?? "a figure of this run"}` }, figureName(key)),
   );
   const rows = clips.map(clip => figuresRow(clip, keys, { chosen, tone, choose }));
   return el(
@@ -63,14 +66,14 @@ function figuresRow(clip, keys, { chosen, tone, choose }) {
     "tr",
     { class: `${tone(clip.label)}${clip.label === chosen ? " chosen" : ""}` },
     el("th", { scope: "row" }, el("span", { class: "dot" }), pick, settings && settings !== title ? el("small", {}, settings) : null),
-    el("td", { class: "why" }, badge(clip.verdict) ?? "–", clip.verdict?.why ? el("p", {}, clip.verdict.why) : null),
+    el("td", { class: "why" }, badge(clip.verdict) ?? "–", clip.verdict?.why ? el("p", {}, ...prose(clip.verdict.why)) : null),
     ...keys.map(key => figureCell(key, clip.figures?.[key])),
   );
 }
 
 function figureCell(key, value) {
-  const cell = el("td", { class: "number" }, isRatio(key) ? ratio(value) : typeof value === "number" ? number(value) : said(value));
-  if (!isRatio(key) || typeof value !== "number" || value <= 0) return cell;
+  const cell = el("td", { class: "number", "data-figure": key, "data-name": figureName(key) }, figureText(key, value));
+  if (!isRatio(key) || !isNumber(value) || value <= 0) return cell;
   const share = within(-1, Math.log2(value), 1); // the bar ends at half and at twice the reference
   const bar = el("span", { class: "bar", "aria-hidden": "true" }, el("i"));
   bar.firstChild.style.left = `${50 + Math.min(share, 0) * 50}%`;
@@ -88,23 +91,33 @@ function legend(keys) {
 
 function settingsList(settings) {
   return Object.entries(settings ?? {}).map(([key, value]) =>
-    el("div", {}, el("dt", {}, key.replaceAll("_", " ")), el("dd", { dir: "auto" }, said(value))),
+    el("div", {}, el("dt", {}, key.replaceAll("_", " ")), el("dd", { dir: "auto" }, ...prose(said(value)))),
   );
 }
 
-// Items down, variants across; every cell leads to its video.
-function matrix(items, variants, { tone, open }) {
-  const heads = variants.map(variant => matrixHead(variant, items, tone));
-  const rows = items.map((item, place) => matrixRow(item, place, variants, open));
-  return el(
-    "table",
-    { class: "matrix" },
-    el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "Prompt"), ...heads)),
-    el("tbody", {}, ...rows),
+// Prompts with their seeds beneath, a cell for each variant; every cell leads to its video.
+function verdictList(items, variants, { tone, open }) {
+  const groups = Map.groupBy(
+    items.map((item, place) => ({ item, place })),
+    ({ item }) => item.prompt,
   );
+  const several = variants.length > 1;
+  const list = [...groups].map(([prompt, members]) =>
+    el(
+      "li",
+      { class: "group" },
+      el("h3", { class: "clamp", dir: "auto" }, start(prompt, 160) || "no prompt"),
+      ...members.map(({ item, place }) => seedRow(item, place, variants, { tone, open, several })),
+    ),
+  );
+  return [items.length > 1 ? tallies(items, variants, tone) : null, el("ol", { class: "verdicts" }, ...list)].filter(Boolean);
 }
 
-function matrixHead({ label, title }, items, tone) {
+function tallies(items, variants, tone) {
+  return el("ul", { class: "tallies" }, ...variants.map(variant => tallyOf(variant, items, tone)));
+}
+
+function tallyOf({ label, title }, items, tone) {
   const words = items.map(item => item.clips.find(clip => clip.label === label)?.verdict?.word).filter(Boolean);
   const counts = Object.entries(countOf(words));
   const bar = el("span", { class: "tally-bar", "aria-hidden": "true" });
@@ -114,7 +127,7 @@ function matrixHead({ label, title }, items, tone) {
     bar.append(part);
   }
   const text = counts.map(([word, count]) => `${count} ${word}`).join(", ");
-  return el("th", { scope: "col", class: tone(label) }, el("span", { class: "dot" }), el("bdi", {}, title), bar, el("small", {}, text));
+  return el("li", { class: tone(label) }, el("span", { class: "dot" }), el("bdi", {}, title), el("small", {}, text), bar);
 }
 
 function countOf(words) {
@@ -123,22 +136,23 @@ function countOf(words) {
   return counts;
 }
 
-function matrixRow(item, place, variants, open) {
-  const title = el("button", { type: "button", class: "link clamp", dir: "auto", on: { click: () => open(place, null) } }, start(item.prompt, 160) || "no prompt");
-  const head = el("th", { scope: "row" }, title, el("small", {}, `seed ${said(item.seed)}`));
-  return el("tr", { "data-place": place }, head, ...variants.map(variant => matrixCell(item, place, variant, open)));
+function seedRow(item, place, variants, { tone, open, several }) {
+  const name = item.seed === null || item.seed === undefined ? "clips" : `seed ${item.seed}`;
+  const pick = el("button", { type: "button", class: "link", on: { click: () => open(place, null) } }, name);
+  const cells = variants.map(variant => verdictCell(item, place, variant, { tone, open, several }));
+  return el("div", { class: "seed", role: "group", "aria-label": name, "data-place": place }, pick, el("div", { class: "cells" }, ...cells), el("p", { class: "why", hidden: true }));
 }
 
-function matrixCell(item, place, { label, title }, open) {
+function verdictCell(item, place, { label, title }, { tone, open, several }) {
   const clip = item.clips.find(one => one.label === label);
-  if (!clip) return el("td", { class: "none" }, "–");
+  if (!clip) return el("span", { class: "cell none" }, `${title}: none`);
   const { lap_ratio: sharpness, change } = clip.figures ?? {};
-  const figures = [typeof sharpness === "number" ? `${ratio(sharpness)} sharp` : null, typeof change === "number" ? `Δ ${number(change)}` : null];
-  const cell = el(
+  const figures = [isNumber(sharpness) ? `${ratio(sharpness)} sharp` : null, isNumber(change) ? `change ${figureText("change", change)}` : null];
+  return el(
     "button",
-    { type: "button", class: "cell", "data-label": label, title: clip.verdict?.why ?? title, on: { click: () => open(place, label) } },
+    { type: "button", class: "cell", "data-label": label, title, on: { click: () => open(place, label) } },
+    several ? el("span", { class: `whose ${tone(label)}` }, el("span", { class: "dot" }), el("bdi", {}, title)) : null,
     badge(clip.verdict) ?? el("span", { class: "badge is-other" }, title),
-    el("small", {}, figures.filter(Boolean).join(" · ")),
+    el("small", {}, ...figures.filter(Boolean).map(words => el("span", {}, words))),
   );
-  return el("td", {}, cell);
 }

@@ -29,8 +29,15 @@ const stage = new Stage({
   tapped: () => clock.toggle(),
   zoomed: () => (byId("zoom-value").textContent = `${stage.zoom}×`),
   divided: () => undefined,
-  bars: () => (innerWidth > 720 ? ["item-head", "toolbar", "transport", "ballot"] : ["transport"]).map(byId),
+  room: roomForStage,
 });
+
+// What the window has left: beside a desk for all of the viewer, as the page opens; on a phone for the transport alone.
+function roomForStage() {
+  if (innerWidth <= 720) return innerHeight - byId("transport").offsetHeight - 64;
+  const viewer = byId("viewer");
+  return innerHeight - viewer.offsetTop - (viewer.offsetHeight - byId("stage").offsetHeight) - 16;
+}
 
 const item = () => run.items[vote?.trial ? vote.trial.at : view.place];
 const fpsOf = one => one?.fps || run.fps || 8;
@@ -274,6 +281,7 @@ function showTrace(one) {
   byId("traced").hidden = !told.length;
   const series = told.map(clip => ({ title: titleOf(clip.label), tone: tone(clip.label), chosen: clip === chosen, trace: clip.trace }));
   drawTrace(byId("trace"), series);
+  byId("trace-why").replaceChildren(...prose(whyItMoves(run.fit, (told.includes(chosen) ? chosen : told[0])?.trace ?? [])));
   const stepped = told.includes(chosen) ? chosen : told[0];
   byId("steps").replaceChildren(stepped ? stepsTable(stepped.trace) : "");
 }
@@ -284,15 +292,17 @@ function showFiles(one) {
   byId("links").replaceChildren(...links.map(([words, file]) => el("a", { href: file.url, target: "_blank", rel: "noopener" }, words)));
   const { montage } = one;
   byId("montage").replaceChildren(montage?.url ? el("img", { src: montage.url, loading: "lazy", alt: `Frames of all variants beside each other: ${start(one.prompt, 60)}` }) : "");
-  byId("files").hidden = !links.length && !montage?.url;
 }
 
 function markMatrix() {
   const chosen = chosenClip(item())?.label;
-  for (const row of byId("matrix").querySelectorAll("tbody tr")) {
+  for (const row of byId("matrix").querySelectorAll(".seed")) {
     const here = Number(row.dataset.place) === view.place;
     row.classList.toggle("here", here);
     row.querySelector("button").setAttribute("aria-current", String(here));
+    const why = here ? chosenClip(item())?.verdict?.why : null;
+    row.querySelector(".why").replaceChildren(...prose(why));
+    row.querySelector(".why").hidden = !why;
     for (const cell of row.querySelectorAll(".cell")) cell.classList.toggle("on", here && cell.dataset.label === chosen);
     if (here) bringInto(byId("matrix"), row);
   }
@@ -300,8 +310,7 @@ function markMatrix() {
 
 // Scrolls the box alone, never the page.
 function bringInto(box, row) {
-  const head = box.querySelector("thead").offsetHeight;
-  if (row.offsetTop - head < box.scrollTop) box.scrollTop = row.offsetTop - head;
+  if (row.offsetTop < box.scrollTop) box.scrollTop = row.offsetTop;
   else if (row.offsetTop + row.offsetHeight > box.scrollTop + box.clientHeight) box.scrollTop = row.offsetTop + row.offsetHeight - box.clientHeight;
 }
 
@@ -534,19 +543,20 @@ function showRun() {
   const facts = [when, plural(run.items.length, "item"), plural(titles.size, "variant"), referenceLabel === null ? null : `judged against ${titleOf(referenceLabel)}`];
   byId("facts").replaceChildren(...facts.filter(fact => fact && fact !== "–").map((fact, place) => el("span", { class: place > 1 ? "open-only" : null }, fact)));
   byId("made").textContent = `Made by shelllcc ${run.version ?? ""}.`;
-  drawFit(byId("fitted"), run.fit);
+  byId("fitted").hidden = !run.fit;
+  byId("fitted-words").replaceChildren(...prose(sentence(run.fit?.words)));
   const settings = settingsList(run.settings);
   byId("settings").hidden = !settings.length;
   byId("settings-list").replaceChildren(...settings);
-  byId("matrix").replaceChildren(matrix(run.items, variants, { tone, open }));
-  byId("overview-note").textContent = variants.length ? "Sharpness over the reference's, and the mean change of pixels (Δ). A cell opens its video." : "";
+  byId("matrix").replaceChildren(...verdictList(run.items, variants, { tone, open }));
+  byId("overview-note").textContent = variants.length ? "Sharpness over the reference's, and the mean change of a pixel, of 1." : "";
   byId("ballot-scope").append(el("option", { value: "" }, "every variant in turn"), ...variants.map(({ label, title }) => el("option", { value: label }, title)));
   byId("ballot-scope-label").hidden = variants.length < 2;
   byId("help-list").append(...KEYS.flatMap(([keys, words]) => [el("dt", {}, ...keys.split(" ").map(key => el("kbd", {}, key))), el("dd", {}, words)]));
   const none = !run.items.length;
   byId("empty").hidden = !none;
   byId("blind").disabled = !run.items.some(one => one.clips.length > 1);
-  for (const section of ["viewer", "judged", "traced", "files", "matrix"]) byId(section).hidden = none;
+  for (const section of ["viewer", "overview", "judged", "traced", "files"]) byId(section).hidden = none;
 }
 
 function listen() {
@@ -588,9 +598,13 @@ function listen() {
   addEventListener("pointerdown", () => (byPointer = true), true);
   let drawn = 0;
   new ResizeObserver(([entry]) => {
-    if (Math.abs(entry.contentRect.width - drawn) > 1 && item() && !vote) showTrace(item());
+    if (Math.abs(entry.contentRect.width - drawn) > 1 && item() && !vote) {
+      showTrace(item());
+      drawBands(byId("fitted-bands"), run.fit?.bands);
+    }
     drawn = entry.contentRect.width;
-  }).observe(byId("traced"));
+  }).observe(byId("judged"));
+  for (const box of [byId("stage"), byId("chips"), ...document.querySelectorAll(".scroller")]) watchEdges(box);
 }
 
 function setAmplify() {

@@ -4,8 +4,7 @@
 const ZOOMS = [1, 2, 4];
 const GAP = 12;
 const CAPTION = 34;
-const LEAST = 240; // pixels of height that the stage always takes
-const BREATH = 64; // pixels of height above and below
+const LEAST = 200; // pixels of height that the stage always takes
 const TAP = 4; // pixels that a tap may wander
 
 class Stage {
@@ -19,7 +18,7 @@ class Stage {
   divider = 50;
   mode = "side";
 
-  // told: {changed(), tapped(), zoomed(), divided(), bars(): elements that share the window with the stage}
+  // told: {changed(), tapped(), zoomed(), divided(), room(): pixels of height that the window has for the stage}
   constructor(told) {
     this.told = told;
     this.node = byId("stage");
@@ -89,8 +88,7 @@ class Stage {
 
   arrange() {
     const room = this.node.clientWidth;
-    const bars = this.told.bars().reduce((sum, bar) => sum + bar.offsetHeight, 0);
-    const height = Math.max(LEAST, innerHeight - bars - BREATH);
+    const height = Math.max(LEAST, this.told.room());
     const lead = this.#shown.find(player => !player.failed) ?? this.#shown[0];
     if (!lead || room <= 0) return;
     const layout = { side: sideBySide, grid: inGrid }[this.mode] ?? overlaid;
@@ -208,7 +206,7 @@ function sideBySide(room, height, aspect, players) {
 }
 
 function overlaid(room, height, aspect) {
-  return { "--width": `${Math.floor(Math.min(room, height * aspect))}px`, "--aspect": aspect };
+  return { "--width": `${Math.floor(Math.min(room, (height - CAPTION) * aspect))}px`, "--aspect": aspect };
 }
 
 function inGrid(room, height, aspect, players) {
