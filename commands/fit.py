@@ -12,10 +12,12 @@ import typer
 
 from shelllcc.commands import options, streams
 from shelllcc.commands.tables import table
-from shelllcc.guidance.errors import BankError, UsageError
+from shelllcc.guidance.errors import BankError, OutputError, UsageError
 from shelllcc.guidance.fit.fit import UNTOLD
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from shelllcc.anchors.bank import Bank
     from shelllcc.guidance.files import JsonObject
     from shelllcc.guidance.fit.fit import Belongs, Fit
@@ -35,6 +37,7 @@ def fit(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the first clip's noise.")] = 0,
     again: Annotated[bool, typer.Option("--again", help="Also where there is a fit.")] = False,
+    show: options.Open = False,
     common: options.Common,
     dry_run: options.DryRun = False,
     sampling: options.Sampling,
@@ -50,6 +53,7 @@ def fit(
     from shelllcc.guidance.wan.fits.making import shape_for
     from shelllcc.guidance.wan.model.pipeline import foresee, pick_device
     from shelllcc.guidance.wan.model.placing import check_device
+    from shelllcc.guidance.workbench.pages import write_fit_page
 
     alone("fit")
     check_device(common.device, here=not dry_run)
@@ -76,7 +80,21 @@ def fit(
         if again:
             path.unlink(missing_ok=True)
         found = make(resolved, request, bank, common.device, clips=clips, given=asked.values, seed=seed)
-    _report(found, str(path), known=bool(known and known.exact), as_json=common.as_json)
+    page: Path | None = path.with_suffix(".html")
+    path = path if path.exists() else shelf.SHIPPED / path.name
+    record = found.as_dict() | {"digest": found.digest, "words": found.words(), "path": str(path)}
+    try:
+        write_fit_page(page, record)
+    except OutputError as error:  # a fit that ships is shown also where nothing can be written
+        streams.say(f"note: there is no page of it: {error}")
+        page = None
+    record |= {"known": bool(known and known.exact), "report": page and str(page)}
+    if common.as_json:
+        streams.print_json(record)
+    else:
+        _report(found, record)
+    if show and page:
+        options.show(page)
 
 
 def prepare(asked: Asked, fitting: options.Fitting, device: str | None) -> Asked:
@@ -205,12 +223,8 @@ def _belongs(resolved: Resolved, request: Request, bank: Bank) -> Belongs:
     return belonging(request, resolved.model, resolved.loading, bank)
 
 
-def _report(found: Fit, path: str, *, known: bool, as_json: bool) -> None:
-    """The evidence, for people or programs."""
-    record: JsonObject = found.as_dict() | {"digest": found.digest, "words": found.words(), "path": path}
-    if as_json:
-        streams.print_json(record | {"known": known})
-        return
+def _report(found: Fit, record: JsonObject) -> None:
+    """The evidence, for people."""
     rows = [
         (band.name, _percent(band.before), _error(band.before_error), _percent(band.after), _error(band.after_error))
         for band in found.bands
@@ -221,8 +235,10 @@ def _report(found: Fit, path: str, *, known: bool, as_json: bool) -> None:
     low, high = guide.window
     streams.print_line(f"guide     {', '.join(f'{k} {v:g}' for k, v in knobs.items())}, window {low:g}:{high:.3g}")
     streams.print_line(f"clips     {len(found.clips)} came back, {len(found.left_out)} left out")
-    streams.print_line(f"found     {found.words()}")
-    streams.print_line(f"fit       {path}{' (made before)' if known else ''}")
+    streams.print_line(f"found     {record['words']}")
+    streams.print_line(f"fit       {record['path']}{' (made before)' if record['known'] else ''}")
+    if record["report"]:
+        streams.print_line(f"report    {record['report']}")
 
 
 def _percent(drift: float) -> str:

@@ -43,6 +43,7 @@ def tune(
     from shelllcc.guidance.wan.clips.parallel import alone
     from shelllcc.guidance.wan.model.placing import check_device
     from shelllcc.guidance.workbench import tune as tuning
+    from shelllcc.guidance.workbench.claims import SEARCH
 
     alone("tune")
     check_device(common.device)
@@ -71,20 +72,22 @@ def tune(
             found.append(profile)
             took = "as tuned before" if profile["known"] else f"{profile['sampled']} clips sampled"
             reporter.line(f"{short(profile['settings']['prompt'])}: strength {profile['strength']:g} ({took})")
-    page = planned.folder / "report.html"
-    _report(found, page, as_json=common.as_json)
-    if show and page.exists():
+    clips, page = planned.folder / "report.html", planned.folder / SEARCH
+    _report(found, clips, page, as_json=common.as_json)
+    if show:
         options.show(page)
 
 
-def _report(found: Sequence[JsonObject], page: Path, *, as_json: bool) -> None:
+def _report(found: Sequence[JsonObject], clips: Path, page: Path, *, as_json: bool) -> None:
     if as_json:
-        streams.print_json({"profiles": found, "report": str(page) if page.exists() else None})
+        report = str(clips) if clips.exists() else None
+        streams.print_json({"profiles": found, "report": report, "search": str(page)})
         return
     table(
         ("prompt", "strength", "balance", "clips", "profile"),
         [(short(p["settings"]["prompt"]), f"{p['strength']:g}", f"{p['balance']:+.3f}", str(p["sampled"]), p["name"])
          for p in found],
     )  # fmt: skip
-    if page.exists():
-        streams.print_line(f"report    {page}")
+    if clips.exists():
+        streams.print_line(f"report    {clips}")
+    streams.print_line(f"search    {page}")

@@ -22,7 +22,8 @@ from shelllcc.guidance.wan.clips.sidecar import read_sidecar
 FILE, LOCK = "run.json", ".lock"
 PICTURES = {"side_by_side": "compare.mp4", "montage": "montage.png", "trace_plot": "trace.svg"}
 PUBLISHED = ("manifest.json", "results.jsonl", "report.html")
-FIXED = "|".join(map(re.escape, PUBLISHED))
+SEARCH = "tune.html"  # where `tune` went
+FIXED = "|".join(map(re.escape, (*PUBLISHED, SEARCH)))
 DRAWN = "|".join(map(re.escape, PICTURES.values()))
 COPY = r"image-[0-9a-f]{12}(?:\.[a-z0-9]+)?"  # of an image that clips are made from
 NAME = re.compile(rf"[0-9]{{2,}}_(?:[^/\\]+\.(?:mp4|json)|{DRAWN})|{FIXED}|{COPY}")  # of a file of any run

@@ -21,6 +21,7 @@ from shelllcc.guidance.files import whole_file
 
 SCRIPTS = (
     "dom",
+    "theme",
     "clock",
     "player",
     "stage",

@@ -54,17 +54,75 @@ def search(measure: Callable[[float], Probe], *, most: int, high: float = 3.0) -
 
 def propose(probes: Sequence[Probe], *, high: float) -> float | None:
     """The next strength to try; None where the search is over."""
-    if best(probes).cost < TOLERANCE:
-        return None
+    return _next(probes, high)[0]
+
+
+def bracket(probes: Sequence[Probe]) -> tuple[Probe, Probe] | None:
+    """The neighbours between which the balance changes its sign, if any do."""
     line = sorted(probes, key=lambda probe: probe.strength)
-    for low, up in itertools.pairwise(line):
-        if low.balance * up.balance < 0:
-            return _between(low, up)
+    return next(((low, up) for low, up in itertools.pairwise(line) if low.balance * up.balance < 0), None)
+
+
+@dataclass(frozen=True)
+class Searched:
+    """Where a search went: its probes as they were tried, why each of them was, and why there was no other.
+
+    Without `whys` the probes lie by strength: they are of a search that went by other rules than this one.
+    """
+
+    probes: tuple[Probe, ...]
+    whys: tuple[str, ...]
+    ended: str
+
+
+def retrace(probes: Sequence[Probe], *, high: float = 3.0) -> Searched:
+    """The search that found these probes, in whatever order they come. At least one."""
+    known = {probe.strength: probe for probe in probes}
+    tried, whys = list[Probe](), list[str]()
+    for strength, why in zip((1.0, 0.0), ("the first: it tells what cfg added", "no guidance at all"), strict=True):
+        if strength in known:
+            tried.append(known.pop(strength))
+            whys.append(why)
+    while known and len(tried) > 1:
+        proposed, why = _next(tried, high)
+        if proposed not in known:
+            break
+        tried.append(known.pop(proposed))
+        whys.append(why)
+    if known:
+        return Searched(tuple(sorted(probes, key=lambda probe: probe.strength)), (), "")
+    proposed, why = _next(tried, high) if len(tried) > 1 else (high, "")
+    return Searched(tuple(tried), tuple(whys), why if proposed is None else "there was no budget for another")
+
+
+def _next(probes: Sequence[Probe], high: float) -> tuple[float | None, str]:
+    """The next strength to try, and why it, or why there is none; of two probes or more."""
+    found = best(probes)
+    if found.cost < TOLERANCE:
+        return None, f"strength {found.strength:g} is right: its balance is within {TOLERANCE:g} of 0"
+    line = sorted(probes, key=lambda probe: probe.strength)
+    over = "the next strength is one that was tried"
+    if (pair := bracket(line)) is not None:
+        low, up = pair
+        why = f"where the line from {low.strength:g} to {up.strength:g} crosses 0"
+        return _or(_between(low, up), why, over)
     first, last = line[-2:]
     slope = (last.balance - first.balance) / (last.strength - first.strength)
-    if last.alarm or last.strength >= high or abs(slope) < FLAT or slope * last.balance > 0:
-        return _before_the_alarm(line)
-    return _new(min(high, last.strength - last.balance / slope), line)
+    half = "half way to the first strength with an alarm"
+    if last.alarm:
+        return _or(_before_the_alarm(line), half, f"strength {last.strength:g} has an alarm")
+    if last.strength >= high:
+        return _or(_before_the_alarm(line), half, f"strength {last.strength:g} is as far as is tried")
+    if abs(slope) < FLAT:
+        return _or(_before_the_alarm(line), half, "strength changes nothing here")
+    if slope * last.balance > 0:
+        return _or(_before_the_alarm(line), half, "more strength leads away from 0")
+    why = f"where the line from {first.strength:g} to {last.strength:g} leads to 0, at most {high:g}"
+    return _or(_new(min(high, last.strength - last.balance / slope), line), why, over)
+
+
+def _or(strength: float | None, why: str, otherwise: str) -> tuple[float | None, str]:
+    return strength, otherwise if strength is None else why
 
 
 def _between(low: Probe, up: Probe) -> float | None:

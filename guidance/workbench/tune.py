@@ -16,6 +16,8 @@ from shelllcc.guidance.wan.clips import profiles
 from shelllcc.guidance.wan.clips.parse import of_strength
 from shelllcc.guidance.wan.clips.request import Request
 from shelllcc.guidance.wan.clips.studio import Studio
+from shelllcc.guidance.workbench.claims import SEARCH
+from shelllcc.guidance.workbench.pages import write_search_page
 from shelllcc.guidance.workbench.planned import Planned
 from shelllcc.guidance.workbench.runs import Run, verdict_of
 from shelllcc.guidance.workbench.search import Probe, best, search
@@ -45,7 +47,7 @@ def tune(
     if bank is None:
         raise UsageError("to tune there must be a bank; " + " ".join(resolved.notes))
     studio.expect(planned.requests)
-    first = 0
+    first, searches = 0, list[JsonObject]()
     try:
         for group in planned.groups:
             with contextlib.ExitStack() as stack:
@@ -60,11 +62,15 @@ def tune(
                 else:
                     _find_clips(run, sweeps, known)
                     profile = known | {"known": True}
+            searches.append({"profile": profile, "item": first if first in run.items else None})
             yield profile | {"sampled": sum(sweep.sampled for sweep in sweeps)}
             first += len(group)
     finally:
         if run.items:
             run.publish(embed=embed)
+        if searches:
+            run.record.add(SEARCH)
+            write_search_page(run.folder / SEARCH, searches, clips="report.html" if run.items else None)
 
 
 def check_budget(budget: int | None, planned: Planned) -> None:

@@ -4,6 +4,7 @@ import json
 import shlex
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -93,8 +94,15 @@ def test_a_fit_is_made_kept_and_followed(shelllcc, tmp_path, drifting, monkeypat
     fit = read_fit(tmp_path / "banks" / "fits" / record["path"].rpartition("/")[2])
     assert fit.guide.radius > 1.2
     assert not list((tmp_path / "banks" / "fits" / "begun").glob("*.json"))
+    page = Path(record["report"])
+    assert page == Path(record["path"]).with_suffix(".html")
+    assert "leaves out 20% of the finest detail" in page.read_text()
+    assert str(tmp_path) not in page.read_text()
+    page.unlink()
     code, out, err = shelllcc("fit", *SMALL, "--json")
     assert json.loads(out) == record | {"known": True}
+    assert page.exists()
+    assert shelllcc("fit", *SMALL)[1].splitlines()[-1] == f"report    {page}"
     code, out, err = shelllcc("generate", "-p", "a tabby cat", *SMALL, "-o", "x.mp4")
     assert code == 0, err
     sidecar = json.loads((tmp_path / "x.json").read_text())

@@ -9,7 +9,7 @@ import torch
 from shelllcc.guidance.measures.balance import balance
 from shelllcc.guidance.measures.figures import beside, change, figures
 from shelllcc.guidance.measures.verdict import judge
-from shelllcc.guidance.workbench.search import Probe, best, search
+from shelllcc.guidance.workbench.search import Probe, best, propose, retrace, search
 
 
 def texture(seed=0, frames=6, side=96):
@@ -104,6 +104,36 @@ def test_balance_adds_what_cfg_and_guide_made_and_how_far_out_the_clip_lies():
 
 def probes(curve, most=5, alarm=lambda strength: False):
     return list(search(lambda s: Probe(s, curve(s), alarm(s)), most=most))
+
+
+CURVES = [
+    (lambda s: 0.3 * math.log1p(s) - 0.2, lambda s: False, "right"),
+    (lambda s: 0.1 * s - 0.25, lambda s: s > 2, ""),
+    (lambda s: -0.2, lambda s: False, "strength changes nothing"),
+    (lambda s: -0.1 * s - 0.2, lambda s: False, "leads away from 0"),
+    (lambda s: 0.02 * s - 0.4, lambda s: False, "as far as is tried"),
+]
+
+
+@pytest.mark.parametrize(("curve", "alarm", "ended"), CURVES)
+@pytest.mark.parametrize("most", [2, 3, 5, 8])
+def test_a_search_is_retraced_from_its_probes_in_any_order(curve, alarm, ended, most):
+    found = probes(curve, most, alarm)
+    searched = retrace(found[::-1])
+    assert list(searched.probes) == found
+    assert len(searched.whys) == len(found)
+    assert all(searched.whys)
+    assert searched.ended
+    if most == 8:
+        assert ended in searched.ended
+    for before in range(2, len(found)):
+        assert propose(found[:before], high=3.0) == found[before].strength
+
+
+def test_probes_of_other_rules_are_told_by_strength_and_without_reasons():
+    searched = retrace([Probe(2.0, 0.1), Probe(0.0, -0.2), Probe(0.77, 0.02)])
+    assert [probe.strength for probe in searched.probes] == [0.0, 0.77, 2.0]
+    assert (searched.whys, searched.ended) == ((), "")
 
 
 @pytest.mark.parametrize(

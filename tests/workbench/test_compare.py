@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import time
 
@@ -274,6 +275,11 @@ def test_videos_of_other_sizes_are_refused(shelllcc, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def data_of(page):
+    """What a page of the house shows."""
+    return json.loads(re.search(r'id="run">(.*?)</script>', page.read_text(encoding="utf-8"), re.DOTALL)[1])
+
+
 def test_a_prompt_is_tuned_once_and_generate_takes_its_strength(shelllcc, tmp_path, sampled):
     words = ["tune", *CAT, *SMALL, "-o", "run", "--json"]
     code, out, err = shelllcc(*words)
@@ -284,8 +290,17 @@ def test_a_prompt_is_tuned_once_and_generate_takes_its_strength(shelllcc, tmp_pa
     assert {0.0, 1.0} <= set(tried)
     assert abs(profile["balance"]) <= min(tried.values()) + 1  # an alarm may rule the nearest out
     assert (tmp_path / "run/report.html").exists()
+    search = tmp_path / json.loads(out)["search"]
+    (searched,) = data_of(search)["searches"]
+    assert [probe["strength"] for probe in searched["probes"]] == sampled
+    assert [probe["why"][:9] for probe in searched["probes"][:2]] == ["the first", "no guidan"]
+    assert searched["strength"] == profile["strength"]
+    clips = data_of(tmp_path / "run/report.html")["items"][0]["clips"]
+    assert {probe["clip"].split("/")[2] for probe in searched["probes"]} == {clip["label"] for clip in clips}
     before = len(sampled)
+    search.unlink()
     again = json.loads(shelllcc(*words)[1])["profiles"][0]
+    assert [probe["strength"] for probe in data_of(search)["searches"][0]["probes"]] == sampled
     assert (len(sampled), again["sampled"], again["strength"]) == (before, 0, profile["strength"])
     code, out, err = shelllcc("generate", *CAT, *SMALL, "--strength", "auto", "--seed", "5", "-o", "a.mp4", "--json")
     assert code == 0, err
@@ -306,7 +321,12 @@ def test_tuning_goes_on_where_it_was(shelllcc, tmp_path, sampled):
 
 def test_a_tuned_prompt_stays_on_the_page_of_a_run_that_goes_on(shelllcc, tmp_path):
     words = ["tune", *CAT, "--prompt", "grass", *SMALL, "--budget", "3", "-o", "run"]
-    assert shelllcc(*words)[0] == 0
+    code, out, _ = shelllcc(*words)
+    assert code == 0
+    assert out.splitlines()[-2:] == ["report    run/report.html", "search    run/tune.html"]
+    first, second = data_of(tmp_path / "run/tune.html")["searches"]
+    assert first["probes"][0]["clip"].endswith("#1/strength-1/side")
+    assert second["probes"][0]["clip"].endswith("#2/strength-1/side")
     manifest, results = ((tmp_path / "run" / name).read_bytes() for name in ("manifest.json", "results.jsonl"))
     assert shelllcc("profiles", "forget", "grass")[0] == 0
     assert shelllcc(*words)[0] == 0

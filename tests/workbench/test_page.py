@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 
@@ -20,8 +21,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from shelllcc.guidance.fit import shelf
+from shelllcc.guidance.fit.fit import UNTOLD
 from shelllcc.guidance.media.video import write_video
+from shelllcc.guidance.workbench.pages import write_fit_page, write_search_page
 from shelllcc.guidance.workbench.report import write_report
+from shelllcc.guidance.workbench.search import Probe
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 from selenium.webdriver.chrome.service import Service  # noqa: E402
@@ -111,6 +116,18 @@ def folder(tmp_path_factory):
     fit["bands"] = [dict(zip(names, b, strict=True)) | {"before_error": 0.03, "after_error": 0.02} for b in bands]
     more = {"items": [items[0] | {"clips": pair, "montage": "montage.png"}], "fit": fit}
     write_report(folder / "numbers.html", run | more)
+    (shipped, *_) = sorted(shelf.SHIPPED.glob("*.json"))
+    record = json.loads(shipped.read_text(encoding="utf-8"))
+    record["bands"][0]["after_error"] = UNTOLD
+    write_fit_page(folder / "fit.html", record | {"words": BREAKING + "--fit never", "path": "/home/me/a fit.json"})
+    about = {"model": {"source": "tiny"}, "bank": {"name": "tiny-wan"}, "seeds": [0, 1], "known": False}
+    about |= {"name": "0123456789ab", "created": "2026-11-28T12:00:00+00:00"}
+    probes = [Probe(0.0, -0.2), Probe(0.62, 0.004), Probe(1.0, 0.12, alarm=True)]
+    about |= {"strength": 0.62, "balance": 0.004, "probes": [asdict(probe) for probe in probes]}
+    searches = [about | {"settings": {"prompt": prompt, "steps": 25}} for prompt in prompts[1:]]
+    searches.append({**searches[0], "probes": []})
+    told = [{"profile": p, "item": item} for p, item in zip(searches, (0, 2, None), strict=True)]
+    write_search_page(folder / "tune.html", told, clips="page.html")
     write_report(folder / "large.html", run | {"items": [items[i % 2] | {"idx": i, "seed": i} for i in range(200)]})
     return folder
 
@@ -134,7 +151,17 @@ def visit(browser, folder):
     hosts = ["file:", "data:", "blob:", "about:"]
     expected: list[str] = []
 
-    def visit(page: str = "page.html", *, width=1280, height=900, scheme="light", motion="reduce", at="", base=None, complains=""):
+    def visit(
+        page: str = "page.html",
+        *,
+        width=1280,
+        height=900,
+        scheme="light",
+        motion="reduce",
+        at="",
+        base=None,
+        complains="",
+    ):
         hosts.extend([base] if base else [])
         expected.extend([complains] if complains else [])
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
@@ -829,13 +856,70 @@ def test_axe_finds_no_serious_fault(visit, scheme, width, height):
     assert faults(browser) == []
 
 
+PAINT = "return performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? null"
+SISTERS = ["fit.html", "tune.html"]
+
+
+@pytest.mark.parametrize("page", SISTERS)
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "height"), [(1400, 900), (375, 812)])
+def test_the_pages_of_fit_and_tune_are_of_the_same_house(visit, folder, page, scheme, width, height):
+    assert (folder / page).stat().st_size < 100_000
+    browser = visit(page, width=width, height=height, scheme=scheme)
+    until(lambda: browser.find_elements(By.CSS_SELECTOR, ".bands > svg"))
+    for fold in browser.find_elements(By.TAG_NAME, "summary"):
+        browser.execute_script("arguments[0].click()", fold)
+    assert until(lambda: browser.execute_script(PAINT)) < 1000
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    time.sleep(0.2)
+    assert browser.execute_script(CUT) == []
+    assert browser.execute_script("return window.broken") is None
+    assert faults(browser) == []
+    for chart in browser.find_elements(By.CSS_SELECTOR, ".bands > svg"):
+        assert "chart" in chart.accessible_name
+
+
+def test_the_page_of_a_fit_shows_drift_and_its_errors(visit):
+    browser = visit("fit.html")
+    until(lambda: browser.find_elements(By.CSS_SELECTOR, "#bands .before"))
+    reach = """const box = node => node.getBoundingClientRect();
+    return [...document.querySelectorAll("#bands svg[role] .error")].map(node => box(node).width)"""
+    assert len(browser.execute_script(reach)) == 11  # six bands, before and after, but one that nothing tells
+    click(browser, "summary")
+    cells = [cell.text for cell in browser.find_elements(By.CSS_SELECTOR, "#table tbody tr:first-child td")]
+    assert cells == ["−2.2%", "± 2.1%", "−0.5%", "not told"]
+    seen = text(browser, "body")
+    assert "a fit.json" in seen
+    assert "/home" not in browser.page_source
+    assert "--fit" in [flag.text for flag in browser.find_elements(By.CSS_SELECTOR, "#words .flag")]
+
+
+def test_the_page_of_a_search_shows_where_it_went_and_leads_to_the_clips(visit):
+    browser = visit("tune.html")
+    first, second, bare = browser.find_elements(By.CSS_SELECTOR, "#searches > section")
+    rows = [row.text for row in first.find_elements(By.CSS_SELECTOR, "tbody tr")]
+    assert [row.split()[:3] for row in rows] == [
+        ["1", "1.00", "+0.120"],
+        ["2", "0.00", "−0.200"],
+        ["3", "0.62", "+0.004"],
+    ]
+    assert "chosen" in rows[2]
+    assert "crosses 0" in rows[2]
+    assert "Strength 0.620, balance +0.004: its balance is the nearest to 0" in first.text
+    assert "0.62 is right" in first.text
+    assert "means over seeds 0, 1" in first.text
+    until(lambda: first.find_elements(By.CSS_SELECTOR, ".bracket"))
+    assert "does not say which strengths" in bare.text
+    assert not bare.find_elements(By.TAG_NAME, "a")
+    second.find_element(By.CSS_SELECTOR, "tbody tr:first-child a").click()
+    until(lambda: browser.current_url.endswith("page.html#3/strength-1/side"))
+    until(lambda: state(browser)["place"] == 2)
+
+
 def test_axe_finds_a_fault_where_there_is_one(visit):
     browser = visit()
     browser.execute_script("const p = document.querySelector('#play'); p.ariaLabel = p.title = ''")
     assert [name for name, _ in faults(browser)] == ["button-name"]
-
-
-PAINT = "return performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? null"
 
 
 def test_a_page_is_small_and_painted_within_a_second(visit, folder):

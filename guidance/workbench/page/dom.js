@@ -76,6 +76,12 @@ function ticks(low, high, count) {
   return marks;
 }
 
+// A moment as ISO 8601 has it, for people.
+function moment(text) {
+  const made = new Date(text ?? "");
+  return Number.isNaN(made.getTime()) ? said(text) : made.toLocaleString("en", { dateStyle: "medium", timeStyle: "short" });
+}
+
 function said(value) {
   if (value === null || value === undefined) return "–";
   return typeof value === "object" ? JSON.stringify(value) : String(value);

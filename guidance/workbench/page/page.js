@@ -36,7 +36,8 @@ const stage = new Stage({
 function roomForStage() {
   if (innerWidth <= 720) return innerHeight - byId("transport").offsetHeight - 64;
   const viewer = byId("viewer");
-  return innerHeight - viewer.offsetTop - (viewer.offsetHeight - byId("stage").offsetHeight) - 16;
+  const top = vote ? 8 : viewer.offsetTop; // a vote has the window to itself
+  return innerHeight - top - (viewer.offsetHeight - byId("stage").offsetHeight) - 16;
 }
 
 const item = () => run.items[vote?.trial ? vote.trial.at : view.place];
@@ -152,8 +153,6 @@ function showTools(mode) {
   showChips(mode);
   for (const player of stage.shown) player.node.classList.toggle("chosen", mode === "side" && !vote && !view.pair && stage.shown.length > 2 && player.part.clip === chosenClip(item()));
 }
-
-const press = (button, pressed) => button.setAttribute("aria-pressed", String(pressed));
 
 function showChips(mode) {
   const chosen = chosenClip(item())?.label;
@@ -500,7 +499,7 @@ function onKeyUp(event) {
   event.preventDefault();
 }
 
-// ---- the place in the address, and the theme
+// ---- the place in the address
 
 function remember() {
   const clip = item() ? chosenClip(item()) : null;
@@ -525,22 +524,12 @@ function recallPlace() {
   if (["side", "slider", "difference", "grid"].includes(mode)) view.mode = mode;
 }
 
-const dark = matchMedia("(prefers-color-scheme: dark)");
-const isDark = () => (document.documentElement.dataset.theme ? document.documentElement.dataset.theme === "dark" : dark.matches);
-
-function showTheme(theme) {
-  if (theme === "dark" || theme === "light") document.documentElement.dataset.theme = theme;
-  press(byId("theme"), isDark());
-}
-
 // ---- the page as it opens
 
 function showRun() {
   document.title = `${run.title ?? "run"} · shelllcc`;
   byId("title").textContent = run.title ?? "";
-  const made = new Date(run.created ?? "");
-  const when = Number.isNaN(made.getTime()) ? said(run.created) : made.toLocaleString("en", { dateStyle: "medium", timeStyle: "short" });
-  const facts = [when, plural(run.items.length, "item"), plural(titles.size, "variant"), referenceLabel === null ? null : `judged against ${titleOf(referenceLabel)}`];
+  const facts = [moment(run.created), plural(run.items.length, "item"), plural(titles.size, "variant"), referenceLabel === null ? null : `judged against ${titleOf(referenceLabel)}`];
   byId("facts").replaceChildren(...facts.filter(fact => fact && fact !== "–").map((fact, place) => el("span", { class: place > 1 ? "open-only" : null }, fact)));
   byId("made").textContent = `Made by shelllcc ${run.version ?? ""}.`;
   byId("fitted").hidden = !run.fit;
@@ -564,7 +553,6 @@ function listen() {
     blind: () => setBlind(!vote),
     keys: () => byId("help").showModal(),
     "help-close": () => byId("help").close(),
-    theme: () => (showTheme(isDark() ? "light" : "dark"), memory.write("shelllcc theme", isDark() ? "dark" : "light")),
     "item-back": () => itemBy(-1),
     "item-on": () => itemBy(1),
     pair: () => ((view.pair = !view.pair), showStage()),
@@ -592,7 +580,6 @@ function listen() {
   byId("scrub").addEventListener("input", event => clock.goTo(Number(event.target.value)));
   byId("amplify").addEventListener("input", () => setAmplify());
   byId("ballot-scope").addEventListener("change", event => (vote.judge(event.target.value || null), showTrial()));
-  dark.addEventListener("change", () => showTheme(null));
   addEventListener("keydown", onKeyDown);
   addEventListener("keyup", onKeyUp);
   addEventListener("pointerdown", () => (byPointer = true), true);
@@ -619,7 +606,6 @@ function unfoldPrompt() {
   byId("prompt-more").textContent = whole ? "Show less" : "Show the whole prompt";
 }
 
-showTheme(memory.read("shelllcc theme"));
 showRun();
 recallPlace();
 listen();
