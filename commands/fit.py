@@ -53,7 +53,6 @@ def fit(
     from shelllcc.guidance.wan.fits.making import shape_for
     from shelllcc.guidance.wan.model.pipeline import foresee, pick_device
     from shelllcc.guidance.wan.model.placing import check_device
-    from shelllcc.guidance.workbench.pages import write_fit_page
 
     alone("fit")
     check_device(common.device, here=not dry_run)
@@ -80,20 +79,15 @@ def fit(
         if again:
             path.unlink(missing_ok=True)
         found = make(resolved, request, bank, common.device, clips=clips, given=asked.values, seed=seed)
-    page: Path | None = path.with_suffix(".html")
+    page = path.with_suffix(".html")  # in the user's folder, also of a fit that ships
     path = path if path.exists() else shelf.SHIPPED / path.name
     record = found.as_dict() | {"digest": found.digest, "words": found.words(), "path": str(path)}
-    try:
-        write_fit_page(page, record)
-    except OutputError as error:  # a fit that ships is shown also where nothing can be written
-        streams.say(f"note: there is no page of it: {error}")
-        page = None
-    record |= {"known": bool(known and known.exact), "report": page and str(page)}
+    record |= {"known": bool(known and known.exact), "report": _page(page, record)}
     if common.as_json:
         streams.print_json(record)
     else:
         _report(found, record)
-    if show and page:
+    if show and record["report"]:
         options.show(page)
 
 
@@ -221,6 +215,18 @@ def _belongs(resolved: Resolved, request: Request, bank: Bank) -> Belongs:
     from shelllcc.guidance.wan.clips.fitted import belonging
 
     return belonging(request, resolved.model, resolved.loading, bank)
+
+
+def _page(path: Path, record: JsonObject) -> str | None:
+    """Write the page of a fit; None where nothing can be written, as a fit that ships is shown there, too."""
+    from shelllcc.guidance.workbench.pages import write_fit_page
+
+    try:
+        write_fit_page(path, record)
+    except OutputError as error:
+        streams.say(f"note: there is no page: {error}")
+        return None
+    return str(path)
 
 
 def _report(found: Fit, record: JsonObject) -> None:

@@ -743,7 +743,7 @@ def test_on_a_phone_nothing_is_cut_and_what_scrolls_says_so(visit, mode):
     boxes = browser.execute_script(BOXES, [".verdicts .cell", "#figures tbody tr"])
     for selector, found in boxes.items():
         assert len(found) > 2, selector
-        assert all(0 <= left and right <= 375 for *_, left, right in found), selector
+        assert all(left >= 0 and right <= 375 for *_, left, right in found), selector
     hints = "return [...document.querySelectorAll('.scroller, .stage, .chips')].filter(n => n.checkVisibility()"
     hints += " && n.scrollWidth > n.clientWidth + 1 && !n.dataset.more?.includes('right')).map(n => n.id)"
     assert browser.execute_script(hints) == []
@@ -831,7 +831,8 @@ def axe():
 def faults(browser):
     """What axe-core finds to be serious or critical."""
     browser.execute_script(axe())
-    run = "const done = arguments[0]; axe.run({ resultTypes: ['violations'] }).then(done, e => done({ failed: String(e) }))"
+    run = "const done = arguments[0];"
+    run += "axe.run({ resultTypes: ['violations'] }).then(done, error => done({ failed: String(error) }))"
     found = browser.execute_async_script(run)
     assert "failed" not in found, found
     return [
@@ -926,4 +927,4 @@ def test_a_page_is_small_and_painted_within_a_second(visit, folder):
     assert (folder / "large.html").stat().st_size < 1_000_000
     for page in ("page.html", "large.html"):
         browser = visit(page)
-        assert until(lambda: browser.execute_script(PAINT)) < 1000
+        assert until(lambda browser=browser: browser.execute_script(PAINT)) < 1000
