@@ -292,7 +292,7 @@ def test_a_prompt_is_tuned_once_and_generate_takes_its_strength(shelllcc, tmp_pa
     assert (tmp_path / "run/report.html").exists()
     search = tmp_path / json.loads(out)["search"]
     (searched,) = data_of(search)["searches"]
-    assert [probe["strength"] for probe in searched["probes"]] == sampled
+    assert [probe["strength"] for probe in searched["probes"]] == [1.0, 0.0, *sampled[2:]]
     assert [probe["why"][:9] for probe in searched["probes"][:2]] == ["the first", "no guidan"]
     assert searched["strength"] == profile["strength"]
     clips = data_of(tmp_path / "run/report.html")["items"][0]["clips"]
@@ -300,7 +300,7 @@ def test_a_prompt_is_tuned_once_and_generate_takes_its_strength(shelllcc, tmp_pa
     before = len(sampled)
     search.unlink()
     again = json.loads(shelllcc(*words)[1])["profiles"][0]
-    assert [probe["strength"] for probe in data_of(search)["searches"][0]["probes"]] == sampled
+    assert [probe["strength"] for probe in data_of(search)["searches"][0]["probes"]] == [1.0, 0.0, *sampled[2:]]
     assert (len(sampled), again["sampled"], again["strength"]) == (before, 0, profile["strength"])
     code, out, err = shelllcc("generate", *CAT, *SMALL, "--strength", "auto", "--seed", "5", "-o", "a.mp4", "--json")
     assert code == 0, err

@@ -116,6 +116,13 @@ def folder(tmp_path_factory):
     fit["bands"] = [dict(zip(names, b, strict=True)) | {"before_error": 0.03, "after_error": 0.02} for b in bands]
     more = {"items": [items[0] | {"clips": pair, "montage": "montage.png"}], "fit": fit}
     write_report(folder / "numbers.html", run | more)
+    several = [
+        clip("strength-2", "strength-2.mp4", title=f"strength {n}.5, window 0:0.75", verdict=verdict)
+        | {"label": f"way-{n}"}
+        for n, verdict in enumerate([told["verdict"], {"word": "mean-regression alarm", "why": BREAKING}] * 3)
+    ]
+    many = [items[0] | {"idx": i, "seed": i, "clips": [pair[0], *several]} for i in range(9)]
+    write_report(folder / "many.html", run | {"items": many, "fit": fit})
     (shipped, *_) = sorted(shelf.SHIPPED.glob("*.json"))
     record = json.loads(shipped.read_text(encoding="utf-8"))
     record["bands"][0]["after_error"] = UNTOLD
@@ -679,18 +686,38 @@ def test_two_hundred_items_open_at_once(visit):
     assert "of 200" in text(browser, "#stage-note")
 
 
+CUT = """return [...document.querySelectorAll("body *")].filter(node => {
+  if (!node.checkVisibility() || node.closest("svg, .unseen, .skip, dialog, details:not([open])")) return false;
+  const words = [...node.childNodes].some(child => child.nodeType === Node.TEXT_NODE && child.textContent.trim());
+  if (!words) return false;
+  const range = document.createRange();
+  range.selectNodeContents(node);
+  const { right } = range.getBoundingClientRect();
+  for (let box = node; box && box !== document.body; box = box.parentElement) {
+    const style = getComputedStyle(box);
+    if (style.textOverflow === "ellipsis" || style.webkitLineClamp !== "none") return false;
+    if (style.overflowX === "visible") continue;
+    const edge = box.getBoundingClientRect().right;
+    if (right > edge + 1) return !box.dataset.more?.includes("right");
+  }
+  return right > innerWidth + 1;
+}).map(node => `${node.tagName} ${node.className}: ${node.textContent.slice(0, 40)}`)"""
+
+
 BOXES = """return Object.fromEntries(arguments[0].map(selector => [selector,
   [...document.querySelectorAll(selector)].filter(node => node.checkVisibility()).map(node => {
     const { top, bottom, left, right } = node.getBoundingClientRect();
     return [top, bottom, left, right];
   })]))"""
-PARTS = [".player:not([hidden]) .screen", "#transport", "#modes", "#toolbar", "#overview .group", "#item-title"]
+PARTS = [".player:not([hidden]) .screen", "#transport", "#modes", "#toolbar", "#overview", "#item-title"]
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_players_captions_controls_and_verdicts_fit_a_window_of_1400_by_900(visit, mode):
-    browser = visit(width=1400, at=f"#1/strength-1/{mode}")
+@pytest.mark.parametrize("page", ["page.html", "numbers.html", "many.html"])
+def test_players_captions_controls_and_verdicts_fit_a_window_of_1400_by_900(visit, page, mode):
+    browser = visit(page, width=1400, at=f"#1//{mode}")
     settled(browser)
+    assert browser.execute_script(CUT) == []
     assert browser.execute_script("return scrollY") == 0
     captions = {"side": ["#stage figcaption"], "grid": [".head"]}.get(mode, ["#tag-left", "#tag-right"])
     boxes = browser.execute_script(BOXES, [*PARTS, *captions])
@@ -713,27 +740,10 @@ def test_slider_and_difference_show_the_whole_picture(visit, mode, width, height
         assert boxes[name][0][0] >= bottom, "a name lies over the picture"
 
 
-CUT = """return [...document.querySelectorAll("body *")].filter(node => {
-  if (!node.checkVisibility() || node.closest("svg, .unseen, .skip, dialog, details:not([open])")) return false;
-  const words = [...node.childNodes].some(child => child.nodeType === Node.TEXT_NODE && child.textContent.trim());
-  if (!words) return false;
-  const range = document.createRange();
-  range.selectNodeContents(node);
-  const { right } = range.getBoundingClientRect();
-  for (let box = node; box && box !== document.body; box = box.parentElement) {
-    const style = getComputedStyle(box);
-    if (style.textOverflow === "ellipsis" || style.webkitLineClamp !== "none") return false;
-    if (style.overflowX === "visible") continue;
-    const edge = box.getBoundingClientRect().right;
-    if (right > edge + 1) return !box.dataset.more?.includes("right");
-  }
-  return right > innerWidth + 1;
-}).map(node => `${node.tagName} ${node.className}: ${node.textContent.slice(0, 40)}`)"""
-
-
 @pytest.mark.parametrize("mode", MODES)
-def test_on_a_phone_nothing_is_cut_and_what_scrolls_says_so(visit, mode):
-    browser = visit(width=375, height=812, at=f"#1/strength-1/{mode}")
+@pytest.mark.parametrize("page", ["page.html", "numbers.html", "many.html"])
+def test_on_a_phone_nothing_is_cut_and_what_scrolls_says_so(visit, page, mode):
+    browser = visit(page, width=375, height=812, at=f"#1//{mode}")
     settled(browser)
     for fold in browser.find_elements(By.TAG_NAME, "summary"):
         browser.execute_script("arguments[0].click()", fold)
@@ -742,7 +752,7 @@ def test_on_a_phone_nothing_is_cut_and_what_scrolls_says_so(visit, mode):
     assert browser.execute_script(CUT) == []
     boxes = browser.execute_script(BOXES, [".verdicts .cell", "#figures tbody tr"])
     for selector, found in boxes.items():
-        assert len(found) > 2, selector
+        assert found, selector
         assert all(left >= 0 and right <= 375 for *_, left, right in found), selector
     hints = "return [...document.querySelectorAll('.scroller, .stage, .chips')].filter(n => n.checkVisibility()"
     hints += " && n.scrollWidth > n.clientWidth + 1 && !n.dataset.more?.includes('right')).map(n => n.id)"
@@ -845,7 +855,7 @@ def faults(browser):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize(("width", "height"), [(1400, 900), (375, 812)])
 def test_axe_finds_no_serious_fault(visit, scheme, width, height):
-    for page in ("page.html", "numbers.html"):
+    for page in ("page.html", "numbers.html", "many.html"):
         browser = visit(page, width=width, height=height, scheme=scheme)
         settled(browser)
         for mode in MODES:

@@ -33,7 +33,7 @@ const figureText = (key, value) => (isNumber(value) ? (FORMATS[FIGURES[key]?.[2]
 function badge(verdict) {
   if (!verdict?.word) return null;
   const look = lookOf(verdict.word);
-  return el("span", { class: `badge is-${look}` }, icon(look), el("span", {}, verdict.word));
+  return el("span", { class: `badge is-${look}`, title: verdict.word }, icon(look), el("span", {}, verdict.word));
 }
 
 // The keys of all clips' figures, those the page can explain first; a ratio stands for its figure.
@@ -110,7 +110,7 @@ function verdictList(items, variants, { tone, open }) {
       ...members.map(({ item, place }) => seedRow(item, place, variants, { tone, open, several })),
     ),
   );
-  return [items.length > 1 ? tallies(items, variants, tone) : null, el("ol", { class: "verdicts" }, ...list)].filter(Boolean);
+  return [items.length > 1 ? tallies(items, variants, tone) : null, el("ol", { class: several ? "verdicts several" : "verdicts" }, ...list)].filter(Boolean);
 }
 
 function tallies(items, variants, tone) {

@@ -118,6 +118,8 @@ function showGrid() {
     return placed(el("div", { class: `head down${here ? " here" : ""}` }, go), row + 2, 1);
   });
   stage.show(`grid ${run.items.indexOf(rows[0])} ${labels.join(" ")}`, "grid", parts, [...heads, ...sides]);
+  const here = stage.node.querySelector(".head.here");
+  if (here) stage.node.scrollTop = within(here.offsetTop + here.offsetHeight - stage.node.clientHeight, stage.node.scrollTop, here.offsetTop);
   note(group.length === 1 ? "This prompt was sampled with one seed." : rows.length < group.length ? `Seeds ${from + 1} to ${from + rows.length} of ${group.length}; the next ones open with their item.` : "");
 }
 

@@ -91,6 +91,7 @@ class Stage {
     const height = Math.max(LEAST, this.told.room());
     const lead = this.#shown.find(player => !player.failed) ?? this.#shown[0];
     if (!lead || room <= 0) return;
+    this.node.style.setProperty("--room", `${Math.floor(height)}px`);
     const layout = { side: sideBySide, grid: inGrid }[this.mode] ?? overlaid;
     for (const [name, value] of Object.entries(layout(room, height, lead.aspect, this.#shown))) {
       this.node.style.setProperty(name, value);
