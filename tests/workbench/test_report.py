@@ -8,6 +8,7 @@ import tomllib
 import pytest
 
 from shelllcc.guidance.errors import OutputError
+from shelllcc.guidance.workbench import pages
 from shelllcc.guidance.workbench.report import SCRIPTS, write_report
 
 HOSTILE = [
