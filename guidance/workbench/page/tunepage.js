@@ -37,7 +37,7 @@ function probesTable({ probes, strength, prompt }, numbered) {
       el("td", { class: "number" }, signed(probe.balance)),
       el("td", {}, chosen ? el("b", {}, "chosen") : probe.word),
       numbered ? el("td", { class: "because" }, probe.why) : null,
-      el("td", {}, probe.clip ? el("a", { href: probe.clip, "aria-label": `Clip of strength ${number(probe.strength)}` }, "watch") : "–"),
+      el("td", {}, probe.clip ? el("a", { href: probe.clip, "aria-label": `watch the clip of strength ${number(probe.strength)}` }, "watch") : "–"),
     );
   });
   const box = el("div", { class: "scroller", role: "region", tabindex: "0", "aria-label": `Strengths tried for ${start(prompt, 60)}` }, el("table", { class: "probes" }, el("thead", {}, el("tr", {}, ...head)), el("tbody", {}, ...rows)));
