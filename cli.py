@@ -17,6 +17,7 @@ from shelllcc.commands import (
     generate,
     options,
     profiles,
+    report,
     running,
     score,
     streams,
@@ -36,6 +37,7 @@ app.command()(compare.compare)
 app.command()(fit.fit)
 app.command()(tune.tune)
 app.command()(batch.batch)
+app.command()(report.report)
 app.command()(score.score)
 app.command()(doctor.doctor)
 app.add_typer(anchors.app, name="anchors")

@@ -8,6 +8,7 @@ EXAMPLES = {
     "fit": "fit --model Wan-AI/Wan2.1-T2V-1.3B-Diffusers --steps 30",
     "tune": 'tune --prompt "a tabby cat, zoom in, daylight"',
     "batch": "batch prompts.txt --output clips --strengths 0,1",
+    "report": "report outputs/compare-grass outputs/tune-cat --output outputs/gallery.html",
     "score": "score clip.mp4 --bank tiny-wan",
     "doctor": "doctor --json",
     "anchors build": "anchors build videos/ --model Wan-AI/Wan2.1-T2V-1.3B-Diffusers --output bank.safetensors",

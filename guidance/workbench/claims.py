@@ -7,12 +7,13 @@ must prove themselves.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from shelllcc.guidance.errors import OutputError, UsageError
 from shelllcc.guidance.files import JsonObject, sha256_of, write_json
@@ -54,7 +55,7 @@ class Record:
         """Raise UsageError for a folder that no run made, but that holds a file or folder of a run's name."""
         if os.path.lexists(self.folder) and not self.folder.is_dir():
             raise UsageError(f"{self.folder} is no folder; give one as --output")
-        if not self.folder.is_dir() or _read(self.folder) is not None:
+        if not self.folder.is_dir() or read_record(self.folder) is not None:
             return
         if os.path.lexists(file := self.folder / FILE):
             raise UsageError(f"{file} is torn, or no run's; give another --output")
@@ -66,7 +67,7 @@ class Record:
     def check_claim(self, *, anew: bool) -> None:
         """Raise as `claim` would, and touch nothing."""
         self.check()
-        known = _read(self.folder)
+        known = read_record(self.folder)
         if known is not None and (anew or not is_run(known.asked, self.asked)):
             self._replaced(known, anew=anew)
 
@@ -93,7 +94,7 @@ class Record:
 
     def _claim(self, *, anew: bool) -> None:
         self.check()
-        known = _read(self.folder)
+        known = read_record(self.folder)
         if known is not None and is_run(known.asked, self.asked) and not anew:
             self.doubt = doubt_of_run(known.asked)
             self.names = known.wrote if known.wrote is not None else self._adopted()
@@ -130,7 +131,7 @@ class Record:
     def _removable(self, known: Known) -> list[str]:
         """The files of the run before. Raises UsageError for an input among them, and for others in this run's way."""
         names = proven(self.folder, known.asked) if known.wrote is None else known.wrote
-        found = [name for name in sorted(names) if _is_own(self.folder, name)]
+        found = [name for name in sorted(names) if is_own(self.folder, name)]
         for name in found:
             if (path := self.folder / name).resolve() in self._inputs:
                 raise UsageError(f"{path} is to be compared, and would be overwritten; give another --output")
@@ -161,10 +162,10 @@ def proven(folder: Path, asked: JsonObject) -> set[str]:
         clip = f"{sidecar.stem}.mp4"
         with contextlib.suppress(UsageError):
             hashes = (read_sidecar(sidecar).get("sha256") or {}).values()
-            if _is_own(folder, sidecar.name) and _is_own(folder, clip) and sha256_of(folder / clip) in hashes:
+            if is_own(folder, sidecar.name) and is_own(folder, clip) and sha256_of(folder / clip) in hashes:
                 names |= {sidecar.name, clip}
     videos = {f"00_{video['label']}.mp4": video["sha256"] for video in asked.get("videos", ())}
-    names |= {name for name, sha in videos.items() if _is_own(folder, name) and sha256_of(folder / name) == sha}
+    names |= {name for name, sha in videos.items() if is_own(folder, name) and sha256_of(folder / name) == sha}
     items = manifest_of(folder)
     if items:
         names |= {"manifest.json", *(f"{item['idx']:02d}_{name}" for item in items for name in PICTURES.values())}
@@ -173,7 +174,7 @@ def proven(folder: Path, asked: JsonObject) -> set[str]:
         names.add("results.jsonl")
     if _is_page(folder / "report.html"):
         names.add("report.html")
-    names = {name for name in names if _is_own(folder, name)}
+    names = {name for name in names if is_own(folder, name)}
     return names | _links(folder, names)
 
 
@@ -188,7 +189,7 @@ def manifest_of(folder: Path) -> list[JsonObject]:
     return parts if sound else []
 
 
-def _read(folder: Path) -> Known | None:
+def read_record(folder: Path) -> Known | None:
     """What a folder's record says, if there is one of a run of ours."""
     file = folder / FILE
     try:
@@ -208,7 +209,7 @@ def _read(folder: Path) -> Known | None:
     return Known(found, None) if sound and ("requests" in found or videos) else None
 
 
-def _is_own(folder: Path, name: str) -> bool:
+def is_own(folder: Path, name: str) -> bool:
     """Whether a name is a run's, and a file that lies there itself: no link, nor behind one."""
     path = folder / name
     return _named(name) and not _led_out(folder, name) and path.is_file() and not path.is_symlink()
@@ -225,19 +226,29 @@ def _led_out(folder: Path, name: str) -> bool:
 
 def _links(folder: Path, names: Iterable[str]) -> set[str]:
     """The links to clips, or copies of them, in `vbench`."""
-    clips = {sha256_of(folder / name) for name in names if name.endswith(".mp4") and _is_own(folder, name)}
+    clips = {sha256_of(folder / name) for name in names if name.endswith(".mp4") and is_own(folder, name)}
     links = [path.relative_to(folder).as_posix() for path in folder.glob("vbench/*/*.mp4")]
-    return {name for name in links if _is_own(folder, name) and sha256_of(folder / name) in clips}
+    return {name for name in links if is_own(folder, name) and sha256_of(folder / name) in clips}
+
+
+def lines_of(results: Path) -> list[Any]:
+    """What a file of JSON lines holds; prompts in it may have line separators of Unicode. OSError, ValueError."""
+    return [json.loads(line) for line in results.read_text(encoding="utf-8").split("\n") if line]
 
 
 def _is_results(path: Path) -> bool:
     """Whether every line is a clip's result."""
     try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = lines_of(path)
     except (OSError, ValueError, RecursionError):
         return False
     wanted = {"idx", "label", "video", "verdict"}
     return bool(lines) and all(isinstance(line, dict) and wanted <= line.keys() for line in lines)
+
+
+def identity(asked: JsonObject) -> str:
+    """What a run is known by where its votes are kept: what was asked for, wherever it lies."""
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _is_page(path: Path) -> bool:

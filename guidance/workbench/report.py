@@ -10,6 +10,7 @@ import base64
 import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -22,6 +23,7 @@ from shelllcc.guidance.files import whole_file
 SCRIPTS = (
     "dom",
     "theme",
+    "gallery",
     "clock",
     "player",
     "stage",
@@ -31,6 +33,7 @@ SCRIPTS = (
     "blind",
     "page",
 )  # each builds on those before it
+DATA = re.compile(r'<script type="application/json" id="run">(.*?)</script>', re.DOTALL)
 KINDS = {
     ".mp4": "video/mp4",
     ".webm": "video/webm",
@@ -39,6 +42,16 @@ KINDS = {
     ".svg": "image/svg+xml",
 }
 DRAWN_BY_THE_PAGE = ("side_by_side", "trace_plot")  # the page shows both itself, so a single file needs no copy
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """What a page of ours shows, as `write_report` put it there; nothing of a page that is none, or of no file."""
+    try:
+        found = DATA.search(path.read_text(encoding="utf-8"))
+        run = json.loads(found[1]) if found else None
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return run if isinstance(run, dict) else {}
 
 
 def write_report(path: Path, run: Mapping[str, Any], *, embed: bool = False) -> None:
@@ -112,18 +125,23 @@ def _with_files(run: Mapping[str, Any], folder: Path, *, embed: bool) -> dict[st
         whole = {**item, **dict.fromkeys(DRAWN_BY_THE_PAGE)} if embed else item
         clips = [placed(clip, "video") for clip in item.get("clips", ())]
         items.append({**placed(whole, "montage", *DRAWN_BY_THE_PAGE), "clips": clips})
-    return {**run, "items": items}
+    pages = {"runs": [placed(one, "page") if not embed else {**one, "page": None} for one in run.get("runs", ())]}
+    return {**run, **(pages if "runs" in run else {}), "items": items}
 
 
-def _file(name: str | None, folder: Path, *, embed: bool) -> dict[str, str | None] | None:
-    """How the page names a file and where it finds it; no URL where it should be embedded and cannot be read."""
-    if not name:
-        return None
+def _file(name: str | Mapping[str, None] | None, folder: Path, *, embed: bool) -> Mapping[str, str | None] | None:
+    """How the page names a file and where it finds it; no URL where it should be embedded and cannot be read.
+
+    A name that is already such a mapping is known to name no file.
+    """
+    if not name or isinstance(name, Mapping):
+        return name or None
     if not embed:
-        return {"name": name, "url": "./" + quote(name, safe="/")}  # ./ so that no name is read as a host
+        url = quote(name, safe="/", errors="surrogateescape")
+        return {"name": name, "url": f"./{url}"}  # ./ so that no name is read as a host
     kind = KINDS.get(PurePosixPath(name).suffix.lower(), "application/octet-stream")
     try:
-        content = base64.b64encode((folder / name).read_bytes()).decode()
+        content = base64.b64encode(Path(os.path.normpath(folder / name)).read_bytes()).decode()  # as a browser
     except OSError:
         return {"name": name, "url": None}
     return {"name": "", "url": f"data:{kind};base64,{content}"}

@@ -25,7 +25,7 @@ from shelllcc.guidance.measures.verdict import Verdict, judge
 from shelllcc.guidance.media.video import check_output, write_video
 from shelllcc.guidance.versions import version
 from shelllcc.guidance.wan.clips.parse import Knob
-from shelllcc.guidance.workbench.claims import FILE, LOCK, PICTURES, PUBLISHED, Record, manifest_of
+from shelllcc.guidance.workbench.claims import FILE, LOCK, PICTURES, PUBLISHED, Record, identity, manifest_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -173,7 +173,7 @@ class Run:
     def as_dict(self, items: Sequence[JsonObject]) -> JsonObject:
         """What the page shows. Its `id` and those of its clips, by which votes are kept, outlive the page."""
         return {
-            "id": hashlib.sha256(json.dumps(self.record.asked, sort_keys=True).encode()).hexdigest()[:16],
+            "id": identity(self.record.asked),
             "title": self.title,
             "created": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
             "version": version(),

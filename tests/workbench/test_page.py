@@ -21,9 +21,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from shelllcc.guidance.files import fingerprint_of
 from shelllcc.guidance.fit import shelf
 from shelllcc.guidance.fit.fit import UNTOLD
 from shelllcc.guidance.media.video import write_video
+from shelllcc.guidance.workbench.claims import identity
+from shelllcc.guidance.workbench.gallery import write_gallery
 from shelllcc.guidance.workbench.pages import write_fit_page, write_search_page
 from shelllcc.guidance.workbench.report import write_report
 from shelllcc.guidance.workbench.search import Probe
@@ -567,6 +570,162 @@ def test_blind_votes_land_in_the_file(visit, tmp_path):
     assert state(browser)["votes"] == []
     press(browser, "b")
     assert browser.find_element(By.ID, "judged").is_displayed()
+
+
+def run_in(folder: Path, films: dict[str, int]) -> None:
+    """A run in a folder: an item for each name in `films`, whose clips are of greys that follow from its number."""
+    folder.mkdir()
+    items, labels = [], ("unguided", "strength-1")
+    asked = {"title": "compare", "requests": [{"prompt": prompt} for prompt in films]}
+    for idx, (prompt, shade) in enumerate(films.items()):
+        clips = [clip(label, f"{idx:02d}_{label}.mp4") for label in labels]
+        for one, add in zip(clips, (0, 1), strict=True):
+            write_video(folder / one["video"], film() + np.uint8(2 * shade + add), fps=FPS)
+            one["id"] = fingerprint_of(folder / one["video"])
+        items.append({"idx": idx, "prompt": prompt, "seed": 0, "fps": FPS, "clips": clips})
+    names = [one["video"] for item in items for one in item["clips"]]
+    (folder / "run.json").write_text(json.dumps({"asked": asked, "wrote": names}))
+    lines = [{key: item[key] for key in ("idx", "prompt", "seed")} | one for item in items for one in item["clips"]]
+    (folder / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "manifest.json").write_text(json.dumps({"fps": FPS}))
+    facts = {"id": identity(asked), "title": "compare", "created": "2026-11-23T18:00:00Z", "version": "0.1.0"}
+    facts |= {"settings": {"model": "tiny", "bank": "tiny-wan"}, "reference": "unguided", "fps": FPS}
+    write_report(folder / "report.html", facts | {"items": items})
+
+
+@pytest.fixture(scope="module")
+def runs(folder):
+    """Two runs and their gallery; both have the clips of the cat."""
+    run_in(folder / "first", {"a tabby cat": 1, BREAKING: 2})
+    run_in(folder / "second", {"a dog": 3, "a tabby cat": 1})
+    write_gallery([folder / "first", folder / "second"], folder / "gallery.html")
+    (folder / "broken").mkdir()
+    for name in ("first", "second"):
+        shutil.copytree(folder / name, folder / "broken" / name)
+    (folder / "broken/second/00_unguided.mp4").unlink()
+    write_gallery([folder / "broken/first", folder / "broken/second"], folder / "broken.html")
+    return folder
+
+
+def cast(browser, choice):
+    """Vote on the pair that is on: for one of its labels, or for none."""
+    shown = state(browser)["shown"]
+    press(browser, "3" if choice is None else str(shown.index(choice) + 1))
+
+
+def test_votes_on_the_pages_of_runs_count_in_their_gallery_and_back(visit, runs):
+    browser = visit("first/report.html")
+    press(browser, "b")
+    cast(browser, "strength-1")
+    cast(browser, None)
+    assert "Guided was preferred in 1 of 1 vote for one side: 100.0%, 95% interval 20.7% to 100.0%." in text(
+        browser, "#tally-words"
+    )
+    browser.get((runs / "gallery.html").as_uri())
+    voted = text(browser, "#runs-voted")
+    assert "Guided was preferred in 1 of 1 vote" in voted
+    assert "1 vote for no difference is left out of the share." in voted
+    press(browser, "b")
+    assert not browser.find_element(By.ID, "runs").is_displayed()
+    assert text(browser, "#ballot-progress") == "Pair 3 of 3, 2 voted"  # the cat is in both runs, and one pair
+    cast(browser, "unguided")
+    words = text(browser, "#tally-words")
+    assert "3 votes on 3 pairs. Guided was preferred in 1 of 2 votes for one side: 50.0%" in words
+    assert "95% interval 9.5% to 90.5%. Chance is not excluded: 50% lies within the interval." in words
+    tables = browser.find_elements(By.CSS_SELECTOR, "#tally-table table")
+    rows = [[row.text.split("\n")[0] for row in table.find_elements(By.CSS_SELECTOR, "tbody tr")] for table in tables]
+    counts = [sorted(row.rpartition(" ")[0] for row in table) for table in rows]  # chance is last
+    assert counts[0] == ["strength 1 1 1 1 50.0% (9.5% to 90.5%)"]
+    assert counts[1] == ["first 1 0 1 100.0% (20.7% to 100.0%)", "second 0 1 0 0.0% (0.0% to 79.3%)"]
+    browser.get((runs / "second/report.html").as_uri())
+    press(browser, "b")
+    assert [(vote["prompt"], vote["choice"]) for vote in state(browser)["votes"]] == [("a dog", "unguided")]
+    browser.get((runs / "gallery.html").as_uri())
+    press(browser, "b")
+    click(browser, "#tally-open")
+    click(browser, "#tally-clear")
+    assert state(browser)["votes"] == []
+    browser.get((runs / "first/report.html").as_uri())
+    press(browser, "b")
+    assert state(browser)["votes"] == []
+
+
+def test_a_gallery_shows_its_runs_and_plays_their_clips(visit, runs):
+    browser = visit("gallery.html")
+    settled(browser)
+    assert text(browser, "#title") == "gallery"
+    rows = [row.text for row in browser.find_elements(By.CSS_SELECTOR, "#runs tbody tr")]
+    assert all("tiny tiny-wan Nov 23, 2026" in row for row in rows)
+    browser.find_element(By.XPATH, "//table[contains(@class, 'runs')]//button[text()='second']").click()
+    assert text(browser, "#item-seed") == "seed 0 · second"
+    assert browser.execute_script("return window.broken") is None
+    for place in range(4):
+        browser.execute_script("document.querySelectorAll('#matrix .cell')[arguments[0]].click()", place)
+        settled(browser)
+        assert not browser.find_elements(By.CSS_SELECTOR, ".fault:not([hidden])")
+    for mode in MODES:
+        click(browser, f"[data-mode='{mode}']")
+        assert state(browser)["mode"] == mode
+
+
+def test_pairs_of_missing_clips_are_not_voted_on(visit, runs):
+    browser = visit("broken.html")
+    assert "3 of 4" in text(browser, "#runs")
+    press(browser, "b")
+    assert text(browser, "#ballot-progress") == "Pair 1 of 2, 0 voted"
+
+
+def test_a_gallery_fits_a_phone(visit, runs):
+    browser = visit("gallery.html", width=375)
+    wide = "return [document.documentElement.scrollWidth, document.body.scrollWidth]"
+    click(browser, "#runs summary")
+    assert max(browser.execute_script(wide)) <= 375
+    parts = "return [...document.querySelectorAll('#runs .scroller, #tally .scroller:has(.carded)')]"
+    press(browser, "b")
+    cast(browser, "unguided")
+    click(browser, "#tally-open")
+    boxes = browser.execute_script(f"{parts}.map(node => [node.scrollWidth, node.clientWidth])")
+    assert all(inner <= outer for inner, outer in boxes), boxes
+    assert max(browser.execute_script(wide)) <= 375
+
+
+# Newcombe, Statistics in Medicine 17 (1998), table I, method 3; and 8 of 10, 50 of 100 as textbooks have them
+WILSON = [(81, 182, 0.2553, 0.3662), (15, 133, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 28, 0.0061, 0.1718)]
+WILSON += [(20, 0, 0.8389, 1.0), (8, 2, 0.4902, 0.9433), (50, 50, 0.4038, 0.5962)]
+
+
+@pytest.fixture
+def sums(visit, root):
+    """What a word of blind.js gives."""
+    browser = visit("empty.html")
+    sources = [(root / f"guidance/workbench/page/{name}.js").read_text() for name in ("dom", "gallery", "blind")]
+    return lambda words: browser.execute_script("\n".join([*sources, f"return {words}"]))
+
+
+def test_intervals_are_those_of_the_literature(sums):
+    for wins, losses, low, high in WILSON:
+        found = sums(f"wilson({wins}, {losses})")
+        assert found["low"] == pytest.approx(low, abs=5e-5)
+        assert found["high"] == pytest.approx(high, abs=5e-5)
+        assert found["share"] == wins / (wins + losses)
+        mirrored = sums(f"wilson({losses}, {wins})")
+        assert mirrored["low"] == pytest.approx(1 - found["high"], abs=1e-12)
+    assert sums("wilson(0, 0)") is None
+
+
+@pytest.mark.parametrize(
+    ("wins", "losses", "says"),
+    [
+        (6, 0, "Chance is excluded: 50% lies outside the interval"),
+        (0, 6, "Chance is excluded: 50% lies outside the interval"),
+        (60, 40, "Chance is not excluded: 50% lies outside the interval, but a coin falls as unevenly in 5.7%"),
+        (5, 0, "Chance is not excluded: 50% lies outside the interval, but a coin falls as unevenly in 6.3%"),
+        (7, 3, "Chance is not excluded: 50% lies within the interval"),
+    ],
+)
+def test_chance_is_excluded_only_where_interval_and_test_agree(sums, wins, losses, says):
+    facts = f"{{ interval: wilson({wins}, {losses}), chance: signTest({wins}, {losses}) }}"
+    assert sums(f"chanceInWords({facts})").startswith(says)
 
 
 def test_a_hostile_prompt_of_ten_thousand_characters(visit):

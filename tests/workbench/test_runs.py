@@ -326,7 +326,7 @@ def test_a_page_made_anew_is_of_the_same_identity(shelllcc, tmp_path, films):
 
 
 VOTES = """
-const store = {}, clip = (label, id = label) => ({ label, id });
+const store = {}, clip = (label, id = label) => ({ label, id, video: { url: label } });
 const memory = { read: key => store[key] ?? null, write: (key, text) => { store[key] = text; } };
 const within = (low, value, high) => Math.min(Math.max(value, low), high);
 const page = (created, ...items) => {
@@ -346,7 +346,8 @@ console.log(JSON.stringify(counts));
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
 def test_votes_are_found_again_by_the_run_and_the_clips(root):
-    script = (root / "guidance/workbench/page/blind.js").read_text() + VOTES
+    parts = [root / f"guidance/workbench/page/{name}.js" for name in ("gallery", "blind")]
+    script = "\n".join([*(part.read_text() for part in parts), VOTES])
     said = subprocess.run(["node", "-"], input=script, capture_output=True, text=True, check=True).stdout
     assert json.loads(said) == [2, 2, 0, 0, 2]
 

@@ -96,7 +96,7 @@ function settingsList(settings) {
 }
 
 // Prompts with their seeds beneath, a cell for each variant; every cell leads to its video.
-function verdictList(items, variants, { tone, open }) {
+function verdictList(items, variants, { tone, open, under, listed }) {
   const groups = Map.groupBy(
     items.map((item, place) => ({ item, place })),
     ({ item }) => item.prompt,
@@ -107,7 +107,7 @@ function verdictList(items, variants, { tone, open }) {
       "li",
       { class: "group" },
       el("h3", { class: "clamp", dir: "auto" }, start(prompt, 160) || "no prompt"),
-      ...members.map(({ item, place }) => seedRow(item, place, variants, { tone, open, several })),
+      ...members.map(({ item, place }) => seedRow(item, place, listed(item), { tone, open, under, several })),
     ),
   );
   return [items.length > 1 ? tallies(items, variants, tone) : null, el("ol", { class: several ? "verdicts several" : "verdicts" }, ...list)].filter(Boolean);
@@ -136,8 +136,8 @@ function countOf(words) {
   return counts;
 }
 
-function seedRow(item, place, variants, { tone, open, several }) {
-  const name = item.seed === null || item.seed === undefined ? "clips" : `seed ${item.seed}`;
+function seedRow(item, place, variants, { tone, open, under, several }) {
+  const name = under(item) || "clips";
   const pick = el("button", { type: "button", class: "link", on: { click: () => open(place, null) } }, name);
   const cells = variants.map(variant => verdictCell(item, place, variant, { tone, open, several }));
   return el("div", { class: "seed", role: "group", "aria-label": name, "data-place": place }, pick, el("div", { class: "cells" }, ...cells), el("p", { class: "why", hidden: true }));

@@ -12,7 +12,9 @@ const referenceOf = item =>
 
 const titles = new Map(run.items.flatMap(item => item.clips.map(clip => [clip.label, clip.title || clip.label])));
 const referenceLabel = titles.has(run.reference) ? run.reference : (run.items.map(referenceOf).find(Boolean)?.label ?? null);
-const variants = [...titles].filter(([label]) => label !== referenceLabel).map(([label, title]) => ({ label, title }));
+const judged = new Set(run.items.flatMap(item => item.clips.filter(clip => clip !== referenceOf(item)).map(clip => clip.label)));
+const variants = [...titles].filter(([label]) => judged.has(label)).map(([label, title]) => ({ label, title }));
+const listed = one => (run.runs ? variants.filter(({ label }) => one.clips.some(clip => clip.label === label)) : variants);
 const titleOf = label => titles.get(label) ?? label;
 
 function tone(label) {
@@ -100,7 +102,7 @@ function blindParts() {
 function gridWindow() {
   const { prompt } = item();
   const group = run.items.filter(one => one.prompt === prompt);
-  const labels = [referenceLabel, ...variants.map(({ label }) => label)].filter(label => label !== null && !view.hidden.has(label) && group.some(one => one.clips.some(clip => clip.label === label)));
+  const labels = [...new Set([referenceLabel, ...variants.map(({ label }) => label)])].filter(label => label !== null && !view.hidden.has(label) && group.some(one => one.clips.some(clip => clip.label === label)));
   const most = Math.max(1, Math.floor(MOST_PLAYERS / Math.max(1, labels.length)));
   const from = Math.floor(group.indexOf(item()) / most) * most;
   return { group, labels, from, rows: group.slice(from, from + most) };
@@ -110,11 +112,11 @@ function showGrid() {
   const { group, labels, from, rows } = gridWindow();
   const heads = labels.map((label, place) => placed(el("div", { class: `head across ${tone(label)}` }, el("span", { class: "dot" }), el("bdi", {}, titleOf(label))), 1, place + 2));
   const parts = rows.flatMap((one, row) =>
-    one.clips.filter(clip => labels.includes(clip.label)).map(clip => part(one, clip, { row: row + 2, column: labels.indexOf(clip.label) + 2, spoken: `${titleOf(clip.label)}, seed ${said(one.seed)}: ${start(one.prompt, 60)}` })),
+    one.clips.filter(clip => labels.includes(clip.label)).map(clip => part(one, clip, { row: row + 2, column: labels.indexOf(clip.label) + 2, spoken: `${titleOf(clip.label)}, ${beneath(run, one)}: ${start(one.prompt, 60)}` })),
   );
   const sides = rows.map((one, row) => {
     const here = one === item();
-    const go = el("button", { type: "button", "aria-current": here ? "true" : null, on: { click: () => open(run.items.indexOf(one), null) } }, "seed ", el("b", {}, said(one.seed)));
+    const go = el("button", { type: "button", "aria-current": here ? "true" : null, on: { click: () => open(run.items.indexOf(one), null) } }, said(one.seed) === "–" ? null : "seed ", el("b", {}, said(one.seed)), run.runs ? el("small", {}, runOf(run, one).name) : null);
     return placed(el("div", { class: `head down${here ? " here" : ""}` }, go), row + 2, 1);
   });
   stage.show(`grid ${run.items.indexOf(rows[0])} ${labels.join(" ")}`, "grid", parts, [...heads, ...sides]);
@@ -186,7 +188,7 @@ function keepFocus(box, rebuild) {
 function open(place, label) {
   const jumped = place !== view.place;
   view.place = within(0, place, run.items.length - 1);
-  if (label && label !== referenceLabel) view.chosen = label;
+  if (label && judged.has(label)) view.chosen = label;
   if (jumped) clock.time = 0;
   showItem();
   if (document.activeElement?.closest("#overview")) byId("viewer").scrollIntoView({ behavior: calm.matches ? "auto" : "smooth" });
@@ -262,7 +264,7 @@ function showPrompt(one) {
   byId("prompt-more").setAttribute("aria-expanded", "false");
   byId("prompt-more").textContent = "Show the whole prompt";
   byId("prompt-more").hidden = title.scrollHeight <= title.clientHeight + 2;
-  byId("item-seed").textContent = `seed ${said(one.seed)}`;
+  byId("item-seed").textContent = beneath(run, one);
   const place = run.items.indexOf(one);
   byId("item-count").textContent = `${place + 1} / ${run.items.length}`;
   byId("item-back").disabled = place === 0;
@@ -342,9 +344,11 @@ function setSpeed(speed) {
 
 // ---- the blind vote
 
+const newVote = () => new Vote(run, referenceOf, variants.map(({ label }) => label));
+
 function setBlind(on) {
   if (on === Boolean(vote) || !item()) return;
-  vote = on ? new Vote(run, referenceOf, variants.map(({ label }) => label)) : null;
+  vote = on ? newVote() : null;
   if (vote && !vote.all.length) {
     vote = null;
     return void say("A blind vote needs a reference and a variant.");
@@ -354,6 +358,7 @@ function setBlind(on) {
   byId("ballot").hidden = !on;
   view.swapped = false;
   clock.time = 0;
+  showRuns(run, { open, vote: on ? null : newVote() });
   if (!on) return showItem();
   byId("ballot-scope").value = "";
   vote.judge(null);
@@ -391,26 +396,38 @@ function castVote(side) {
 
 function showTally() {
   const rows = vote.tally();
-  byId("tally-words").textContent = rows.length ? `${plural(vote.votes.length, "vote")} on ${plural(vote.all.length, "pair")}. Chance is how often a fair coin would fall as unevenly (exact sign test).` : "There are no votes yet.";
-  byId("tally-table").replaceChildren(rows.length ? tallyTable(rows) : "");
+  byId("tally-words").replaceChildren(...(rows.length ? tallyWords() : ["There are no votes yet."]));
+  const ofRuns = run.runs ? vote.tallyOfRuns() : [];
+  byId("tally-table").replaceChildren(...(rows.length ? [tallyTable("Variant", rows), ofRuns.length ? tallyTable("Run", ofRuns) : ""] : []));
   byId("tally-list").replaceChildren(rows.length ? votesTable(vote.votes) : "");
   if (!byId("tally").open) byId("tally").showModal();
 }
 
-function tallyTable(rows) {
-  const heads = ["Variant", "Better", "Reference better", "No difference", "Chance"].map(words => el("th", { scope: "col" }, words));
-  const body = rows.map(({ label, wins, losses, ties, chance }) =>
-    el("tr", { class: tone(label) }, el("th", { scope: "row" }, el("span", { class: "dot" }), titleOf(label)), ...[wins, losses, ties, wins + losses ? number(chance) : "–"].map(value => el("td", { class: "number" }, String(value)))),
-  );
-  return el("table", {}, el("thead", {}, el("tr", {}, ...heads)), el("tbody", {}, ...body));
+function tallyWords() {
+  const how = "Intervals are Wilson's, of 95%, and take every vote by itself. Chance is how often a fair coin would fall as unevenly (exact sign test). Votes for no difference are in neither.";
+  return [`${plural(vote.votes.length, "vote")} on ${plural(vote.all.length, "pair")}. ${resultInWords(vote.total())} `, el("span", { class: "soft" }, how)];
+}
+
+// Of variants beside their references, or of runs: what is guided beside what is not.
+function tallyTable(of, rows) {
+  const ofRuns = of === "Run";
+  const cells = ({ wins, losses, ties, chance, interval }) => [
+    [ofRuns ? "Guided better" : "Better", String(wins)],
+    [ofRuns ? "Unguided better" : "Reference better", String(losses)],
+    ["No difference", String(ties)],
+    ["Preferred", within95(interval)],
+    ["Chance", interval ? number(chance) : "–"],
+  ];
+  return carded("tallied", of, rows.map(row => ({ tone: ofRuns ? null : tone(row.label), name: ofRuns ? [row.label] : [el("span", { class: "dot" }), titleOf(row.label)], cells: cells(row) })));
 }
 
 function votesTable(votes) {
   const heads = ["Prompt", "Seed", "A was", "B was", "Better"].map(words => el("th", { scope: "col" }, words));
-  const body = votes.map(({ prompt, seed, reference, variant, left, choice }) => {
+  const body = votes.map(({ run: id, prompt, seed, reference, variant, left, choice }) => {
+    const { name } = runsOf(run).find(one => one.id === id) ?? run;
     const right = left === reference ? variant : reference;
     const better = choice === null ? "no difference" : titleOf(choice);
-    return el("tr", {}, el("th", { scope: "row", dir: "auto" }, start(String(prompt), 60)), ...[said(seed), titleOf(left), titleOf(right), better].map(words => el("td", {}, words)));
+    return el("tr", {}, el("th", { scope: "row", dir: "auto" }, start(String(prompt), 60), name ? el("small", {}, name) : null), ...[said(seed), titleOf(left), titleOf(right), better].map(words => el("td", {}, words)));
   });
   return el("table", {}, el("thead", {}, el("tr", {}, ...heads)), el("tbody", {}, ...body));
 }
@@ -531,15 +548,16 @@ function recallPlace() {
 function showRun() {
   document.title = `${run.title ?? "run"} · shelllcc`;
   byId("title").textContent = run.title ?? "";
-  const facts = [moment(run.created), plural(run.items.length, "item"), plural(titles.size, "variant"), referenceLabel === null ? null : `judged against ${titleOf(referenceLabel)}`];
+  const facts = [run.runs ? plural(run.runs.length, "run") : moment(run.created), plural(run.items.length, "item"), plural(titles.size, "variant"), referenceLabel === null || (run.runs && !run.reference) ? null : `judged against ${titleOf(referenceLabel)}`];
   byId("facts").replaceChildren(...facts.filter(fact => fact && fact !== "–").map((fact, place) => el("span", { class: place > 1 ? "open-only" : null }, fact)));
   byId("made").textContent = `Made by shelllcc ${run.version ?? ""}.`;
+  showRuns(run, { open, vote: newVote() });
   byId("fitted").hidden = !run.fit;
   byId("fitted-words").replaceChildren(...prose(sentence(run.fit?.words)));
   const settings = settingsList(run.settings);
   byId("settings").hidden = !settings.length;
   byId("settings-list").replaceChildren(...settings);
-  byId("matrix").replaceChildren(...verdictList(run.items, variants, { tone, open }));
+  byId("matrix").replaceChildren(...verdictList(run.items, variants, { tone, open, under: one => beneath(run, one), listed }));
   byId("overview-note").textContent = variants.length ? "Sharpness over the reference's, and the mean change of a pixel, of 1." : "";
   byId("ballot-scope").append(el("option", { value: "" }, "every variant in turn"), ...variants.map(({ label, title }) => el("option", { value: label }, title)));
   byId("ballot-scope-label").hidden = variants.length < 2;
