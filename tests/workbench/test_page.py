@@ -668,6 +668,18 @@ def test_a_gallery_shows_its_runs_and_plays_their_clips(visit, runs):
         assert state(browser)["mode"] == mode
 
 
+@pytest.mark.parametrize(("width", "height"), [(1400, 900), (375, 812)])
+def test_axe_finds_no_serious_fault_in_a_gallery(visit, runs, width, height):
+    browser = visit("gallery.html", width=width, height=height)
+    settled(browser)
+    click(browser, "#runs summary")
+    assert faults(browser) == []
+    press(browser, "b")
+    cast(browser, "unguided")
+    click(browser, "#tally-open")
+    assert faults(browser) == []
+
+
 def test_pairs_of_missing_clips_are_not_voted_on(visit, runs):
     browser = visit("broken.html")
     assert "3 of 4" in text(browser, "#runs")
