@@ -39,8 +39,9 @@ lint: .venv/installed
 
 check: lint test
 
-docs: .venv/installed  ## docs/commands.md, from the commands; docs/models.md, from every layout of files loaded
+docs: .venv/installed  ## docs/commands.md, from the commands; docs/schemas, of what they print; docs/models.md, from every layout of files loaded
 	$(PY) docs/commands.py
+	$(PY) docs/schemas.py
 	$(PY) -m benchmarks.loads
 
 photographs: runs/photographs/face.dat  ## those of the tiny model that no wheel holds, on Debian or the like

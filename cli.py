@@ -45,7 +45,7 @@ app.add_typer(profiles.app, name="profiles")
 for group, below in (("", app), ("anchors ", anchors.app), ("profiles ", profiles.app)):
     for known in below.registered_commands:
         word = known.name or getattr(known.callback, "__name__", "")
-        known.epilog = example(f"{group}{word}")
+        known.epilog, known.cls = example(f"{group}{word}"), options.Told
 
 
 def _version(value: bool) -> None:
@@ -64,7 +64,7 @@ def root(
         typer.Option("--config", help="Defaults by command. (default: shelllcc.toml)", envvar="SHELLLCC_CONFIG"),
     ] = None,
     version: Annotated[
-        bool, typer.Option("--version", "-V", callback=_version, is_eager=True, help="Print it.")
+        bool, typer.Option("--version", "-V", callback=_version, is_eager=True, help="Print it. (default: off)")
     ] = False,
     quiet: options.Quiet = False,
 ) -> None:

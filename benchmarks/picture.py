@@ -1,13 +1,21 @@
 """Pictures of what the tiny model shows.
 
-`python -m benchmarks.picture guided docs/images/guided.png`      the README's: unguided above, guided below
+`python -m benchmarks.picture hero docs/images/cat.png`           the README's first: fur, unguided beside guided
+`python -m benchmarks.picture guided docs/images/guided.png`      the README's second: unguided above, guided below
+`python -m benchmarks.picture radial docs/images/radial.png`      a real clip, its residuals stretched from 0 to 2
+`python -m benchmarks.picture report docs/images/report.jpg`      the page of a comparison, in a headless Chromium
 `python -m benchmarks.picture montage runs/montage.png`           subjects, real clips above sampled ones, enlarged
 
-Both show the middle frames of clips of benchmarks.captions.
+The second and the last show the middle frames of clips of benchmarks.captions.
 """
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -20,7 +28,12 @@ from torch import Tensor
 
 from benchmarks.captions import Words, captions, prompts, real_clips, seeds
 from benchmarks.samples import SMOKE, Arm, Sampler, sample_batch, usual_guide
-from shelllcc.guidance.wan.model.pipeline import TINY
+from shelllcc.anchors.choose import choose_bank
+from shelllcc.guidance.media.photographs import PHOTOGRAPHS, film, some
+from shelllcc.guidance.media.pictures import labelled
+from shelllcc.guidance.wan.banks.encode import encode_frames
+from shelllcc.guidance.wan.banks.study import radial_tiles
+from shelllcc.guidance.wan.model.pipeline import TINY, load_vae
 from shelllcc.guidance.wan.tiny.vocabulary import SUBJECTS
 from training import options
 from training.options import BankName, Cache, Device, Folder, Model, Smoke
@@ -28,6 +41,7 @@ from training.photographs import HELD, load
 from training.studio import Studio
 
 SHOWN = ("raccoon", "cat", "dogs", "grass", "forest", "stream", "gravel")  # fur first, then foliage, water and stone
+CAT, FUR = "a tabby cat, zoom in, daylight", "40,40,96"
 LIGHT = "daylight"  # in which texture is seen best
 Enlarge = Annotated[int, typer.Option(help="Screen pixels a pixel.")]
 app = typer.Typer(add_completion=False)
@@ -87,6 +101,78 @@ def guided(
     arm = Arm(cfg, steps)
     rows = [sampled(sampler, chosen(SHOWN), each) for each in (arm, replace(arm, guide=usual_guide(arm)))]
     write(out, montage(*rows, columns=len(SHOWN), enlarge=1))
+
+
+@app.command()
+def hero(
+    out: Path,
+    prompt: Annotated[str, typer.Option(help="What to show.")] = CAT,
+    seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
+    frame: Annotated[int, typer.Option(help="Of the clip; -1 is the last.")] = -1,
+    place: Annotated[str, typer.Option(help="X,Y,SIDE of a square of the frame, in pixels.")] = FUR,
+    enlarge: Enlarge = 5,
+    model: Model = TINY,
+    bank: BankName = "auto",
+    device: Device = "cpu",
+    smoke: Smoke = False,
+) -> None:
+    """A place of a clip enlarged, unguided beside guided, at the default settings."""
+    sampler = Sampler(device=device, batch=1, smoke=smoke, model=model, bank=bank)
+    arm = Arm(steps=3) if smoke else Arm()
+    x, y, side = map(int, place.split(","))
+    shown = {}
+    for label, each in (("unguided", arm), ("guided", replace(arm, guide=usual_guide(arm)))):
+        clip = sample_batch(sampler.pipe(), [prompt], [seed], each, sampler.guide(each), **sampler.size)
+        cut = clip[:, frame, y : y + side, x : x + side].cpu()
+        shown[label] = cut.repeat_interleave(enlarge, 1).repeat_interleave(enlarge, 2).numpy()
+    write(out, next(labelled(shown, columns=2)))
+
+
+@app.command()
+def radial(
+    out: Path,
+    photograph: Annotated[str, typer.Option(help="One that ships, under its moving camera.")] = "raccoon",
+    bank: BankName = "tiny-wan",
+    smoke: Smoke = False,
+) -> None:
+    """The middle frame of a real clip through the tiny model's VAE, its residuals stretched by 0 to 2."""
+    side, frames = (64, 5) if smoke else (192, 17)
+    [take] = [take for take in some(side, len(PHOTOGRAPHS), known=True) if take.photograph.name == photograph]
+    vae = load_vae(str(TINY), "local", device="cpu")
+    latents = encode_frames(vae, film(take, side, frames=frames))
+    tiles = radial_tiles(choose_bank(bank)[0], latents, vae)
+    write(out, np.concatenate([middle(torch.from_numpy(tile)[None])[0].numpy() for tile in tiles], axis=1))
+
+
+@app.command()
+def report(
+    out: Path,
+    page: Annotated[Path | None, typer.Option(help="A report.html; without one a comparison is sampled.")] = None,
+    width: Annotated[int, typer.Option(help="Of the window, in pixels.")] = 1400,
+    height: Annotated[int, typer.Option(help="Of the window, in pixels.")] = 900,
+    dark: Annotated[bool, typer.Option("--dark", help="The page in the dark.")] = False,
+) -> None:
+    """The page of a comparison of the cat, as a browser shows it; Chromium and its driver must be on the path."""
+    from selenium import webdriver
+
+    with tempfile.TemporaryDirectory() as folder:
+        if page is None:
+            page = Path(folder) / "run/report.html"
+            words = ["-p", CAT, "--strengths", "0,1", "--output", str(page.parent)]
+            subprocess.run([sys.executable, "-m", "shelllcc", "compare", *words], check=True)
+        options = webdriver.ChromeOptions()
+        for flag in ("--headless=new", "--no-sandbox", "--hide-scrollbars", f"--window-size={width},{height}"):
+            options.add_argument(flag)
+        if dark:
+            options.add_argument("--force-dark-mode")
+        driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver") or ""))
+        try:
+            driver.get(page.absolute().as_uri())
+            time.sleep(3)  # its videos begin
+            shot = iio.imread(driver.get_screenshot_as_png())[..., :3]
+        finally:
+            driver.quit()
+    write(out, shot)
 
 
 @app.command("montage")

@@ -55,8 +55,10 @@ def build(
     anchors: Annotated[int | None, typer.Option(help="Number of anchors. (default: by kind)")] = None,
     components: Annotated[int | None, typer.Option(help="Principal directions of patches. (default: by patch)")] = None,
     neighbours: Annotated[int | None, typer.Option(help="Anchors in a local code. (default: by patch)")] = None,
-    held_out: Annotated[float | None, typer.Option(help="Share of the videos that sets the distances.")] = None,
-    sample: Annotated[int | None, typer.Option(help="Most patches that a set contributes.")] = None,
+    held_out: Annotated[
+        float | None, typer.Option(help="Share of the videos that sets the distances. (default: 0.15)")
+    ] = None,
+    sample: Annotated[int | None, typer.Option(help="Most patches that a set contributes. (default: 200000)")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the sample and of k-means. (default: 0)")] = None,
     size: Size = None,
     fps: Fps = None,
@@ -152,7 +154,12 @@ def calibrate(
     latents: Folder = None,
     workers: Workers = None,
     device: Device = None,
-    dtype: Annotated[str | None, typer.Option(help="Of the transformer: float32, bfloat16 or float16.")] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            help="Of the transformer: float32, bfloat16 or float16. (default: float32 on the CPU, else bfloat16)"
+        ),
+    ] = None,
     overwrite: options.Overwrite = False,
     as_json: Json = False,
 ) -> None:

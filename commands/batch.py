@@ -40,13 +40,15 @@ def batch(
     ] = None,
     shard: Annotated[str | None, typer.Option(help="i/n: that share of the jobs, i from 0. (default: all)")] = None,
     strengths: Annotated[
-        str | None, typer.Option(help="Each prompt with every one, e.g. 0,1,2, for --strength.")
+        str | None, typer.Option(help="Each prompt with every one, e.g. 0,1,2. (default: that of --strength)")
     ] = None,
     retries: Annotated[int, typer.Option(min=0, help="Of a clip that fails, or whose worker dies.")] = 2,
     seed: Annotated[
         int | None, typer.Option(help="Of the first prompt; further ones take the next ones. (default: 0)")
     ] = None,
-    seeds: Annotated[str | None, typer.Option(help="Each prompt with every one, e.g. 0,1,2.")] = None,
+    seeds: Annotated[
+        str | None, typer.Option(help="Each prompt with every one, e.g. 0,1,2. (default: one a prompt, see --seed)")
+    ] = None,
     strength: options.Strength = None,
     overwrite: options.Overwrite = False,
     common: options.Common,

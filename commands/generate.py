@@ -29,7 +29,13 @@ def generate(
     ] = None,
     strength: options.Strength = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", **options.TO, help="The .mp4; a folder for several prompts.")
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            **options.TO,
+            help="The .mp4; a folder for several prompts. (default: in outputs, named by prompt and seed)",
+        ),
     ] = None,
     compare: Annotated[bool, typer.Option("--compare", help="Also the unguided clip and both side by side.")] = False,
     sidecar: Annotated[

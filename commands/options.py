@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
+from typer.core import TyperCommand
 
 from shelllcc.commands import streams
 from shelllcc.guidance.errors import UsageError
@@ -128,14 +129,15 @@ Quiet = Annotated[
     typer.Option(
         "--quiet",
         "-q",
-        help="No progress and no notes; errors alone.",
+        help="No progress and no notes; errors alone. (default: off)",
         callback=_quiet,
         rich_help_panel=RESULTS,
     ),
 ]
 Open = Annotated[bool, typer.Option("--open", help="Show the result when it is there.", rich_help_panel=RESULTS)]
 Folder = Annotated[
-    Path | None, typer.Option("--output", "-o", **INTO, help="The run's folder; a run goes on where it was.")
+    Path | None,
+    typer.Option("--output", "-o", **INTO, help="The run's folder; a run goes on where it was. (default: in outputs)"),
 ]
 Seeds = Annotated[str | None, typer.Option("--seeds", "--seed", help="Of the noise, e.g. 0,1,2. (default: 0)")]
 Embed = Annotated[bool, typer.Option("--embed", help="Put the videos into the page: one file to send.")]
@@ -267,10 +269,12 @@ class Loading:
         typer.Option("--tiling/--no-tiling", help="Decode in tiles: less memory. (default: no)", show_default=False),
     ] = None
     transformer: Annotated[
-        str | None, typer.Option("--transformer", help="A .safetensors or .gguf in place of the model's transformer.")
+        str | None,
+        typer.Option("--transformer", help="A .safetensors or .gguf in place of it. (default: the model's own)"),
     ] = None
     transformer_2: Annotated[
-        str | None, typer.Option("--transformer-2", help="The same for the second one (Wan2.2-A14B).")
+        str | None,
+        typer.Option("--transformer-2", help="The same for the second one (Wan2.2-A14B). (default: the model's own)"),
     ] = None
     lora: Annotated[
         list[str] | None,
@@ -353,6 +357,23 @@ def flags_alone(ctx: typer.Context, asked: Asked) -> Asked:
     own = kept({field.name: getattr(asked, field.name) for field in fields(asked)})
     offload = {key: how for key, how in asked.loading.items() if key == "offload"}
     return type(asked)(**own, values=kept(asked.values), loading=kept(asked.loading) | offload)
+
+
+class Told(TyperCommand):
+    """A command whose help says of every option what holds where it is not given."""
+
+    def __init__(self, *words: Any, **how: Any) -> None:
+        super().__init__(*words, **how)
+        for option in self.params:
+            unset = option.default is None or option.default is False or option.default == ()
+            if (
+                option.param_type_name == "option"
+                and unset
+                and not option.required
+                and "(default: " not in (option.help or "")
+            ):  # type: ignore[attr-defined]
+                without = "off" if option.is_flag else "none"  # type: ignore[attr-defined]
+                option.help = f"{option.help} (default: {without})"  # type: ignore[attr-defined]
 
 
 def expanded(command: Callable[..., None]) -> Callable[..., None]:

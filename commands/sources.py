@@ -46,7 +46,10 @@ Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Processes
 EngineName = Annotated[
     str, typer.Option("--engine", help="local, or ray for a running Ray cluster (or this machine as one).")
 ]
-Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1.", envvar="SHELLLCC_DEVICE")]
+Device = Annotated[
+    str | None,
+    typer.Option("--device", help="cpu, cuda, cuda:1. (default: cuda where there is one)", envvar="SHELLLCC_DEVICE"),
+]
 
 
 def bank_for(name: str | None, model: str | None) -> Bank:

@@ -55,7 +55,8 @@ def page() -> str:
 def _line(parameter: Any) -> str:
     """A parameter with its names, its help, its default and its environment variable."""
     text = _one_line(parameter.help)
-    if parameter.default not in (None, False, ()) and not parameter.required:
+    has_default = parameter.default is not None and parameter.default is not False and parameter.default != ()
+    if has_default and not parameter.required:
         text = re.sub(r" \(default: [^)]*\)", "", text) + f" (default: {parameter.default})"
     if parameter.envvar:
         text += f" [`{parameter.envvar}`]"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import importlib
+import json
 import os
 import signal
 import sys
@@ -122,9 +124,32 @@ def shelllcc(monkeypatch, capsys, tmp_path, tmp_path_factory, prepared):
         with pytest.raises(SystemExit) as stop:
             cli.main()
         out, err = capsys.readouterr()
+        if "--json" in words and out:
+            check_schema([*map(str, words)], out.splitlines()[-1])
         return stop.value.code, out, err
 
     return run
+
+
+@functools.cache
+def _validators():
+    """Of what commands print with --json, by their words."""
+    import jsonschema
+
+    read = ((path.stem, json.loads(path.read_text())) for path in ROOT.glob("docs/schemas/*.json"))
+    return {name: jsonschema.Draft202012Validator(schema) for name, schema in read}
+
+
+def check_schema(words: list[str], line: str) -> None:
+    """What a command printed for programs is as docs/schemas says."""
+    import jsonschema
+
+    known = _validators()
+    named = (name for i, word in enumerate(words) for name in ("-".join(words[i : i + 2]), word) if name in known)
+    if (name := next(named, None)) is not None:  # else the words name no command, and it was an error
+        wrong = jsonschema.exceptions.best_match(known[name].iter_errors(json.loads(line)))
+        if wrong is not None:
+            pytest.fail(f"{name} --json at {list(wrong.absolute_path)}: {wrong.message[:400]}")
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from shelllcc.guidance.wan.banks.encode import Encoding
 from shelllcc.guidance.wan.model.pipeline import LATENTS_ALONE, load_vae
 
 if TYPE_CHECKING:
+    from diffusers import AutoencoderKLWan
     from numpy.typing import NDArray
 
     Frames = NDArray[np.uint8]
@@ -88,7 +89,8 @@ def study(
         notes.append("no radial reconstruction: it needs a model with a VAE's weights")
     else:
         on_stage("radial reconstruction")
-        tiles = _radial_tiles(bank, held[0], encoding)
+        vae = load_vae(encoding.model.source, encoding.model.revision, device=encoding.device)
+        tiles = radial_tiles(bank, held[0], vae)
         grid = _grid(tiles)
         write_video(folder / "radial.mp4", grid, fps=round(encoding.framing.fps or 16), record={"shows": "radial"})
         write_png(folder / "radial.png", np.concatenate([tile[len(tile) // 2] for tile in tiles], axis=1))
@@ -105,9 +107,10 @@ def study(
 
 
 @torch.no_grad()
-def _radial_tiles(bank: Bank, latents: Tensor, encoding: Encoding) -> list[Frames]:
-    """The clip decoded with its residuals stretched by each of RADII, uint8 (t, H, W, 3), labelled."""
-    vae = load_vae(encoding.model.source, encoding.model.revision, device=encoding.device)
+def radial_tiles(bank: Bank, latents: Tensor, vae: AutoencoderKLWan) -> list[Frames]:
+    """The clip decoded with its residuals stretched by each of RADII, uint8 (t, H, W, 3), labelled.
+
+    `latents` (c t h w) are normalised, as the bank is."""
     mean, std = (torch.tensor(vae.config[f"latents_{name}"]).view(1, -1, 1, 1, 1) for name in ("mean", "std"))
     tiles = []
     for radius in RADII:
