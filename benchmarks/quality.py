@@ -12,7 +12,7 @@ samplers    unguided and guided with every scheduler, 12, 25 and 50 steps, shift
 
 Every arm is guided as `generate` guides it: by its fit, or the nearest one (benchmarks.fit makes fits for other banks
 and models). It prints the table, each row against its base (what got better, worse), and what must hold with its
-figures; all of it goes to runs/quality-SPLIT.json, the README's table to runs/quality-SPLIT.md, and `--plot` draws it.
+figures; all of it goes to runs/quality-SPLIT.json, docs/quality.md's table to runs/quality-SPLIT.md; `--plot` draws it.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def show(name: str, row: Row, *, width: int = 36) -> None:
 
 
 def markdown(rows: gates.Rows, count: int) -> str:
-    """The table of the README: the floor, every cfg, and the controls and rivals."""
+    """The table of docs/quality.md: the floor, every cfg, and the controls and rivals."""
     columns = ("lap", "spec", "swd", "kurt", "flat", "jitter", "contrast")
     lines = [f"| arm | passes | {' | '.join(columns)} | subject named |", "|---" * (len(columns) + 3) + "|"]
     for name, row in rows.items():

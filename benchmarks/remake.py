@@ -13,7 +13,7 @@ tuning     benchmarks.tuning               card      MODEL_CARD.md, from the tab
 before     tests/before
 
 `--only` picks some, e.g. to work in pieces; samples that are in runs/ already are not made again. What is left to write
-by hand are the figures in README.md and docs/banks.md (runs/quality-held-out.md has the README's table).
+by hand are the figures in README.md, docs/quality.md and docs/banks.md (runs/quality-held-out.md has their table).
 """
 
 from __future__ import annotations

@@ -527,7 +527,16 @@ RESULTS: Mapping[str, tuple[Schema, ...]] = {
                 "threads": whole("Of torch.", 1),
                 "tiny_model": PATH,
                 "banks": several(
-                    "That ship.", record("A bank.", {"name": text(""), "path": PATH, "sha256": SHA256, "vae": text("")})
+                    "That ship.",
+                    record(
+                        "A bank.",
+                        {
+                            "name": text("Its name."),
+                            "path": PATH,
+                            "sha256": SHA256,
+                            "vae": text("Fingerprint of its VAE."),
+                        },
+                    ),
                 ),
                 "problems": several("In words.", text("")),
             },

@@ -128,7 +128,7 @@ def measured(records: Path) -> str | None:
     points = (
         f"- **Subjects**, named by a classifier: {_right(subjects)}.",
         f"- **Camera** moves as asked, by optical flow: {_right(moves) if moves else 'not measured on these weights'}.",
-        f"- **Against real clips** at {cfg}: {'; '.join(told)} (README.md tells the columns).",
+        f"- **Against real clips** at {cfg}: {'; '.join(told)} (docs/quality.md tells the columns).",
         f"- **Asked for and missed**: {'; '.join(missed) or 'nothing'}.",
     )
     return "\n\n".join([_filled(how), _filled(reconstruction), _table(kinds), "\n".join(map(_filled, points))])

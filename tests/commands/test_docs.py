@@ -15,6 +15,9 @@ from shelllcc.commands import config
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*")
+NOT_RUN = (  # of the README: what fetches or installs, full-size models, what writes into the user's shell
+    "git clone ", "make ", "python -m venv ", ".venv/bin/python -m pip ", "M=", "shelllcc --install-completion",
+)  # fmt: skip
 OF_OTHERS = re.compile(r"^(?:pip|ray) .*|^.*-m (?=shelllcc)")  # calls of other programs, and what they call us with
 
 
@@ -124,8 +127,8 @@ def test_every_command_and_flag_is_documented(app, root):
     assert all(command.help for _, command in every(app))
 
 
-def test_the_defaults_of_the_readme_are_taken(app, pages, root, tmp_path):
-    [text] = [block for kind, block in FENCED.findall(pages[root / "README.md"]) if kind == "toml"]
+def test_the_defaults_of_the_pages_are_taken(app, pages, tmp_path):
+    [text] = [block for page in pages.values() for kind, block in FENCED.findall(page) if kind == "toml"]
     (tmp_path / "shelllcc.toml").write_text(text)
     assert config.defaults(tmp_path / "shelllcc.toml", app.commands) == {"generate": {"strength": "0.8", "steps": 30}}
 
@@ -145,3 +148,39 @@ def test_the_python_example_of_the_readme_runs(pages, root, monkeypatch):
         clips[strength] = names["frames"]
         assert names["frames"].shape == (5, 64, 64, 3)
     assert not (clips["1.5"] == clips["0.0"]).all()
+
+
+def test_every_command_of_the_readme_runs_in_its_order(shelllcc, pages, root, tmp_path):
+    """As they stand, but for smaller clips in fewer steps; --model is that of the reader."""
+    lines = [
+        line
+        for kind, block in FENCED.findall(pages[root / "README.md"])
+        if kind == "bash"
+        for line in code_of(f"```bash\n{block}```")
+    ]
+    ran, left = [], []
+    for line in lines:
+        called = re.search(r"(?:^|-m )shelllcc +(.*)", line)
+        if line.startswith(NOT_RUN) or called is None or "$M" in line:
+            left.append(line)
+            continue
+        words = shlex.split(called[1])
+        sampled = words[0] in ("generate", "compare", "tune") and "--from" not in words
+        small = ["--size", "64x64", "--frames", "5"] if sampled or words[0] == "score" else []
+        steps = ["--steps", "6", "--window", "0:0.99"] if sampled and "--preset" not in words else []
+        code, _, err = shelllcc(*words, *small, *steps)
+        assert code == 0, (line, err)
+        ran.append(words[0])
+    assert {"generate", "compare", "tune", "score", "doctor"} == set(ran)
+    assert all(line.startswith(NOT_RUN) or "$M" in line for line in left), left
+    assert (tmp_path / "outputs/demo.compare.mp4").exists()
+
+
+def test_the_readme_is_short_and_what_it_shows_is_there(pages, root):
+    text = pages[root / "README.md"]
+    assert len(text.splitlines()) <= 130
+    for path, page in pages.items():
+        for target in re.findall(r"\]\(([^)#:\s]+)\)", page):
+            assert (path.parent / target).exists(), (path.name, target)
+    for anchor in re.findall(r"\]\(#([^)]+)\)", text):
+        assert anchor in {head.lower().replace(" ", "-") for head in re.findall(r"^#+ (.*)$", text, re.MULTILINE)}
