@@ -229,7 +229,6 @@ METRICS = record(
     optional={
         **{label: part("figures") for label in ("guided", "unguided")},
         **BESIDE,
-        **BALANCE,
     },
 )
 CUT = of("object", "What of a prompt the text encoder does not read.", additionalProperties=True)
@@ -349,7 +348,7 @@ BANK: Mapping[str, Schema] = {
     "sha256": or_null(SHA256),
 }
 LEVELS = table("Quantiles, by level; 1 is the median of held-out real clips.", number(""))
-SKIPPED = several("Sources that gave nothing, each with why.", {"type": ["string", "object", "array"]})
+SKIPPED = several("Why sources gave nothing.", text(""))
 A_BANK = record("A bank.", BANK)
 SHARES = table("Share of pairs in which the real clip is nearer, by what it is told from.", number(""))
 USAGE = record(
