@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperOption
 
 from shelllcc.commands import streams
 from shelllcc.guidance.errors import UsageError
@@ -366,14 +366,10 @@ class Told(TyperCommand):
         super().__init__(*words, **how)
         for option in self.params:
             unset = option.default is None or option.default is False or option.default == ()
-            if (
-                option.param_type_name == "option"
-                and unset
-                and not option.required
-                and "(default: " not in (option.help or "")
-            ):  # type: ignore[attr-defined]
-                without = "off" if option.is_flag else "none"  # type: ignore[attr-defined]
-                option.help = f"{option.help} (default: {without})"  # type: ignore[attr-defined]
+            if not isinstance(option, TyperOption) or option.required or not unset:
+                continue
+            if "(default: " not in (option.help or ""):
+                option.help = f"{option.help} (default: {'off' if option.is_flag else 'none'})"
 
 
 def expanded(command: Callable[..., None]) -> Callable[..., None]:

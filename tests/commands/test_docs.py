@@ -60,10 +60,13 @@ def flags_of(command):
 
 
 def flags_of_module(path):
-    """What `python -m` of a module takes: its `main` is given to typer."""
-    [main] = [node for node in ast.parse(path.read_text()).body if getattr(node, "name", "") == "main"]
-    named = {node.value for node in ast.walk(main.args) if isinstance(node, ast.Constant)}  # "--name" of an option
-    return named | {f"--{argument.arg.replace('_', '-')}" for argument in (*main.args.args, *main.args.kwonlyargs)}
+    """What `python -m` of a module takes: its `main` is given to typer, or else each of its commands."""
+    functions = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)]
+    taken = [node for node in functions if node.name == "main"] or [node for node in functions if node.decorator_list]
+    assert taken, path
+    named = {node.value for each in taken for node in ast.walk(each.args) if isinstance(node, ast.Constant)}
+    arguments = [argument for each in taken for argument in (*each.args.args, *each.args.kwonlyargs)]
+    return named | {f"--{argument.arg.replace('_', '-')}" for argument in arguments}
 
 
 def every(command, *words):
