@@ -41,7 +41,7 @@ from training.photographs import HELD, load
 from training.studio import Studio
 
 SHOWN = ("raccoon", "cat", "dogs", "grass", "forest", "stream", "gravel")  # fur first, then foliage, water and stone
-CAT, FUR = "a tabby cat, zoom in, daylight", "40,40,96"
+CAT, FUR = "a tabby cat, zoom in, daylight", "0,0,192"
 LIGHT = "daylight"  # in which texture is seen best
 Enlarge = Annotated[int, typer.Option(help="Screen pixels a pixel.")]
 app = typer.Typer(add_completion=False)
@@ -110,7 +110,7 @@ def hero(
     seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
     frame: Annotated[int, typer.Option(help="Of the clip; -1 is the last.")] = -1,
     place: Annotated[str, typer.Option(help="X,Y,SIDE of a square of the frame, in pixels.")] = FUR,
-    enlarge: Enlarge = 5,
+    enlarge: Enlarge = 4,
     model: Model = TINY,
     bank: BankName = "auto",
     device: Device = "cpu",
