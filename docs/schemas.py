@@ -76,6 +76,7 @@ def part(name: str) -> Schema:
 
 
 PATH = text("A path on the machine that ran the command.")
+PAGE = text("An HTML page, where it lies.")
 PROMPT, SEED = text("What the clip shows."), whole("Of the noise.")
 SHA256 = hexes("Of the file.", 64)
 FRAMES_SHA256 = hexes("Of the clip's frames, 8 bit RGB, before encoding.", 64)
@@ -425,7 +426,12 @@ RESULTS: Mapping[str, tuple[Schema, ...]] = {
         record(
             "A fit.",
             FIT_KEYS
-            | {"words": text("What was found, for people."), "path": PATH, "known": yes("Whether it was there.")},
+            | {
+                "words": text("What was found, for people."),
+                "path": PATH,
+                "known": yes("Whether it was there."),
+                "report": or_null(PAGE),
+            },
             optional=SHAPE_OF_MODEL,
         ),
         record(
@@ -442,7 +448,37 @@ RESULTS: Mapping[str, tuple[Schema, ...]] = {
             },
         ),
     ),
-    "tune": (record("Profiles.", {"profiles": several("One a prompt.", TUNED), "report": or_null(PATH)}),),
+    "tune": (
+        record(
+            "Profiles.",
+            {"profiles": several("One a prompt.", TUNED), "report": or_null(PAGE), "search": PAGE},
+        ),
+    ),
+    "report": (
+        record(
+            "Several runs on one page.",
+            {
+                "report": PAGE,
+                "runs": several(
+                    "By date.",
+                    record(
+                        "A run.",
+                        {
+                            "folder": PATH,
+                            "name": text("By which the page calls it."),
+                            "title": text("The command that made it."),
+                            "model": or_null(text("Its name; null of videos that existed.")),
+                            "bank": or_null(text("Its name.")),
+                            "created": text("ISO 8601, UTC."),
+                            "prompts": whole("On the page."),
+                            "clips": whole("That it has."),
+                            "missing": whole("Clips of these whose files are not there."),
+                        },
+                    ),
+                ),
+            },
+        ),
+    ),
     "batch": (
         record(
             "What was made.",

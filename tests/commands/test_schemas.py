@@ -27,6 +27,7 @@ HERE = {
     "generate": ["-p", CAT, *SMALL, "--compare", "-o", "clip.mp4"],
     "compare": ["-p", CAT, *SMALL, "--strengths", "0,2", "-o", "run"],
     "tune": ["-p", CAT, *SMALL, "--window", "0:0.99", "--budget", "2", "-o", "tuned"],
+    "report": ["run", "tuned", "-o", "gallery.html"],
     "batch": ["prompts.txt", *SMALL, "-o", "clips"],
     "score": ["clip.mp4", "--bank", "tiny-wan", "--size", "64x64", "--frames", "5"],
     "doctor": [],
