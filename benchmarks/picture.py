@@ -118,7 +118,7 @@ def hero(
 ) -> None:
     """A place of a clip enlarged, unguided beside guided, at the default settings."""
     sampler = Sampler(device=device, batch=1, smoke=smoke, model=model, bank=bank)
-    arm = Arm(steps=3) if smoke else Arm()
+    arm = Arm(steps=12) if smoke else Arm()  # of fewer none lies where the guide acts
     x, y, side = map(int, place.split(","))
     shown = {}
     for label, each in (("unguided", arm), ("guided", replace(arm, guide=usual_guide(arm)))):
