@@ -52,28 +52,34 @@ def cut(image: Image, width: int, height: int) -> Image:
     return sized.crop((left, top, left + width, top + height))
 
 
+def stretched(image: Image, width: int, height: int) -> Image:
+    """All of an image at that size in pixels."""
+    from PIL import Image
+
+    return image.resize((width, height), Image.Resampling.LANCZOS)
+
+
 def floored_size(shape: tuple[int, int], area: int, grid: tuple[int, int]) -> tuple[int, int]:
     """Width and height of about `area`, both rounded down: so Wan's image2video.py sizes its 36-channel models.
 
-    `shape` is an image's width and height, `grid` what height and width are multiples of; 0 where it is too narrow.
+    In whole numbers: its own root of floats makes 832x464 of an image of 832x480. `shape` is an image's width and
+    height, `grid` what height and width are multiples of; 0 where it is too narrow.
     """
-    aspect = shape[1] / shape[0]
-    return tuple(int(math.sqrt(area * by) // step * step) for by, step in ((1 / aspect, grid[1]), (aspect, grid[0])))  # type: ignore[return-value]
+    (wide, high), (down, across) = shape, grid
+    return math.isqrt(area * wide // high) // across * across, math.isqrt(area * high // wide) // down * down
 
 
 def nearest_size(shape: tuple[int, int], area: int, grid: tuple[int, int]) -> tuple[int, int]:
-    """Width and height within `area` of the nearest aspect: so Wan's textimage2video.py sizes its 5B model.
+    """Width and height within `area` of the nearest aspect: so Wan2.2's best_output_size does for its 5B model.
 
     As `floored_size`.
     """
-    ratio, (high, wide) = shape[0] / shape[1], grid
-    width = math.sqrt(area * ratio)
-    first = int(width // wide * wide)
-    second = int(area / width // high * high)
-    if not first or not second:
+    ratio, (down, across) = shape[0] / shape[1], grid
+    width, height = floored_size(shape, area, grid)
+    if not width or not height:
         return 0, 0
-    found = [(first, int(area / first // high * high)), (int(area / second // wide * wide), second)]
-    return min(reversed(found), key=lambda size: max(ratio * size[1] / size[0], size[0] / size[1] / ratio))
+    found = [(area // height // across * across, height), (width, area // width // down * down)]  # the former of equals
+    return min(found, key=lambda size: max(ratio * size[1] / size[0], size[0] / size[1] / ratio))
 
 
 def _seen(image: Image) -> Image:

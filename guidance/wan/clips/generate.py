@@ -91,7 +91,8 @@ def make(
             reporter.stage(f"{name} decoding")
 
     guide = guide_for(request, bank)
-    how: JsonObject = {"images": pictures(request), "prefix": prefix, "texts": studio.texts, "cache": loading.cache}
+    images = pictures(request, studio.model)
+    how: JsonObject = {"images": images, "prefix": prefix, "texts": studio.texts, "cache": loading.cache}
     try:
         clip = sample(pipe, request, guide, **how, on_moment=on_moment, on_decoded=reporter.count, on_x0=on_x0)
     except OutOfMemoryError as error:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from shelllcc.guidance.errors import UsageError, VideoError
 from shelllcc.guidance.files import JsonObject, at_home
-from shelllcc.guidance.media.image import cut, floored_size, nearest_size, read_image
+from shelllcc.guidance.media.image import cut, floored_size, nearest_size, read_image, stretched
 from shelllcc.guidance.paths import reason
 from shelllcc.guidance.wan.clips.request import Request, Still
 from shelllcc.guidance.wan.model.pipeline import Model
@@ -47,11 +47,17 @@ def contents_of(still: Still) -> bytes:
     return contents
 
 
-def pictures(request: Request) -> dict[str, Image]:
-    """The images of a request at its size, by the names of its fields. Raises VideoError."""
+def pictures(request: Request, model: Model) -> dict[str, Image]:
+    """The images of a request at its size, by the names of its fields. Raises VideoError.
+
+    As Wan's own scripts fit them: its 36-channel models see all of an image, stretched by less than a step of their
+    grid, and 5B its middle. A last image of another shape than the first is seen in its middle by both.
+    """
+    found = {name: read_image(contents_of(still), still.path) for name, still in request.stills.items()}
+    whole = {name for name, image in found.items() if model.needs_image and image.size == found["image"].size}
     return {
-        name: cut(read_image(contents_of(still), still.path), request.width, request.height)
-        for name, still in request.stills.items()
+        name: (stretched if name in whole else cut)(image, request.width, request.height)
+        for name, image in found.items()
     }
 
 

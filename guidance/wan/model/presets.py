@@ -16,6 +16,9 @@ WAN_NEGATIVE = (
     "杂乱的背景，三条腿，背景人很多，倒着走"
 )
 
+I2V_NEGATIVE = "镜头晃动，" + WAN_NEGATIVE  # no shaking camera: wan/configs/wan_i2v_14B.py of Wan2.1
+FLF2V_NEGATIVE = "镜头切换，" + I2V_NEGATIVE  # nor a cut: its wan/configs/__init__.py
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -58,8 +61,10 @@ PRESETS: Mapping[str, Preset] = {
         Preset("diffusers-480p", 832, 480, 81, 16, 50, 5.0, 3.0, WAN_NEGATIVE),
         Preset("diffusers-720p", 1280, 720, 81, 16, 50, 5.0, 5.0, WAN_NEGATIVE),
         Preset("wan2.2-a14b", 1280, 720, 81, 16, 40, 4.0, 12.0, WAN_NEGATIVE, cfg_2=3.0),
-        Preset("wan2.1-i2v-480p", 832, 480, 81, 16, 40, 5.0, 3.0, WAN_NEGATIVE),  # generate.py of Wan2.1, for i2v-14B
-        Preset("wan2.1-i2v-720p", 1280, 720, 81, 16, 40, 5.0, 5.0, WAN_NEGATIVE),
+        Preset("wan2.1-i2v-480p", 832, 480, 81, 16, 40, 5.0, 3.0, I2V_NEGATIVE),  # generate.py of Wan2.1, for i2v-14B
+        Preset("wan2.1-i2v-720p", 1280, 720, 81, 16, 40, 5.0, 5.0, I2V_NEGATIVE),
+        Preset("wan2.1-flf2v-720p", 1280, 720, 81, 16, 50, 5.0, 16.0, FLF2V_NEGATIVE),  # the same, for flf2v-14B
+        # wan/configs of Wan2.2: wan_i2v_A14B.py, wan_ti2v_5B.py, which has one set for text and images
         Preset("wan2.2-i2v-a14b", 1280, 720, 81, 16, 40, 3.5, 5.0, WAN_NEGATIVE, cfg_2=3.5),
         Preset("wan2.2-5b", 1280, 704, 121, 24, 50, 5.0, 5.0, WAN_NEGATIVE),
         Preset("shelllcc-paper", 1280, 720, 49, 16, 40, 5.0, 5.0, WAN_NEGATIVE),  # seeds: 42 + index of the prompt
@@ -78,9 +83,11 @@ def preset_for(
 ) -> Preset:
     """The preset of a model by its transformer's and its VAE's configs and whether it has a second transformer.
 
-    Wan2.1's two image models differ in their name alone.
+    Wan2.1's two models of one image differ in their name alone; that of two has places for both in its image encoder's.
     """
     if int(transformer.get("in_channels") or 0) > int(transformer.get("out_channels") or 0) > 0:
+        if transformer.get("pos_embed_seq_len"):
+            return PRESETS["wan2.1-flf2v-720p"]
         large = "wan2.1-i2v-720p" if "720p" in name.lower() else "wan2.1-i2v-480p"
         return PRESETS["wan2.2-i2v-a14b" if two_stage else large]
     if two_stage:

@@ -12,7 +12,7 @@ from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel, 
 
 from benchmarks.wan_geometry import TOY_TEXT, TOY_TRANSFORMER, TOY_VAE, tokenizer
 from shelllcc.guidance.geometry.threads import one_thread
-from shelllcc.guidance.media.image import cut
+from shelllcc.guidance.media.image import cut, stretched
 
 VAE_5B = TOY_VAE | dict(
     z_dim=48, decoder_base_dim=8, in_channels=12, out_channels=12, is_residual=True, patch_size=2,
@@ -169,7 +169,8 @@ def test_a_move_that_no_step_follows_leaves_the_clips_first_latent_frame_to_the_
     bank, _ = choose_bank(str(models / f"{kind}.safetensors"), fingerprint(model.vae))
     own = type(pipe), dict(pipe.config), set(vars(pipe))
     plain, moved = (
-        sample(pipe, one, guide_for(one, bank), images=pictures(one)).latents for one in (request.unguided(), guided)
+        sample(pipe, one, guide_for(one, bank), images=pictures(one, model)).latents
+        for one in (request.unguided(), guided)
     )
     assert torch.equal(moved[:, :, 0], plain[:, :, 0])
     assert not torch.equal(moved[:, :, 1:], plain[:, :, 1:])
@@ -185,7 +186,8 @@ def test_unguided_it_is_the_stock_pipeline_to_the_bit(kind, models, shelllcc):
     assert shape == {"wan2.1": (64, 48), "a14b": (64, 48), "5b": (96, 96)}[kind]
     pipe = WanImageToVideoPipeline.from_pretrained(models / kind)
     pipe.set_progress_bar_config(disable=True)
-    picture = cut(Image.open(models / "cat.png"), *shape)
+    fit = cut if kind == "5b" else stretched
+    picture = fit(Image.open(models / "cat.png"), *shape)
     stock = pipe(
         image=picture, prompt="a cat", negative_prompt=request["negative_prompt"], width=shape[0], height=shape[1],
         num_frames=9, num_inference_steps=3, guidance_scale=2.0,

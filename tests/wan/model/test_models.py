@@ -22,7 +22,7 @@ from shelllcc.guidance.wan.model.caches import cached, check_cache
 from shelllcc.guidance.wan.model.loading import CHOICES, Loading, Lora
 from shelllcc.guidance.wan.model.pipeline import check_loading, find_model, load_pipeline, load_text_encoder
 from shelllcc.guidance.wan.model.placing import place, reset
-from shelllcc.guidance.wan.model.presets import PRESETS, preset_for
+from shelllcc.guidance.wan.model.presets import PRESETS, WAN_NEGATIVE, preset_for
 
 TRANSFORMER = TOY_TRANSFORMER | dict(attention_head_dim=32, num_layers=3, freq_dim=64)
 VAE_5B = TOY_VAE | dict(
@@ -172,14 +172,21 @@ def test_a_model_and_its_pipeline_ask_for_the_same_calibration(folder):
 
 
 def test_presets_follow_the_model():
-    def chosen(width, **about):
-        return preset_for({"num_attention_heads": width // 128, "attention_head_dim": 128}, **about)
+    def chosen(width, name="", vae=None, two_stage=False, **about):
+        transformer = {"num_attention_heads": width // 128, "attention_head_dim": 128} | about
+        return preset_for(transformer, two_stage=two_stage, vae=vae, name=name)
 
     assert chosen(512).name == "tiny"
     assert chosen(1536, vae={"z_dim": 16}).name == "wan-1.3b-480p"
     assert chosen(5120).name == "wan-official"
     assert chosen(5120, two_stage=True).name == "wan2.2-a14b"
     assert chosen(3072, vae={"z_dim": 48}).name == "wan2.2-5b"
+    image = {"in_channels": 36, "out_channels": 16}
+    assert chosen(5120, name="Wan-AI/Wan2.1-I2V-14B-480P-Diffusers", **image).name == "wan2.1-i2v-480p"
+    assert chosen(5120, name="Wan-AI/Wan2.1-I2V-14B-720P-Diffusers", **image).name == "wan2.1-i2v-720p"
+    assert chosen(5120, two_stage=True, **image).name == "wan2.2-i2v-a14b"
+    both = image | {"pos_embed_seq_len": 514}
+    assert chosen(5120, name="Wan-AI/Wan2.1-FLF2V-14B-720P-diffusers", **both).name == "wan2.1-flf2v-720p"
     facts = {
         name: (p.width, p.height, p.frames, p.fps, p.steps, p.cfg, p.shift, p.cfg_2) for name, p in PRESETS.items()
     }
@@ -188,7 +195,20 @@ def test_presets_follow_the_model():
     assert facts["wan2.2-a14b"] == (1280, 720, 81, 16, 40, 4.0, 12.0, 3.0)
     assert facts["wan2.2-5b"] == (1280, 704, 121, 24, 50, 5.0, 5.0, None)
     assert facts["shelllcc-paper"] == (1280, 720, 49, 16, 40, 5.0, 5.0, None)
+    assert facts["wan2.1-i2v-480p"] == (832, 480, 81, 16, 40, 5.0, 3.0, None)  # Wan2.1's generate.py, _validate_args
+    assert facts["wan2.1-i2v-720p"] == (1280, 720, 81, 16, 40, 5.0, 5.0, None)
+    assert facts["wan2.1-flf2v-720p"] == (1280, 720, 81, 16, 50, 5.0, 16.0, None)
+    assert facts["wan2.2-i2v-a14b"] == (1280, 720, 81, 16, 40, 3.5, 5.0, 3.5)  # Wan2.2's wan/configs/wan_i2v_A14B.py
     assert all(p.frames % 4 == 1 for p in PRESETS.values())
+    common, shaking, cut = (
+        WAN_NEGATIVE,
+        "镜头晃动，",
+        "镜头切换，",
+    )  # Wan2.1's wan_i2v_14B.py and __init__.py
+    negatives = {name: p.negative_prompt for name, p in PRESETS.items()}
+    assert negatives["wan2.1-i2v-480p"] == negatives["wan2.1-i2v-720p"] == shaking + common
+    assert negatives["wan2.1-flf2v-720p"] == cut + shaking + common
+    assert negatives["wan2.2-i2v-a14b"] == negatives["wan2.2-5b"] == common  # Wan2.2 has one for all
 
 
 def test_a_hub_id_may_name_a_revision(folder, monkeypatch):
