@@ -41,7 +41,8 @@ class Known(NamedTuple):
 class Record:
     """What a run wrote into its folder: names relative to it, each recorded before its file is written.
 
-    `inputs` are files that the run reads: they are neither removed nor replaced, wherever they lie.
+    `inputs` are files that the run reads: they are neither removed nor replaced, wherever they lie. A copy of an image
+    may be among them, which the run before wrote there: it stays, and is this run's from then on.
     """
 
     def __init__(self, folder: Path, asked: JsonObject, inputs: Iterable[Path] = ()) -> None:
@@ -86,7 +87,8 @@ class Record:
         for name in names:
             path = self.folder / name
             foreign = os.path.lexists(path) and name not in self.names
-            if foreign or path.resolve() in self._inputs or _led_out(self.folder, name):
+            read = path.resolve() in self._inputs
+            if ((foreign or read) and not (read and _is_copy(self.folder, name))) or _led_out(self.folder, name):
                 raise UsageError(f"{path} is in the way, this run did not write it; give another --output")
         if not self.names.issuperset(names):
             self.names.update(names)
@@ -132,6 +134,7 @@ class Record:
         """The files of the run before. Raises UsageError for an input among them, and for others in this run's way."""
         names = proven(self.folder, known.asked) if known.wrote is None else known.wrote
         found = [name for name in sorted(names) if is_own(self.folder, name)]
+        found = [n for n in found if not (_is_copy(self.folder, n) and (self.folder / n).resolve() in self._inputs)]
         for name in found:
             if (path := self.folder / name).resolve() in self._inputs:
                 raise UsageError(f"{path} is to be compared, and would be overwritten; give another --output")
@@ -217,6 +220,12 @@ def is_own(folder: Path, name: str) -> bool:
 
 def _named(name: str) -> bool:
     return bool(NAME.fullmatch(name) or LINK.fullmatch(name))
+
+
+def _is_copy(folder: Path, name: str) -> bool:
+    """Whether a file is the copy of an image that its name says it is."""
+    path = folder / name
+    return bool(re.fullmatch(COPY, name)) and path.is_file() and sha256_of(path).startswith(name[6:18])
 
 
 def _led_out(folder: Path, name: str) -> bool:

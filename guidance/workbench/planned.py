@@ -78,7 +78,8 @@ class Planned:
         if found is not None:
             fit = {"words": found.words(), "bands": [asdict(band) for band in found.bands]}
             fit |= {"radius": found.guide.radius, "coarse": found.guide.coarse}
-        return Run(self.folder, title=self.title, asked=asked, settings=settings, fps=first.fps, fit=fit)
+        images = [Path(still.path) for request in self.requests for still in request.stills.values()]
+        return Run(self.folder, title=self.title, asked=asked, settings=settings, fps=first.fps, inputs=images, fit=fit)
 
 
 def plan_run(title: str, asked: Asked) -> Planned:

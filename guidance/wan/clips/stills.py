@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from shelllcc.guidance.wan.model.pipeline import Model
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+ENDING = r"\.[a-z0-9]+"  # of a file's name
 EXAMPLE = "e.g. Wan-AI/Wan2.2-I2V-A14B-Diffusers"
 
 
@@ -97,11 +99,15 @@ def sized(request: Request, model: Model) -> Request:
 
 
 def copies(request: Request, folder: Path) -> dict[str, Path]:
-    """Where copies of a request's images lie beside its clip, by the names of its fields: one for all clips there."""
-    return {
-        name: folder / f"image-{still.sha256[:12]}{Path(still.path).suffix.lower()}"
-        for name, still in request.stills.items()
-    }
+    """Where copies of a request's images lie beside its clip, by the names of its fields: one for all clips there.
+
+    Named by content; the ending is the file's own where it is one of Latin letters and digits, as runs know theirs.
+    """
+    found = {}
+    for name, still in request.stills.items():
+        ending = Path(still.path).suffix.lower()
+        found[name] = folder / f"image-{still.sha256[:12]}{ending if re.fullmatch(ENDING, ending) else ''}"
+    return found
 
 
 def replayed(record: JsonObject, sidecar: Path, given: Mapping[str, object]) -> Request:

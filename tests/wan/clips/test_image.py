@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -229,6 +230,108 @@ def test_5b_samples_text_alone_as_before(models, shelllcc):
     made = record(shelllcc(*words(models, "5b", "--strength", "1", "-o", "a.mp4", image=False)))
     assert "image" not in made["request"]
     assert "images" not in made
+
+
+def digest_of(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def listed(models, tmp_path):
+    """A prompts file whose second and third lines have an image of their own, and how every command samples it."""
+    [_, *rest] = words(models, "a14b", image=False)
+    at = rest.index("--prompt")
+    (tmp_path / "lists").mkdir()
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "lists/red.png")
+    (tmp_path / "lists/tall").mkdir()
+    Image.new("RGB", (30, 60), "blue").save(tmp_path / "lists/tall/blue.PNG")
+    (tmp_path / "lists/prompts.txt").write_text("a cat\na wall --image red.png\na sea --image 'tall/blue.PNG'\n")
+    return ["--image", models / "cat.png", *rest[:at], *rest[at + 2 :]]
+
+
+def expected(models, tmp_path):
+    """Prompt, image and size of every line, the command's own image where a line has none."""
+    files = [models / "cat.png", tmp_path / "lists/red.png", tmp_path / "lists/tall/blue.PNG"]
+    return list(zip(("a cat", "a wall", "a sea"), map(digest_of, files), ((64, 48), (64, 64), (32, 80)), strict=True))
+
+
+def told(requests):
+    return [(one["prompt"], one["image"], (one["width"], one["height"])) for one in requests]
+
+
+@pytest.mark.parametrize("command", ["generate", "batch", "compare", "tune"])
+def test_a_line_has_its_own_image_or_else_the_commands(command, models, shelllcc, tmp_path, listed):
+    file = ["lists/prompts.txt"] if command == "batch" else ["--prompts-file", "lists/prompts.txt"]
+    more = {"tune": ["--budget", "2"], "compare": ["--strengths", "0,2"], "generate": ["--compare"]}.get(command, [])
+    code, _, err = shelllcc(command, *file, *listed, *more, "-o", "made")
+    assert code == 0, err
+    found = (json.loads(path.read_text()) for path in sorted((tmp_path / "made").rglob("*.json")))
+    records = [record for record in found if "request" in record]
+    by_prompt = {record["request"]["prompt"]: record["request"] for record in records}
+    assert told(by_prompt[prompt] for prompt in ("a cat", "a wall", "a sea")) == expected(models, tmp_path)
+    assert len(records) == 3 * (2 if command in ("compare", "tune") else 1)
+    copies = {path.name: digest_of(path) for path in (tmp_path / "made").rglob("image-*")}
+    assert all(name[6:18] == digest[:12] for name, digest in copies.items())
+    assert set(copies.values()) == {digest for _, digest, _ in expected(models, tmp_path)}
+    named = {record["request"]["image"]: record["images"]["image"] for record in records}
+    assert all(Path(path).name[6:18] == digest[:12] for digest, path in named.items())
+
+
+def test_what_was_tuned_is_of_its_image(models, shelllcc, tmp_path, listed):
+    code, out, err = shelllcc("tune", "--prompt", "a cat", *listed, "--budget", "2", "-o", "run")
+    assert code == 0, err
+    [profile] = json.loads(out.splitlines()[-1])["profiles"]
+    assert profile["settings"]["image"] == digest_of(models / "cat.png")
+    auto = ["generate", "--prompt", "a cat", *listed, "--strength", "auto", "--dry-run"]
+    found = json.loads(shelllcc(*auto)[1])
+    assert [clip["request"]["strength"] for clip in found["clips"]] == [profile["strength"]]
+    other = [tmp_path / "lists/red.png" if word == models / "cat.png" else word for word in auto]
+    code, out, err = shelllcc(*other)
+    assert "tune" in err, "another image was not tuned"
+
+
+def test_a_run_begun_anew_takes_its_own_copies_with_it_but_no_image_that_it_reads(models, shelllcc, tmp_path, listed):
+    compare = ["compare", "--prompt", "a cat", *listed, "--strengths", "0,2", "-o", "run"]
+    assert shelllcc(*compare)[0] == 0
+    [copy] = (tmp_path / "run").glob("image-*.png")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").glob("*.mp4")}
+    (tmp_path / "run/image-0123456789ab.png").write_bytes(b"somebody's")
+    red = [tmp_path / "lists/red.png" if word == models / "cat.png" else word for word in compare]
+    assert "another run" in one_line(shelllcc(*red))
+    assert shelllcc(*red, "--overwrite")[0] == 0
+    assert not copy.exists()
+    assert {path.name[6:18] for path in (tmp_path / "run").glob("image-*.png")} == {
+        "0123456789ab",
+        digest_of(tmp_path / "lists/red.png")[:12],
+    }
+    [own] = (path for path in (tmp_path / "run").glob("image-*.png") if path.name[6] != "0")
+    again = [own if word == models / "cat.png" else word for word in compare]
+    code, _, err = shelllcc(*again, "--overwrite")
+    assert code == 0, err
+    assert digest_of(own) == digest_of(tmp_path / "lists/red.png"), "the image that it reads is its own copy"
+    kept = own.stat().st_ino
+    assert shelllcc(*again, "--overwrite")[0] == 0
+    assert own.stat().st_ino == kept, "what a run reads is never gone, not even for a while"
+    back = [own if word == models / "cat.png" else word for word in compare[:-1]]
+    assert shelllcc(*back, "other")[0] == 0
+    assert shelllcc(*compare, "--overwrite")[0] == 0
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").glob("*.mp4")} == before
+
+
+def test_a_copy_has_a_name_of_a_runs_whatever_the_image_is_called(models, shelllcc, tmp_path, listed):
+    from shelllcc.guidance.wan.clips.request import Request, Still
+    from shelllcc.guidance.wan.clips.stills import copies
+    from shelllcc.guidance.wan.model.presets import PRESETS
+    from shelllcc.guidance.workbench.claims import NAME
+
+    for name in ("cat.png", "cat.PNG", "cat.png~", "cat.p n g", "кот.пнг", "cat", ".png"):
+        request = Request.resolve(PRESETS["tiny"], prompt="a cat", image=Still("0" * 64, name))
+        assert NAME.fullmatch(copies(request, tmp_path)["image"].name), name
+    (tmp_path / "cat.png~").write_bytes((models / "cat.png").read_bytes())
+    given = [tmp_path / "cat.png~" if word == models / "cat.png" else word for word in listed]
+    for again in ([], ["--overwrite"]):
+        code, _, err = shelllcc("compare", "--prompt", "a cat", *given, "--strengths", "0,2", "-o", "run", *again)
+        assert code == 0, err
 
 
 def test_compare_batch_and_lines_of_prompts_take_images(models, shelllcc, tmp_path):
