@@ -20,7 +20,6 @@ from shelllcc.guidance.guide.guide import ShellGuide
 from shelllcc.guidance.guide.seams import begin, step_exchanged
 
 PLAIN = ("FlowMatchEulerDiscreteScheduler", "FlowMatchLCMScheduler")  # each a flow's, whatever its config says
-PATCH = 2  # Wan's tokens are so wide and high in latents
 MASK = 4  # channels of an image model's mask: the video frames of a latent one
 Given = tuple[Tensor, Tensor]  # which latent frames (b t) a model was given images of, and x0 with what lies there
 SUPPORTED = ("UniPCMultistepScheduler", "DPMSolverMultistepScheduler", *PLAIN)
@@ -49,9 +48,10 @@ def guided(pipe: HasScheduler, guide: ShellGuide) -> Iterator[ShellGuide]:
     check_scheduler(scheduler)
     outputs = Outputs(pipe)
     transformers = [getattr(pipe, name, None) for name in ("transformer", "transformer_2")]
-    handles = [
-        model.register_forward_hook(outputs.hear, with_kwargs=True) for model in transformers if model is not None
-    ]
+    handles = list[Any]()
+    for model in (model for model in transformers if model is not None):
+        handles.append(model.register_forward_pre_hook(outputs.tell, with_kwargs=True, prepend=True))
+        handles.append(model.register_forward_hook(outputs.hear))
     try:
         with step_exchanged(scheduler, functools.partial(_guided_step, guide, outputs)):
             yield guide
@@ -68,11 +68,14 @@ class Outputs:
         self.heard: list[Tensor] = []
         self.told: Mapping[str, Any] = {}
 
-    def hear(self, _model: Any, _args: Any, told: Mapping[str, Any], output: Any) -> None:
+    def tell(self, _model: Any, _args: Any, told: Mapping[str, Any]) -> None:
+        """What it is called with, before other hooks leave of it what one of several GPUs is to see."""
+        self.told = dict(told)
+
+    def hear(self, _model: Any, _args: Any, output: Any) -> None:
         if self.pipe.scheduler is not self.scheduler:
             raise ModelError("the pipeline got another scheduler within guided(); set it before")
         self.heard.append(output[0])
-        self.told = told
 
     def take(self) -> list[Tensor]:
         heard, self.heard = self.heard, []
@@ -92,10 +95,6 @@ def given_frames(told: Mapping[str, Any], x0: Tensor) -> Given | None:
     if seen.shape[1] == 2 * channels + MASK:
         return seen[:, channels : channels + MASK].amax((1, 3, 4)) > 0.5, x0
     if isinstance(time, Tensor) and time.ndim == 2 and seen.shape == x0.shape:
-        if time.shape[1] != frames * (x0.shape[3] // PATCH) * (x0.shape[4] // PATCH):  # a part, of several GPUs
-            if bool((time == 0).any()):
-                raise ModelError("a clip from an image of TI2V-5B is guided on one GPU; start it without torchrun")
-            return None
         still = time.expand(b, -1).unflatten(1, (frames, -1)).amax(2) == 0
         return still, torch.where(still[:, None, :, None, None], seen.float(), x0)
     return None

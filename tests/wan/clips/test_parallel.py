@@ -19,7 +19,8 @@ from shelllcc.guidance.wan.clips.parallel import Ranks, agree, check, from_main,
 from shelllcc.guidance.wan.model.loading import Loading
 
 SIZES = {"even": (48, 48, 5), "uneven": (48, 48, 9)}  # width, height, frames: 18 tokens and 27
-CASES = ("tiny float32 even", "tiny float32 uneven", "tiny bfloat16 uneven", "toy float32 uneven")
+SIZES["image"] = SIZES["uneven"]  # from an image, as TI2V-5B takes one: the first frame's tokens are of noise level 0
+CASES = ("tiny float32 even", "tiny float32 uneven", "tiny bfloat16 uneven", "toy float32 uneven", "toy float32 image")
 
 
 def launch(task, folder):
@@ -62,6 +63,13 @@ def test_ranks_are_alike_to_the_bit_and_equal_one_process(made, case):
     assert apart(first["latents"], first["alone"]) < (1e-3 if "float32" in case else 2e-2)
     for ours, theirs in zip(first["trace"], first["trace alone"], strict=True):
         assert ours["move"] == pytest.approx(theirs["move"], rel=1e-3 if "float32" in case else 2e-2)
+
+
+@pytest.mark.parametrize(
+    ("case", "moved"), [("toy float32 uneven", [True] * 3), ("toy float32 image", [False, True, True])]
+)
+def test_of_a_clip_from_an_image_the_first_frame_is_moved_on_no_rank(made, case, moved):
+    assert [rank[case]["moved"] for rank in made] == [moved] * 2
 
 
 @pytest.mark.parametrize("case", ["tiny float32 uneven", "toy float32 uneven"])
@@ -152,6 +160,9 @@ def clips(folder):
 
 
 def _clip(case, ranks):
+    from PIL import Image
+
+    from shelllcc.guidance.guide.guide import ShellGuide
     from shelllcc.guidance.wan.clips.parallel import agree_on_clip
     from shelllcc.guidance.wan.clips.request import Request
     from shelllcc.guidance.wan.clips.sample import guide_for, sample
@@ -162,10 +173,14 @@ def _clip(case, ranks):
     pipe, bank = _toy() if kind == "toy" else _tiny(dtype)
     values = dict(width=width, height=height, frames=frames, steps=5, cfg=3.0, cfg_2=2.0, strength=2.0)
     request = Request.resolve(PRESETS["tiny"], prompt="a tabby cat, zoom in, daylight", window=(0.0, 0.9), **values)
-    alone = sample(pipe, request, guide_for(request, bank))
+    images = {"image": Image.linear_gradient("L").convert("RGB").resize((width, height))} if size == "image" else {}
+    alone = sample(pipe, request, guide_for(request, bank), images=images)
     spread(pipe, ranks)
     shares, handle = _listen(pipe)
-    clip = sample(pipe, request, guide_for(request, bank))
+    moves, own = [], ShellGuide.move
+    ShellGuide.move = lambda *args, **how: moves.append(own(*args, **how)) or moves[-1]
+    clip = sample(pipe, request, guide_for(request, bank), images=images)
+    ShellGuide.move = own
     agree_on_clip(ranks, clip)
     handle.remove()
     found = _with_prefix(pipe, request, bank) if case.endswith("float32 uneven") else {}
@@ -177,6 +192,7 @@ def _clip(case, ranks):
         "trace alone": [asdict(step) for step in alone.trace],
         "share": shares[0],
         "tokens": frames * height * width // 4,
+        "moved": [any(bool(move[:, :, frame].any()) for move in moves) for frame in range(frames)],
     }
 
 
