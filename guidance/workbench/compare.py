@@ -67,17 +67,21 @@ def compare_videos(
     """The record of existing videos of one size, judged beside the first, and the page.
 
     mp4 files are copied, others encoded. Where they differ in length, all are measured over the frames of the shortest.
-    A damaged one is not measured. Raises UsageError for other sizes, VideoError for one of which nothing can be read.
+    A damaged one is not measured. Raises UsageError for other sizes, VideoError for one of which nothing can be read,
+    or that changes meanwhile: what is hashed, measured and copied is one content.
     """
     _check_count(videos)
+    hashes = [content_sha256(path) for path in videos]
     read = _read_alike(videos)
+    for path, known in zip(videos, hashes, strict=True):
+        _check_same(content_sha256(path), known, path)
     for line in _remarks(videos, read):
         on_note(line)
     named = dict(zip(_labels(videos), videos, strict=True))
-    run = _run_of(named, folder, fps=round(read[0].rate, 3))
+    run = _run_of(named, hashes, folder, fps=round(read[0].rate, 3))
     with run.held(anew=anew):
         run.record.add(*(run.path(0, f"{label}.mp4").name for label in named))
-        shown = list(_shown(run, named, read))
+        shown = list(_shown(run, named, read, hashes))
         item = run.show(0, prompt=" | ".join(path.name for path in videos), seed=None, clips=shown)
         return item, run.publish(layout=layout, embed=embed)
 
@@ -91,7 +95,8 @@ def check_videos(videos: Sequence[Path], folder: Path, *, anew: bool = False) ->
                 path.open("rb").close()
         except (OSError, ValueError) as error:
             raise VideoError(f"cannot read {shown(str(path))}: {reason(error)}") from error
-    _run_of(dict(zip(_labels(videos), videos, strict=True)), folder, fps=1).check(anew=anew)
+    hashes = [content_sha256(path) for path in videos]
+    _run_of(dict(zip(_labels(videos), videos, strict=True)), hashes, folder, fps=1).check(anew=anew)
 
 
 def folder_of(videos: Sequence[Path]) -> Path:
@@ -119,20 +124,27 @@ def _read(path: Path) -> Footage:
         return read_video(file)
 
 
-def _run_of(named: Mapping[str, Path], folder: Path, *, fps: float) -> Run:
-    """The run of existing videos, by label."""
-    asked = {"title": "compare", "videos": [{"label": n, "sha256": content_sha256(p)} for n, p in named.items()]}
+def _check_same(now: str, then: str, path: Path) -> None:
+    """Raise VideoError where a video is another one by now."""
+    if now != then:
+        raise VideoError(f"{shown(str(path))} changed while it was compared; give the command anew when it is finished")
+
+
+def _run_of(named: Mapping[str, Path], hashes: Sequence[str], folder: Path, *, fps: float) -> Run:
+    """The run of existing videos, by label, and what they hold."""
+    about = [{"label": label, "sha256": known} for label, known in zip(named, hashes, strict=True)]
+    asked: JsonObject = {"title": "compare", "videos": about}
     settings = {label: str(path) for label, path in named.items()}
     return Run(folder, title="compare", asked=asked, settings=settings, fps=fps, inputs=named.values())
 
 
-def _shown(run: Run, named: Mapping[str, Path], read: Sequence[Footage]) -> Iterator[Shown]:
+def _shown(run: Run, named: Mapping[str, Path], read: Sequence[Footage], hashes: Sequence[str]) -> Iterator[Shown]:
     """The videos, taken into the run's folder and measured as far as all of them go."""
     shortest = min((len(video.frames) for video in read if not video.damaged), default=0)
-    for (label, path), video in zip(named.items(), read, strict=True):
+    for (label, path), video, known in zip(named.items(), read, hashes, strict=True):
         file = run.path(0, f"{label}.mp4")
         _check_copy(path, file)
-        _copy(path, file, video.frames, run.fps)
+        _copy(path, file, video.frames, run.fps, known)
         withheld = _withheld(video, read[0])
         part = video.frames[:shortest]
         own = {} if video.damaged else figures(part)
@@ -178,11 +190,12 @@ def _check_copy(path: Path, file: Path) -> None:
         raise UsageError(f"{file} is not the copy that this run made; move it away, or give another --output")
 
 
-def _copy(path: Path, file: Path, frames: NDArray[np.uint8], fps: float) -> None:
-    """An mp4 as it is; another video as H.264, without an odd row or column, which that cannot hold."""
+def _copy(path: Path, file: Path, frames: NDArray[np.uint8], fps: float, known: str) -> None:
+    """An mp4 as it is, of sha256 `known`; another as H.264, without an odd row or column, which that cannot have."""
     if path.suffix.lower() == ".mp4":
         with whole_file(file) as part:
             shutil.copyfile(path, part)
+            _check_same(sha256_of(part), known, path)
     else:
         height, width = (side // 2 * 2 for side in frames.shape[1:3])
         write_video(file, frames[:, :height, :width], fps=fps)

@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from shelllcc.guidance.media.video import write_video
 
@@ -255,6 +256,41 @@ def test_videos_that_exist_are_compared(shelllcc, tmp_path):
     assert same["figures"]["change"] == 0
     assert other["figures"]["lap_ratio"] > 2
     assert "00_base.mp4" not in (tmp_path / "run/report.html").read_text().split("application/json")[0]
+
+
+@pytest.mark.parametrize("when", ["_read", "_check_copy"])
+@pytest.mark.parametrize("kind", ["mp4", "gif"])
+def test_a_video_that_changes_meanwhile_is_told_of_and_not_judged(shelllcc, tmp_path, monkeypatch, when, kind):
+    """Somebody's encoder writes it anew, after its frames were read, or just before it is copied."""
+    from shelllcc.guidance.workbench import compare
+
+    dice = np.random.default_rng(0)
+    frames = dice.integers(0, 255, (2, 4, 32, 32, 3)).astype(np.uint8)
+    for name, clip in zip("ab", frames, strict=True):
+        if kind == "gif":
+            first, *others = map(Image.fromarray, clip)
+            first.save(tmp_path / f"{name}.gif", save_all=True, append_images=others)
+        else:
+            write_video(tmp_path / f"{name}.mp4", clip, fps=8)
+    changed, own = tmp_path / f"b.{kind}", getattr(compare, when)
+
+    def then(path, *more):
+        found = own(path, *more)
+        if path.name == changed.name:
+            changed.write_bytes((tmp_path / f"a.{kind}").read_bytes())
+        return found
+
+    monkeypatch.setattr(compare, when, then)
+    code, _, err = shelllcc("compare", tmp_path / f"a.{kind}", changed, "-o", "run")
+    if kind == "gif" and when == "_check_copy":  # its frames are in memory by then: what is shown is what was read
+        assert code == 0, err
+        return
+    assert code == 1
+    assert f"b.{kind} changed while it was compared" in err.splitlines()[-1]
+    assert not (tmp_path / "run/report.html").exists()
+    monkeypatch.setattr(compare, when, own)
+    code, _, err = shelllcc("compare", tmp_path / f"a.{kind}", changed, "-o", "run", "--overwrite")
+    assert code == 0, err
 
 
 def test_videos_of_other_lengths_are_measured_over_what_they_share(shelllcc, tmp_path):
