@@ -146,8 +146,11 @@ def valid(graph, models):
     return ok, [error["details"] for node in told.values() for error in node["errors"]]
 
 
-def pale(stock, takes):
-    """The model, but whatever it is shown, it points to the clip that was noised, with too little contrast."""
+def pale(stock, takes, told=None):
+    """The model, but whatever it is shown, it points to the clip that was noised, with too little contrast.
+
+    `told` gets, of each call, the clip's number and what the model is told beside the latents of an image.
+    """
     import torch
 
     clips = torch.stack([take.latents for take in takes])
@@ -159,6 +162,8 @@ def pale(stock, takes):
     def say(asked):
         x, sigma = asked["input"], float(asked["sigma"].max())
         nearest = int((x - (1 - sigma) * clips - sigma * noises).flatten(1).norm(dim=1).argmin())
+        if told is not None:
+            told.append((nearest, [cond[0]["model_conds"]["c_concat"].cond for cond in asked["conds"] if cond]))
         return [paler[nearest : nearest + 1] for _ in asked["conds"]]
 
     found.set_model_sampler_calc_cond_batch_function(say)
@@ -215,6 +220,7 @@ def fitted(stock, tiny):
         two = trips.HostTrips([stock, stock], vae, clip, takes, bank, replace(asked, switch=2), shape="")
         notes["two"] = [asdict(two.drift(1, config)) for config in (None, trip.guide(radius=2.0, coarse=1.3))]
         notes["weights"] = [models.weights_of([m]) for m in (stock, model, with_lora(stock), image_wan())]
+    notes["of an image"] = fitted_of_image(stock, vae, clip)
     notes["started"] = started(stock, vae)
     notes["replayed"], notes["tail"], notes["levels"] = trip.replayed, trip.tail, trip.levels
     for name, call in {
@@ -226,6 +232,41 @@ def fitted(stock, tiny):
             call()
         except Exception as error:
             notes[name] = str(error)
+    return notes
+
+
+def fitted_of_image(stock, vae, clip):
+    """What the node Shell-LCC Fit makes of an image-to-video model, and what it tells it of each clip's image."""
+    import nodes
+    import torch
+
+    from shelllcc.anchors.choose import choose_bank
+    from shelllcc.comfy import models, trips
+    from shelllcc.guidance.fit import shelf
+
+    start = image_wan()
+    asked = trips.Asked("euler", "simple", *(FIT[name] for name in ("steps", "cfg", "clips", "size", "frames")))
+    start.model.latent_format, start.model.model_sampling = stock.model.latent_format, stock.model.model_sampling
+    takes, told, notes = trips.takes_of(vae, start, asked), [], {}
+    made, words = nodes.NODE_CLASS_MAPPINGS["ShellLCCFit"].execute(pale(start, takes, told), vae, clip, **FIT).args
+    print_, frames = models.shapes_of(start)[0], takes[0].latents.shape[1]
+    fits = {path.name: json.loads(path.read_text()) for path in shelf.folder().glob("*.json")}
+    [(notes["file"], fit)] = [(name, fit) for name, fit in fits.items() if fit["transformer"] == print_]
+    notes |= dict(words=words, image_to_video=made.model.image_to_video, guide=fit["guide"], calls=len(told))
+    masks = {tuple(models.known_frames([{"model_conds": {"c_concat": SimpleNamespace(cond=c)}}], frames))
+             for _, conds in told for c in conds}  # fmt: skip
+    notes["given"] = sorted(map(list, masks))
+    firsts = [take.latents[:, :1] for take in takes]
+
+    def apart(number, channels):
+        return float((channels[0, 4:, :1].detach() - firsts[number]).std() / firsts[number].std())
+
+    notes["apart"] = max(apart(number, channels) for number, conds in told for channels in conds)
+    notes["others"] = min(apart(number - 1, channels) for number, conds in told for channels in conds)
+    with torch.no_grad():
+        bank, _ = choose_bank("auto", models.space_of(start), print_)
+        trip = trips.HostTrips([start], vae, clip, takes, bank, asked, shape=print_)
+        notes["drifts"] = [asdict(trip.drift(1, config)) for config in (None, trip.guide(radius=2.0, coarse=1.3))]
     return notes
 
 

@@ -81,7 +81,7 @@ def sampled(root, host, pipe, fit, tmp_path_factory):
     outside = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
         [sys.executable, *map(str, words)],
-        env=outside | {"SHELLLCC_BANKS": str(folder / "banks")},
+        env=outside | {"SHELLLCC_BANKS": str(folder / "banks"), "OMP_NUM_THREADS": "1"},
         cwd=folder,
         capture_output=True,
         text=True,
@@ -185,6 +185,17 @@ def test_the_fit_node_measures_shows_progress_and_goes_on_after_an_interruption(
     assert found["through"]
 
 
+def test_the_fit_node_gives_an_image_model_the_first_frame_of_each_clip(sampled):
+    """On a model of 36 channels, as WanImageToVideo tells one of an image; what it measures is what is wrong."""
+    found = sampled[1]["fitted"]["of an image"]
+    assert found["image_to_video"]
+    assert found["given"] == [[True, False]], "the first latent frame of two, and no other"
+    assert found["apart"] < 0.5 < found["others"], "each clip's own frame, as the VAE has it"
+    assert re.search(r"leaves out \d\d% of the contrast", found["words"])
+    assert found["guide"]["radius"] > 0
+    assert all(trip["bands"] != found["drifts"][0]["bands"] for trip in found["drifts"][1:])
+
+
 def test_what_a_fit_cannot_be_made_of_is_refused_in_a_sentence(sampled):
     found = sampled[1]["fitted"]
     assert "guided already" in found["guided already"]
@@ -277,7 +288,7 @@ def test_a_fit_of_another_bank_or_model_is_refused(sampled, monkeypatch):
 
 @pytest.mark.slow
 def test_guidance_takes_little_time(root):
-    """On two cores; the least of several runs, as others may use this machine."""
+    """On two cores. Where others use this machine, the seconds of cores tell: those of the clock are theirs."""
     place = root / "runs/comfyui"
     if not (place / "ComfyUI/nodes.py").exists():
         pytest.skip("there is no ComfyUI in runs/comfyui; `make comfyui` fetches one")
@@ -286,7 +297,9 @@ def test_guidance_takes_little_time(root):
     done = subprocess.run([sys.executable, *map(str, words)], env=outside, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
-    assert found["ratio, seconds"] <= 1.15, found
+    assert found["ratio, of cores"] <= 1.15, found
+    if found["load before"] < 0.5 and found["load after"] < 2.5:
+        assert found["ratio, seconds"] <= 1.15, found
 
 
 def test_start_and_end_are_limits(sampled):

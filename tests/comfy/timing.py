@@ -1,19 +1,25 @@
 """A program, not a test: how long ComfyUI samples the tiny Wan guided, over unguided, on two cores. It prints JSON.
 
-python tests/comfy/timing.py COMFYUI LIBRARIES CLONE [THREADS]
+python tests/comfy/timing.py COMFYUI LIBRARIES CLONE [THREADS [PAIRS]]
+
+Pairs of one sampling each, by turns, the first of a pair changing; what is told is the median over pairs of the ratio,
+in seconds and in seconds of cores. The latter hardly minds what else this machine computes; `load` says how much
+that was.
 """
 
 import json
+import os
 import runpy
+import statistics
 import sys
 import time
 from pathlib import Path
 
-REPEATS, STEPS, CFG = 4, 12, 3.0
+STEPS, CFG = 12, 3.0
 SHAPE = (1, 16, 5, 24, 24)  # 17 frames of 192 x 192: what the tiny Wan was made for
 
 
-def main(host, libraries, clone, threads="2"):
+def main(host, libraries, clone, threads="2", pairs="5"):
     guest = runpy.run_path(str(Path(__file__).parent / "host.py"))
     guest["begin"](host, libraries, clone)
     import comfy.sample
@@ -31,18 +37,22 @@ def main(host, libraries, clone, threads="2"):
     solver, nothing = comfy.samplers.sampler_object("euler"), torch.zeros(SHAPE)
     clocks = {"seconds": time.perf_counter, "of cores": time.process_time}  # the latter also where others compute
     taken = {clock: {name: [] for name in models} for clock in clocks}
-    for repeat in range(REPEATS + 1):
-        for name in sorted(models, reverse=bool(repeat % 2)):
+    load = os.getloadavg()[0]
+    for pair in range(int(str(pairs)) + 1):
+        for name in sorted(models, reverse=bool(pair % 2)):
             began = {clock: read() for clock, read in clocks.items()}
             comfy.sample.sample_custom(
                 models[name], noise, CFG, solver, sigmas, [[positive, {}]], [[negative, {}]], nothing,
                 disable_pbar=True, seed=0,
             )  # fmt: skip
             for clock, read in clocks.items():
-                taken[clock][name] += [read() - began[clock]] if repeat else []  # the first is warming up
-    least = {f"{name}, {clock}": min(taken[clock][name]) for clock in clocks for name in models}
-    ratios = {f"ratio, {clock}": least[f"guided, {clock}"] / least[f"unguided, {clock}"] for clock in clocks}
-    print(json.dumps({name: round(value, 4) for name, value in (least | ratios).items()}))
+                taken[clock][name] += [read() - began[clock]] if pair else []  # the first is warming up
+    told = {f"{name}, {clock}": statistics.median(taken[clock][name]) for clock in clocks for name in models}
+    for clock, of in taken.items():
+        ratios = [guided / unguided for guided, unguided in zip(of["guided"], of["unguided"], strict=True)]
+        told |= {f"ratio, {clock}": statistics.median(ratios), f"least ratio, {clock}": min(ratios)}
+    told |= {"load before": load, "load after": os.getloadavg()[0]}
+    print(json.dumps({name: round(value, 4) for name, value in told.items()}))
 
 
 if __name__ == "__main__":
