@@ -140,6 +140,17 @@ def waited(ask, why, seconds=90):
     pytest.fail(str(why()))
 
 
+SEE = """
+const boxes = app.graph.nodes.map(node => [...node.pos, node.pos[0] + node.size[0], node.pos[1] + node.size[1]])
+const edge = (at, of) => of(...boxes.map(box => box[at]))
+const [left, top, right, bottom] = [edge(0, Math.min), edge(1, Math.min), edge(2, Math.max), edge(3, Math.max)]
+const {ds, canvas} = app.canvas
+ds.scale = Math.min(1, canvas.clientWidth / (right - left + 300), canvas.clientHeight / (bottom - top + 200))
+ds.offset = [150 - left, 120 - top]
+app.canvas.setDirty(true, true)
+"""  # all nodes are in view
+
+
 def searched(page, canvas):
     """The field of the search that a double click opens; a page that is busy may take it for two clicks."""
     ActionChains(page).move_to_element(canvas).double_click().perform()
@@ -164,6 +175,7 @@ def test_the_node_is_found_by_search_wired_and_run(root, server, page):
     assert run["status"]["status_str"] == "success", run["status"]
     seen = [image for output in run["outputs"].values() for image in output.get("images", [])]
     assert len(seen) == 5 + 1  # frames of the clip, and the score's picture
+    page.execute_script(SEE)
     time.sleep(2)
     shown = root / "runs/comfyui/page.png"
     page.save_screenshot(str(shown))
