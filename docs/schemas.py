@@ -11,10 +11,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from shelllcc.guidance.guide.config import GuideConfig
+from shelllcc.guidance.measures.balance import Alarm
 from shelllcc.guidance.measures.figures import RATIOS
+from shelllcc.guidance.measures.verdict import Word
 
 VERSION = "1.0"
 FOLDER = Path(__file__).with_suffix("")
@@ -83,7 +85,7 @@ FRAMES_SHA256 = hexes("Of the clip's frames, 8 bit RGB, before encoding.", 64)
 STRENGTH = number("Of the guidance: 0 is off, 1 the default.", minimum=0)
 SIGMA = number("Noise level, 0 to 1.", minimum=0, maximum=1)
 LINES = several("What loading said of LoRAs and of a transformer's file.", text("One line."))
-NOTED = or_null(text("The alarm that stands: too much detail, or too little.", enum=["noise", "mean-regression", None]))
+NOTED = or_null(text("The alarm that stands: too much detail, or too little.", enum=[*get_args(Alarm), None]))
 VERSIONS = table(
     "Of Python, this package and the libraries behind a clip.", or_null(text("Null where it is not installed."))
 )
@@ -287,7 +289,7 @@ KNOB = {
     "items": {"type": "number"},
 }
 SETTINGS = table("What differs in it.", KNOB)
-WORDS = ["reference", "same", "better", "worse", "noise alarm", "mean-regression alarm", "damaged", "not comparable"]
+WORDS = [*get_args(Word)]
 JUDGED = record(
     "A clip of an item, the reference first.",
     {
