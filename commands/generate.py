@@ -125,8 +125,9 @@ def _dry_run(plans: Sequence[Plan], common: options.Common) -> None:
         streams.print_json({"dry_run": True, "clips": clips, "loaded": loaded, "memory": memory})
         return
     bank = first.bank.name if first.bank else "none: nothing is guided"
-    rows = [tables.planned(plan.request.as_dict(), plan.output) for plan in plans]
-    tables.plan(rows, tables.PLANNED, model=first.model.name, bank=bank, loaded=loaded, memory=tables.memory(memory))
+    rows = [tables.planned(plan.request.as_dict(), plan.output) for plan in plans[: tables.MOST]]
+    about = {"model": first.model.name, "bank": bank, "loaded": loaded, "memory": tables.memory(memory)}
+    tables.plan(rows, tables.PLANNED, len(plans), **about)
 
 
 def _sample(plans: Sequence[Plan], ranks: Ranks, preview: Preview | None) -> list[JsonObject]:

@@ -42,15 +42,24 @@ ROOM = 1 << 16  # bytes of free space below which a disk is full, where nobody s
 
 def check_output(path: Path) -> None:
     """Raise OutputError, or UsageError for a folder, unless a file could be written there; leaves nothing behind."""
-    folder = path.parent
-    try:
-        if path.is_dir():
-            raise UsageError(f"{path} is a folder, and would be a file of the clip; give another --output")
-        existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
-        with tempfile.TemporaryFile(dir=existing):
-            pass
-    except OSError as error:
-        raise refusal(path, error) from error
+    check_outputs([path])
+
+
+def check_outputs(paths: Iterable[Path]) -> None:
+    """As `check_output` for each of them; a folder that many share is tried once."""
+    tried = set[Path]()
+    for path in paths:
+        folder = path.parent
+        try:
+            if path.is_dir():
+                raise UsageError(f"{path} is a folder, and would be a file of the clip; give another --output")
+            if folder in tried:
+                continue
+            existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+            with tempfile.TemporaryFile(dir=existing):
+                tried.add(folder)
+        except OSError as error:
+            raise refusal(path, error) from error
 
 
 def check_encoder() -> None:

@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import sys
+import tempfile
 
 import pytest
 import typer
@@ -153,6 +154,22 @@ def test_many_prompts_are_planned_with_one_look_for_their_fit(shelllcc, tmp_path
     assert re.search(r"^clips +501$", out, re.MULTILINE)
     assert len(out.splitlines()) < 40
     assert not (tmp_path / "out").exists()
+
+
+def test_many_prompts_are_planned_with_one_try_of_their_folder_and_few_rows(shelllcc, tmp_path, monkeypatch):
+    tries, rows, row, place = [], [], tables.planned, tempfile.TemporaryFile
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **given: tries.append(given) or place(**given))
+    monkeypatch.setattr(tables, "planned", lambda *given: rows.append(given) or row(*given))
+    (tmp_path / "prompts.txt").write_text("".join(f"grass, take {index}\n" for index in range(300)))
+    code, out, err = shelllcc("generate", "--prompts-file", "prompts.txt", "-o", "out", "--dry-run")
+    assert code == 0, err
+    assert len(tries) == 1
+    assert len(rows) == tables.MOST
+    assert "and 280 more" in out
+    (tmp_path / "in" / "007-grass-take-7.mp4").mkdir(parents=True)
+    code, out, err = shelllcc("generate", "--prompts-file", "prompts.txt", "-o", "in", "--dry-run")
+    assert code == 2
+    assert "007-grass-take-7.mp4 is a folder" in err
 
 
 def test_lines_of_a_file_keep_their_own_settings_and_seeds(shelllcc, tmp_path):

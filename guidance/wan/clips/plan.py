@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from shelllcc.guidance.errors import UsageError
 from shelllcc.guidance.files import JsonObject, at_home, claimed, sha256_of
-from shelllcc.guidance.media.video import check_output
+from shelllcc.guidance.media.video import check_outputs
 from shelllcc.guidance.versions import version
 from shelllcc.guidance.wan.clips import recorded
 from shelllcc.guidance.wan.clips.asked import Asked
@@ -151,9 +151,8 @@ def plan_clips(
     if asked.compare:
         _check_compared(resolved)
     plans = _placed(asked, resolved)
+    check_outputs(file for plan in plans for file in (*plan.videos.values(), plan.sidecar))
     for plan in plans:
-        for file in (*plan.videos.values(), plan.sidecar):
-            check_output(file)
         plan.check_free()
     return plans
 
@@ -196,8 +195,8 @@ def _placed(asked: Asked, resolved: Resolved) -> list[Plan]:
     for index, (request, own) in enumerate(zip(resolved.requests, resolved.seeds, strict=True)):
         request = request if own is not None else request.changed(seed=request.seed + index)
         path = _output_path(output, request, index if many else None)
-        plan = Plan(resolved.model, request, resolved.bank, path, asked.compare, resolved.loading, resolved.notes)
-        plans.append(replace(plan, overwrite=asked.overwrite))
+        how = asked.compare, resolved.loading, resolved.notes, asked.overwrite
+        plans.append(Plan(resolved.model, request, resolved.bank, path, *how))
     return plans
 
 

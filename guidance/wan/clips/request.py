@@ -231,6 +231,8 @@ def _is_float(value: object) -> bool:
 
 def _encodes(text: str) -> bool:
     """Whether the text is proper Unicode: arguments that are no UTF-8 arrive as lone surrogates."""
+    if text.isascii():
+        return True
     try:
         text.encode()
     except UnicodeEncodeError:
