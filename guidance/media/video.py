@@ -47,9 +47,11 @@ def check_output(path: Path) -> None:
 
 def check_outputs(paths: Iterable[Path]) -> None:
     """As `check_output` for each of them; a folder that many share is tried once."""
-    tried = set[Path]()
+    tried: dict[Path, bool] = {}  # whether it is there: in one that is not, nothing is in the way
     for path in paths:
         folder = path.parent
+        if tried.get(folder) is False:
+            continue
         try:
             if path.is_dir():
                 raise UsageError(f"{path} is a folder, and would be a file of the clip; give another --output")
@@ -57,7 +59,7 @@ def check_outputs(paths: Iterable[Path]) -> None:
                 continue
             existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
             with tempfile.TemporaryFile(dir=existing):
-                tried.add(folder)
+                tried[folder] = existing == folder
         except OSError as error:
             raise refusal(path, error) from error
 

@@ -167,7 +167,7 @@ def _line(place: str, text: str, folder: Path) -> Line:
     begin = re.search(r"(?:^|\s)--(?=[A-Za-z])", text)
     prompt, rest = (text, "") if begin is None else (text[: begin.start()], text[begin.start() :])
     try:
-        words = iter(shlex.split(rest.replace("\\", "\\\\")))
+        words = iter(shlex.split(rest.replace("\\", "\\\\")) if rest else ())
     except ValueError as error:
         raise UsageError(f"{place}: a quote is not closed in {rest.strip()}") from error
     values: dict[str, Value] = {}
