@@ -12,7 +12,11 @@ import sys
 from collections.abc import Iterator
 from importlib.machinery import ModuleSpec
 
-OPTIONAL = ("peft", "torchao", "scipy", "sklearn", "bitsandbytes", "torchvision", "librosa", "sentencepiece")
+OPTIONAL = (
+    *("peft", "torchao", "scipy", "sklearn", "bitsandbytes", "torchvision", "librosa", "sentencepiece"),
+    *("gguf", "jinja2"),
+)
+TRIED = ("trio",)  # by httpx, which does without where importing it fails
 _claimed: list[bool] = []
 
 
@@ -32,14 +36,18 @@ def import_wan_alone() -> None:
 
 @contextlib.contextmanager
 def _missing(names: tuple[str, ...]) -> Iterator[None]:
-    """Within the block, libraries that ask whether these are installed hear that they are not."""
+    """Within the block, libraries that ask whether these are installed, or try TRIED, hear that they are not."""
     found = importlib.util.find_spec
 
     def find_spec(name: str, package: str | None = None) -> ModuleSpec | None:
         return None if name.partition(".")[0] in names else found(name, package)
 
     importlib.util.find_spec = find_spec
+    tried: list[str] = [name for name in TRIED if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(tried))  # type: ignore[arg-type]  # None there makes an import fail
     try:
         yield
     finally:
         importlib.util.find_spec = found
+        for name in tried:
+            del sys.modules[name]
