@@ -1,6 +1,7 @@
 """How long commands take from their first import to their end: CPU seconds and wall time, each in processes of its own.
 
-`python -m benchmarks.start` prints a table; `--runs 3 --json`. CPU seconds are the figure to compare where other
+`python -m benchmarks.start` prints a table of three runs each: their median, and how far the least and the most lie
+apart; `--json` has the same. CPU seconds are the figure to compare where other
 processes share the cores; wall time is that of an idle machine alone.
 """
 
@@ -25,7 +26,9 @@ COMMANDS = {
     "anchors info": ["anchors", "info", "tiny-wan"],
     "doctor": ["doctor"],
     "batch of 100,000": ["batch", "prompts.txt", "--output", "clips", "--dry-run"],
+    "generate of 100,000": ["generate", "--prompts-file", "prompts.txt", "--output", "clips", "--dry-run"],
     "generate": ["generate", "--prompt", PROMPT, "--output", "clip.mp4", "--overwrite"],
+    "tiny-4step": ["generate", "--preset", "tiny-4step", "--prompt", PROMPT, "--output", "clip.mp4", "--overwrite"],
 }
 
 
@@ -38,8 +41,16 @@ def timed(words: Sequence[str], folder: Path) -> tuple[float, float]:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, wall
 
 
+def row_of(runs: Sequence[tuple[float, float]]) -> dict[str, float]:
+    """Of CPU and wall seconds, each their median and how far the least and the most lie apart."""
+    row: dict[str, float] = {}
+    for kind, seconds in zip(("cpu", "wall"), zip(*runs, strict=True), strict=True):
+        row |= {f"{kind}_median": statistics.median(seconds), f"{kind}_spread": max(seconds) - min(seconds)}
+    return {name: round(value, 2) for name, value in row.items()}
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Time every command and print its least and median seconds."""
+    """Time every command and print its median seconds, and their spread."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--only", choices=COMMANDS, action="append", help="may be repeated; all if not given")
@@ -51,18 +62,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             many = "".join(f"a tabby cat, take {number}\n" for number in range(100_000))
             (Path(folder) / "prompts.txt").write_text(many, encoding="utf-8")
             runs = [timed(COMMANDS[name], Path(folder)) for _ in range(given.runs)]
-        table[name] = {
-            f"{kind}_{word}": round(of(run[column] for run in runs), 2)
-            for column, kind in enumerate(("cpu", "wall"))
-            for word, of in (("min", min), ("median", statistics.median))
-        }
+        table[name] = row_of(runs)
     if given.json:
         print(json.dumps(table))
         return
-    print(f"{'seconds':<20}{'cpu min':>9}{'median':>9}{'wall min':>10}{'median':>9}")
+    print(f"{'seconds':<20}{'cpu':>9}{'spread':>9}{'wall':>9}{'spread':>9}")
     for name, row in table.items():
-        cells = zip(row.values(), (9, 9, 10, 9), strict=True)
-        print(f"{name:<20}" + "".join(f"{value:>{width}.2f}" for value, width in cells))
+        print(f"{name:<20}" + "".join(f"{value:>9.2f}" for value in row.values()))
 
 
 if __name__ == "__main__":
