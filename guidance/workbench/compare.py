@@ -14,7 +14,7 @@ from shelllcc.guidance.files import JsonObject, sha256_of, whole_file
 from shelllcc.guidance.measures.figures import change, figures
 from shelllcc.guidance.measures.verdict import Verdict
 from shelllcc.guidance.media.footage import Footage, read_video
-from shelllcc.guidance.media.stills import as_video, content_sha256, is_stills
+from shelllcc.guidance.media.stills import as_video, content_sha256
 from shelllcc.guidance.media.video import frames_in, write_video
 from shelllcc.guidance.paths import reason
 from shelllcc.guidance.terminal import shown
@@ -71,7 +71,7 @@ def compare_videos(
     or that changes meanwhile: what is hashed, measured and copied is one content.
     """
     _check_count(videos)
-    hashes = [content_sha256(path) for path in videos]
+    hashes = _hashes(videos)
     read = _read_alike(videos)
     for path, known in zip(videos, hashes, strict=True):
         _check_same(content_sha256(path), known, path)
@@ -89,14 +89,18 @@ def compare_videos(
 def check_videos(videos: Sequence[Path], folder: Path, *, anew: bool = False) -> None:
     """Raise as `compare_videos` would for so many videos, for one that is not there, and for the folder."""
     _check_count(videos)
+    _run_of(dict(zip(_labels(videos), videos, strict=True)), _hashes(videos), folder, fps=1).check(anew=anew)
+
+
+def _hashes(videos: Sequence[Path]) -> list[str]:
+    """What videos hold. Raises VideoError for one that is not there or cannot be read."""
+    found = []
     for path in videos:
         try:
-            if not is_stills(path):
-                path.open("rb").close()
+            found.append(content_sha256(path))
         except (OSError, ValueError) as error:
             raise VideoError(f"cannot read {shown(str(path))}: {reason(error)}") from error
-    hashes = [content_sha256(path) for path in videos]
-    _run_of(dict(zip(_labels(videos), videos, strict=True)), hashes, folder, fps=1).check(anew=anew)
+    return found
 
 
 def folder_of(videos: Sequence[Path]) -> Path:

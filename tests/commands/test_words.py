@@ -486,8 +486,8 @@ def test_control_characters_are_shown_and_letters_left_alone():
 def test_no_control_character_reaches_the_terminal(shelllcc, tmp_path, monkeypatch):
     from shelllcc.guidance.wan.clips import profiles
 
-    profile = {"strength": 1.0, "balance": 0.0, "sampled": 1, "settings": {"prompt": WILD}}
-    profile |= {"model": {"source": WILD}, "bank": {"name": WILD}, "name": "0" * 12}
+    profile = {"strength": 1.0, "balance": 0.0, "probes": [], "seeds": [0], "created": "", "settings": {"prompt": WILD}}
+    profile |= {"model": {"source": WILD, "revision": None}, "bank": {"name": WILD}, "name": "0" * 12}
     (profiles.folder() / f"{0:012}.json").write_text(json.dumps(profile))
     (tmp_path / "prompts.txt").write_text(f"{WILD.replace(chr(10), ' ')} --frames 6\n")
     (tmp_path / "wild.toml").write_text(f"[generate]\n{json.dumps(WILD)} = 1\n")
