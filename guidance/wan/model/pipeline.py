@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -146,7 +146,7 @@ def load_pipeline(
     `remarks` of the pipeline. Raises ModelError, and UsageError for a loading that this model or device cannot have.
     """
     loading = loading or Loading()
-    quieten(plain=_is_plain(model, loading))
+    quieten(needed=_needed(model, loading))
     target = pick_device(device)
     check_loading(model, loading, target)
     with remarked() as remarks:
@@ -211,7 +211,7 @@ def remarked() -> Iterator[list[str]]:
 def load_text_encoder(model: Model, loading: Loading | None = None, *, device: str | None = None) -> WanPipeline:
     """A pipeline of the text encoder and the tokenizer alone, to call `encode_prompt` of. Raises as `load_pipeline`."""
     loading = loading or Loading()
-    quieten(plain=_is_plain(model, loading))
+    quieten(needed=_needed(model, loading))
     target = pick_device(device)
     check_offload(loading.offload, target)
     seers = ("image_encoder", "image_processor") if model.needs_image else ()
@@ -314,16 +314,16 @@ def pick_device(device: str | None) -> str:
     return device
 
 
-def quieten(*, plain: bool = False) -> None:
+def quieten(*, needed: Sequence[str] | None = None) -> None:
     """Keep diffusers, transformers and the libraries that they import off stderr: progress there is ours.
 
-    The libraries speak while they are imported: call this before the first class of diffusers is. `plain` says that
-    nothing optional will be needed (see spared).
+    The libraries speak while they are imported: call this before the first class of diffusers is. `needed` are the
+    optional ones that will be needed, None where any of them may be (see spared).
     """
     for library in ("bitsandbytes", "torchao", "torch.utils._pytree"):
         logging.getLogger(library).setLevel(logging.ERROR)
-    if plain:
-        import_wan_alone()
+    if needed is not None:
+        import_wan_alone(*needed)
     import diffusers
     import transformers
 
@@ -333,10 +333,12 @@ def quieten(*, plain: bool = False) -> None:
     transformers.utils.logging.disable_progress_bar()
 
 
-def _is_plain(model: Model, loading: Loading) -> bool:
-    """Whether nothing but diffusers' own Wan is needed: the embedded model, with no adapter, file or quantization."""
-    given = (loading.loras, loading.transformer, loading.transformer_2, loading.quantize != "none")
-    return model.is_tiny and not any(given)
+def _needed(model: Model, loading: Loading) -> list[str] | None:
+    """The optional libraries that the embedded model needs: for adapters PEFT. None for other models, files and
+    quantizations, which may need any."""
+    if not model.is_tiny or loading.transformer or loading.transformer_2 or loading.quantize != "none":
+        return None
+    return ["peft"] if loading.loras else []
 
 
 def weights_sha256(folder: Path) -> str:

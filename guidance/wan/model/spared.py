@@ -7,6 +7,7 @@ process that is wholly ours, a command's, may be told so. Knows nothing of what 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
 import sys
 from collections.abc import Iterator
@@ -25,13 +26,17 @@ def claim_process() -> None:
     _claimed.append(True)
 
 
-def import_wan_alone() -> None:
-    """Import what a plain Wan needs of diffusers, without the optional libraries, in a process that is ours."""
+def import_wan_alone(*needed: str) -> None:
+    """Import what a plain Wan needs of diffusers, and of the optional libraries those that are needed, in a process
+    that is ours: these, too, hear that the others are missing."""
     if not _claimed or "diffusers" in sys.modules:
         return
-    with _missing(OPTIONAL):
+    with _missing(tuple(name for name in OPTIONAL if name not in needed)):
         from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel  # noqa: F401
         from transformers import AutoTokenizer, UMT5EncoderModel  # noqa: F401
+
+        for name in needed:
+            importlib.import_module(name)
 
 
 @contextlib.contextmanager

@@ -25,15 +25,27 @@ except SystemExit as end:
 """
 
 
-@pytest.mark.parametrize("entry", ENTRIES)
-def test_a_command_imports_no_library_that_the_embedded_model_never_calls(entry, tmp_path):
+def run(entry, words, tmp_path):
+    """The exit code of a command, the libraries that it imported, and whether diffusers takes PEFT for there."""
     pytest.importorskip("peft")
-    code = CODE.format(entry=ENTRIES[entry], words=["doctor", "--json"], optional=OPTIONAL + TRIED)
+    code = CODE.format(entry=ENTRIES[entry], words=words, optional=OPTIONAL + TRIED)
     env = os.environ | {"SHELLLCC_CACHE": str(tmp_path / "cache")}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, check=True
     )
-    exit_code, imported, peft = json.loads(done.stderr.splitlines()[-1])
+    return json.loads(done.stderr.splitlines()[-1])
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_a_command_imports_no_library_that_the_embedded_model_never_calls(entry, tmp_path):
+    exit_code, imported, peft = run(entry, ["doctor", "--json"], tmp_path)
     assert exit_code == 0
     assert (imported == []) == (entry == "command")
     assert peft == (entry == "library")
+
+
+def test_a_lora_of_the_embedded_model_needs_peft_and_not_what_peft_could_use(tmp_path):
+    words = ["generate", "--preset", "tiny-4step", "-p", "a cat", "--size", "64x64", "--frames", "5", "-o", "a.mp4"]
+    exit_code, imported, peft = run("command", words, tmp_path)
+    assert (exit_code, peft) == (0, True)
+    assert {"peft"} <= set(imported) <= {"peft", "torchao"}  # PEFT looks for that one when it puts an adapter on
