@@ -1,6 +1,6 @@
 """Pictures of what the tiny model shows.
 
-`python -m benchmarks.picture hero docs/images/cat.png`           the README's first: fur, unguided beside guided
+`python -m benchmarks.picture hero docs/images/petals.png`        the README's first: petals, unguided beside guided
 `python -m benchmarks.picture guided docs/images/guided.png`      the README's second: unguided above, guided below
 `python -m benchmarks.picture radial docs/images/radial.png`      a real clip, its residuals stretched from 0 to 2
 `python -m benchmarks.picture report docs/images/report.jpg`      the page of a comparison, in a headless Chromium
@@ -41,7 +41,8 @@ from training.photographs import HELD, load
 from training.studio import Studio
 
 SHOWN = ("raccoon", "cat", "dogs", "grass", "forest", "stream", "gravel")  # fur first, then foliage, water and stone
-CAT, FUR = "a tabby cat, zoom in, daylight", "0,0,192"
+CAT = "a tabby cat, zoom in, daylight"
+FLOWER, PETALS = "a flower, zoom in, daylight", "0,28,144"
 LIGHT = "daylight"  # in which texture is seen best
 Enlarge = Annotated[int, typer.Option(help="Screen pixels a pixel.")]
 app = typer.Typer(add_completion=False)
@@ -106,11 +107,11 @@ def guided(
 @app.command()
 def hero(
     out: Path,
-    prompt: Annotated[str, typer.Option(help="What to show.")] = CAT,
+    prompt: Annotated[str, typer.Option(help="What to show.")] = FLOWER,
     seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
     frame: Annotated[int, typer.Option(help="Of the clip; -1 is the last.")] = -1,
-    place: Annotated[str, typer.Option(help="X,Y,SIDE of a square of the frame, in pixels.")] = FUR,
-    enlarge: Enlarge = 4,
+    place: Annotated[str, typer.Option(help="X,Y,SIDE of a square of the frame, in pixels.")] = PETALS,
+    enlarge: Enlarge = 5,
     model: Model = TINY,
     bank: BankName = "auto",
     device: Device = "cpu",
