@@ -414,9 +414,12 @@ def is_flag(ctx: typer.Context, parameter: str) -> bool:
 
 def _outdone(ctx: typer.Context) -> set[str]:
     """Parameters that a default set and that a flag stands in place of."""
-    apart = {"steps": "sigmas", "shift": "sigmas"}
-    pairs = [*apart.items(), *((flag, default) for default, flag in apart.items())]
-    return {default for default, flag in pairs if is_flag(ctx, flag) and not is_flag(ctx, default)}
+    if "sigmas" not in ctx.params:
+        return set()
+    from shelllcc.guidance.wan.clips.request import INSTEAD
+
+    left = {name for name, others in INSTEAD.items() if any(is_flag(ctx, other) for other in others)}
+    return {name for name in left if not is_flag(ctx, name)}
 
 
 def one_of(ctx: typer.Context, first: str, second: str) -> tuple[Any, Any]:

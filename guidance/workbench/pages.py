@@ -25,7 +25,7 @@ def write_fit_page(path: Path, fit: Mapping[str, Any]) -> None:
     Raises OutputError.
     """
     name = Path(fit["path"]).name  # a page may be given away; whose folder it was made in is nobody's concern
-    write_page(path, {**fit, "path": name, "version": version()}, template="fit.html", scripts=FIT)
+    write_page(path, {**fit, "path": name, "version": version()}, inside="fit", scripts=FIT)
 
 
 def write_search_page(path: Path, searches: Sequence[Mapping[str, Any]], *, clips: str | None) -> None:
@@ -35,7 +35,7 @@ def write_search_page(path: Path, searches: Sequence[Mapping[str, Any]], *, clip
     """
     places = {item: place for place, item in enumerate(_items(searches), start=1)}
     shown = [_search(one["profile"], places.get(one["item"]), clips) for one in searches]
-    write_page(path, {"searches": shown, "version": version()}, template="tune.html", scripts=SEARCH)
+    write_page(path, {"searches": shown, "version": version()}, inside="tune", scripts=SEARCH)
 
 
 def _items(searches: Sequence[Mapping[str, Any]]) -> list[int]:

@@ -64,18 +64,18 @@ def write_report(path: Path, run: Mapping[str, Any], *, embed: bool = False) -> 
 
 
 def write_page(
-    path: Path, data: Mapping[str, Any], *, template: str = "page.html", scripts: Sequence[str] = SCRIPTS
+    path: Path, data: Mapping[str, Any], *, inside: str | None = None, scripts: Sequence[str] = SCRIPTS
 ) -> None:
     """Write a page of the house, whole or not at all: a template of `page/`, its scripts, and data as JSON.
 
-    Raises OutputError.
+    The template is that of a run, or a small one around what is `inside`, "fit" or "tune". Raises OutputError.
     """
-    page = _page(_plain(data), template, scripts)
+    page = _page(_plain(data), inside, scripts)
     with whole_file(path) as part:
         part.write_text(page, encoding="utf-8", newline="\n")
 
 
-def _page(data: Any, template: str, scripts: Sequence[str]) -> str:
+def _page(data: Any, inside: str | None, scripts: Sequence[str]) -> str:
     """The template with style, scripts and data in their places, and the hashes by which its policy lets them in."""
     folder = files("shelllcc.guidance.workbench") / "page"
     style = (folder / "page.css").read_text(encoding="utf-8")
@@ -88,7 +88,9 @@ def _page(data: Any, template: str, scripts: Sequence[str]) -> str:
         "script-hash": _hash(script),
         "run": _json_for_html(data),
     }
-    text = (folder / template).read_text(encoding="utf-8")
+    if inside is not None:
+        parts |= {"inside": inside, "main": (folder / f"{inside}.html").read_text(encoding="utf-8")}
+    text = (folder / ("page.html" if inside is None else "small.html")).read_text(encoding="utf-8")
     return re.sub(r"\{\{([a-z-]+)\}\}", lambda found: parts[found[1]], text)
 
 

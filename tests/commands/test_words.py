@@ -178,6 +178,11 @@ def test_a_flag_goes_before_a_default_that_it_excludes(shelllcc, tmp_path, monke
         "batch", "prompts.txt", "-o", "clips", "--steps", "6", "--dry-run"
     )  # two levels are two steps
     assert code == 0, err
+    (tmp_path / "lines.txt").write_text("grass --shift 5\ngrass --steps 3\ngrass\n")  # a line goes before a flag
+    code, out, err = shelllcc("generate", "--prompts-file", "lines.txt", *levels, "-o", "d", "--dry-run", "--json")
+    assert code == 0, err
+    found = [clip["request"] for clip in json.loads(out)["clips"]]
+    assert [(len(one["sigmas"]), one["shift"]) for one in found] == [(0, 5.0), (0, 3.0), (4, 3.0)]
     code, _, err = shelllcc("generate", *PROMPT, *levels, "--steps", "9", "--dry-run")
     assert (code, "leave one out" in one_line(err)) == (2, True)
     for words in ([*batch, "--strengths", "0,1", "--strength", "1"], [*batch, "--seeds", "0", "--seed", "0"]):

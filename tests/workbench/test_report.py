@@ -133,6 +133,6 @@ def test_the_parts_of_the_page_are_in_the_wheel(root):
     assert "page/*" in data["shelllcc.guidance.workbench"]
     found = {path.name for path in (root / "guidance/workbench/page").iterdir()}
     assert found == {
-        *("page.html", "fit.html", "tune.html", "page.css"),
+        *("page.html", "small.html", "fit.html", "tune.html", "page.css"),
         *(f"{name}.js" for name in (*SCRIPTS, *pages.FIT, *pages.SEARCH)),
     }

@@ -53,6 +53,8 @@ BEFORE: Mapping[str, Any] = {  # what a record holds that lacks a knob, or a fie
 }
 
 IMAGES = ("image", "last_image")
+INSTEAD: Mapping[str, tuple[str, ...]] = {"steps": ("sigmas",), "shift": ("sigmas",), "sigmas": ("steps", "shift")}
+"""What leaves a value behind that was said with less force: by a default, or for all prompts of a file."""
 
 
 @dataclass(frozen=True)

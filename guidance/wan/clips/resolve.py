@@ -23,7 +23,7 @@ from shelllcc.guidance.wan.clips import fitted, recorded
 from shelllcc.guidance.wan.clips.asked import Asked
 from shelllcc.guidance.wan.clips.parse import AUTO, KNOBS, Line, read_prompts
 from shelllcc.guidance.wan.clips.profiles import tuned_request
-from shelllcc.guidance.wan.clips.request import IMAGES, Request
+from shelllcc.guidance.wan.clips.request import IMAGES, INSTEAD, Request
 from shelllcc.guidance.wan.clips.stills import check_images, replayed, sized, still_at
 from shelllcc.guidance.wan.model import distilled, schedules
 from shelllcc.guidance.wan.model.loading import SHIPPED, Loading, Lora
@@ -161,8 +161,7 @@ def _requests(
     alike: dict[object, Request] = {}  # by all but the prompt and the seed, which most lines share
 
     def request_of(line: Line) -> Request:
-        apart = {"steps": "sigmas", "sigmas": "steps"}  # a line's own number of steps, or levels, is in place of both
-        kept = {key: value for key, value in given.items() if apart.get(key) not in line.values}
+        kept = {key: value for key, value in given.items() if not {*INSTEAD.get(key, ())} & line.values.keys()}
         words = {**kept, **line.values, "prompt": line.prompt}
         words |= {name: still_of(str(words[name])) for name in IMAGES if name in words}
         own: JsonObject = {key: words.pop(key) for key in ("prompt", "seed") if key in words}
