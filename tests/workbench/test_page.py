@@ -188,9 +188,15 @@ def visit(browser, folder):
     yield visit
     complaints = [line["message"] for line in browser.get_log("browser") if line["level"] in ("SEVERE", "WARNING")]
     assert [line for line in complaints if not any(word in line for word in expected)] == []
-    messages = [json.loads(line["message"])["message"] for line in browser.get_log("performance")]
-    urls = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
-    assert urls
+    urls = list[str]()
+
+    def told():
+        """Whether any request was told of, which comes a little after it."""
+        messages = [json.loads(line["message"])["message"] for line in browser.get_log("performance")]
+        urls.extend(m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent")
+        return urls
+
+    until(told)
     assert [url for url in urls if not url.startswith(tuple(hosts))] == []
 
 
