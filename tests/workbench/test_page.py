@@ -158,7 +158,7 @@ def browser(tmp_path_factory):
 @pytest.fixture
 def visit(browser, folder):
     """Open a page afresh; afterwards nothing may have been complained about, or asked of the world outside."""
-    hosts = ["file:", "data:", "blob:", "about:"]
+    hosts = ["file:", "data:", "blob:", "about:", "chrome:", "chrome-untrusted:"]  # the last of its own new tab
     expected: list[str] = []
 
     def visit(
