@@ -2,12 +2,14 @@
 
 Every setting of benchmarks.rivals.GRID, and plain classifier-free guidance, samples the tuning captions; a rival's best
 is the one whose spectrum and patches lie nearest to real clips' (the product of the two distances), among those that
-name as many subjects as the unguided model but one. They go to benchmarks/rivals.json, where the held-out bench looks.
+name as many subjects as the unguided model but one. They go to benchmarks/rivals.json, where the held-out bench looks;
+with `--only`, for some rivals alone, those of others stay there.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -40,10 +42,18 @@ def choose(rows: list[dict[str, Any]], least: float) -> list[dict[str, Any]]:
     """The best row of each rival, in the order of NAMES."""
     best = []
     for name in NAMES:
-        mine = [row for row in rows if row["rival"]["name"] == name]
+        if not (mine := [row for row in rows if row["rival"]["name"] == name]):
+            continue
         true = [row for row in mine if row["acc"] >= least] or mine
         best.append(min(true, key=lambda row: row["spec"] * row["swd"]))
     return best
+
+
+def chosen(only: Sequence[str] | None) -> tuple[str, ...]:
+    """The rivals whose settings are sought. Raises UsageError for a name that is none."""
+    if unknown := set(only or ()) - set(NAMES):
+        raise UsageError(f"no rival is called {min(unknown)}; there are {', '.join(NAMES)}")
+    return tuple(name for name in NAMES if name in (only or NAMES))
 
 
 def _rival(row: dict[str, Any]) -> Rival:
@@ -57,6 +67,7 @@ def main(
     device: Device = "cpu",
     batch: Batch = 1,
     count: Annotated[int, typer.Option(help="Captions, of 64.")] = 64,
+    only: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(NAMES)}; may be repeated.")] = None,
     folder: Folder = HELD,
     cache: Cache = None,
 ) -> None:
@@ -65,8 +76,12 @@ def main(
     columns = ("lap", "spec", "swd", "kurt", "flat", "acc")
     plain = bench[Arm()].values
     print(f"{'unguided, cfg 1':<58}" + "".join(f"{plain[column]:>8.3f}" for column in columns), flush=True)
-    rows = []
+    names = chosen(only)
+    before = json.loads(BEST.read_text(encoding="utf-8"))["tried"] if BEST.exists() else []
+    rows = [row for row in before if row["rival"]["name"] not in names]
     for rival in (*PLAIN, *GRID):
+        if rival.name not in names:
+            continue
         arm = Arm(rival.cfg, rival=rival)
         seen = bench[arm].values
         rows.append({"rival": asdict(rival), "forwards": arm.forwards} | {c: round(seen[c], 4) for c in columns})

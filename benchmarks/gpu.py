@@ -6,6 +6,7 @@
 guide    one move of the guide beside the reward of Shell-LCC's authors with autograd: time and memory
 step     one sampling step with cfg, guided and unguided in turn: time, ratio and peak memory
 sample   a whole sampling of 50 steps at 480p with decoding, unguided and guided
+few      a sampling in four steps at 480p, as a distilled model goes, unguided and guided in turn, every step guided
 sweep    five strengths at 480p, with prefix replay
 memory   the peak of each stage and way to offload beside what `--dry-run` says
 studio   the same for 1.3B from files, through the code of `shelllcc generate`: prompts are encoded first
@@ -257,6 +258,40 @@ def whole(bench: Bench) -> dict[str, Any]:
     return found
 
 
+def few(bench: Bench, *, rounds: int = 5) -> dict[str, Any]:
+    """Seconds of a distilled model's four steps without cfg, guided in every step, the last included; of decoding, too.
+
+    The ratio is the median of `rounds` pairs, each unguided and guided in turn, the first pair left out.
+    """
+    pipe = make_pipeline(toy=bench.toy, device=bench.device, text_encoder=False)
+    width, height, frames = next(iter(bench.sizes.values()))
+    sized = {"width": width, "height": height, "frames": frames}
+    request = Request.resolve(PRESETS["lightx2v-4step"], prompt="noise", window=(0.0, 1.0), last=True, **sized)
+    pairs, decoding = list[tuple[float, float]](), list[float]()
+    for _ in range(1 + rounds):
+        seconds = []
+        for wanted in (request.unguided(), request):
+            marks = [time.perf_counter()]
+
+            def on_moment(moment: Moment, marks: list[float] = marks) -> None:
+                if moment.is_last:
+                    bench.wait()
+                    marks.append(time.perf_counter())
+
+            clip = sample(pipe, wanted, guide_for(wanted, BANK), texts=bench.texts, on_moment=on_moment)  # type: ignore[arg-type]
+            bench.wait()
+            seconds.append(marks[1] - marks[0])
+            decoding.append(time.perf_counter() - marks[1])
+        pairs.append((seconds[0], seconds[1]))
+    return {
+        "unguided_s": statistics.median(pair[0] for pair in pairs[1:]),
+        "guided_s": statistics.median(pair[1] for pair in pairs[1:]),
+        "ratio": statistics.median(pair[1] / pair[0] for pair in pairs[1:]),
+        "decoding_s": statistics.median(decoding[2:]),
+        "moves": len(clip.trace),
+    }
+
+
 def sweep(bench: Bench) -> dict[str, Any]:
     """Seconds of five strengths that share their first steps, and of the first, which shares with none."""
     pipe = make_pipeline(toy=bench.toy, device=bench.device, text_encoder=False)
@@ -337,6 +372,7 @@ PARTS: Mapping[str, Callable[[Bench], dict[str, Any]]] = {
     "guide": guide,
     "step": step,
     "sample": whole,
+    "few": few,
     "sweep": sweep,
     "memory": memory,
     "studio": studio,

@@ -59,6 +59,7 @@ TEXT: dict[str, Any] = dict(
     relative_attention_max_distance=128,
     tie_word_embeddings=False,
 )
+BOUNDARY = 0.875  # of Wan2.2-A14B: the noise level at which its second transformer takes over
 TOY_TRANSFORMER = TRANSFORMER | dict(
     num_attention_heads=2, attention_head_dim=24, ffn_dim=64, num_layers=2, text_dim=32
 )
@@ -80,9 +81,18 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def make_pipeline(
-    *, toy: bool, device: str, large: bool = False, text_encoder: bool = True, transformer: bool = True
+    *,
+    toy: bool,
+    device: str,
+    large: bool = False,
+    two_stage: bool = False,
+    text_encoder: bool = True,
+    transformer: bool = True,
 ) -> WanPipeline:
-    """Random weights on the device, in bfloat16, the VAE's in float32; parts may be left out."""
+    """Random weights on the device, in bfloat16, the VAE's in float32; parts may be left out.
+
+    With `two_stage` there is a second transformer, and the pipeline changes to it as Wan2.2-A14B does.
+    """
     torch.manual_seed(0)
     configs = (TOY_TEXT, TOY_TRANSFORMER, TOY_VAE) if toy else (TEXT, LARGE_TRANSFORMER if large else TRANSFORMER, VAE)
     with torch.device(device):
@@ -91,6 +101,7 @@ def make_pipeline(
         try:
             encoder = UMT5EncoderModel(UMT5Config(**configs[0])) if text_encoder else None
             denoiser = WanTransformer3DModel(**configs[1]) if transformer else None
+            second = WanTransformer3DModel(**configs[1]) if two_stage else None
         finally:
             torch.set_default_dtype(torch.float32)
     flow = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
@@ -98,6 +109,8 @@ def make_pipeline(
         tokenizer=tokenizer() if text_encoder else None,
         text_encoder=encoder and encoder.eval(),
         transformer=denoiser and denoiser.eval(),
+        transformer_2=second and second.eval(),
+        boundary_ratio=BOUNDARY if two_stage else None,
         vae=vae.eval(),
         scheduler=flow,
     )

@@ -245,6 +245,49 @@ def test_the_early_checkpoint_is_a_pipeline_of_its_own(tmp_path, monkeypatch):
     assert weights_sha256(samples.EARLY) != weights_sha256(TINY)
 
 
+def test_a_manifold_of_the_authors_kind_is_a_bank_of_the_tiny_model(tmp_path, capsys):
+    from benchmarks import manifold
+    from shelllcc.anchors.choose import load_bank
+    from shelllcc.anchors.fingerprints import fingerprint
+    from shelllcc.guidance.wan.model.pipeline import find_model
+
+    manifold.main(out=tmp_path / "manifold.safetensors", smoke=True)
+    bank = load_bank(tmp_path / "manifold.safetensors")
+    assert (bank.model, bank.shell.patch) == ("shelllcc-tiny-wan", 1)
+    assert bank.kind != "anchors"
+    assert bank.vae == fingerprint(find_model(None).vae)
+    assert bank.quantiles is not None  # held-out clips set its radius
+    assert "MB, radius" in capsys.readouterr().out
+
+
+def test_rivals_are_sought_by_name_and_the_others_rows_stay():
+    with pytest.raises(UsageError, match="no rival is called nobody"):
+        best_rivals.chosen(["nobody"])
+    assert best_rivals.chosen(None) == best_rivals.NAMES
+    assert best_rivals.chosen(["apg"]) == ("apg",)
+
+
+def test_four_steps_at_full_size_are_timed_in_turn_with_every_step_guided():
+    from benchmarks import gpu
+
+    found = gpu.few(gpu.Bench(toy=True), rounds=1)
+    assert found["moves"] == 4
+    assert found["ratio"] == pytest.approx(found["guided_s"] / found["unguided_s"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("a14b", [False, True])
+def test_a_starter_bank_and_a_fit_of_full_size_run_to_the_end_at_a_toy_size(a14b, capsys):
+    from benchmarks import full_size_fit
+
+    full_size_fit.main(a14b=a14b, toy=True, clips=4, steps=4)
+    record = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert record["model"] == ("A14B" if a14b else "1.3B")
+    assert record["clips"] == 4
+    assert record["estimated_s"] > 0
+    assert record["bank_s"] > 0
+
+
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory):
     """A folder to run in, and the options of a toy run: two captions, noise for photographs that no wheel holds."""

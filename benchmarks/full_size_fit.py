@@ -1,0 +1,100 @@
+"""A starter bank and a fit at Wan's full size, on one GPU, with random weights: `python -m benchmarks.full_size_fit`
+
+Wan2.1-1.3B's geometry, or with `--a14b` Wan2.2-A14B's two transformers. Prints one JSON line: seconds of the bank and
+of the fit, those that the fit said it would take after its first clip, and peak memory beside what `--dry-run` plans;
+what is known already goes to stderr meanwhile.
+Random weights bring no clip back as it was: here each counts as if it had come, so that the fit takes all its passes.
+Prompts are embedded beforehand. `--toy` shrinks the widths, for a CPU.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Annotated, Any
+from unittest import mock
+
+import torch
+import typer
+
+from benchmarks.gpu import Bench, Noise
+from benchmarks.wan_geometry import BOUNDARY, LARGE_TRANSFORMER, TOY_TRANSFORMER, TRANSFORMER, make_pipeline
+from shelllcc.guidance.fit import fitting
+from shelllcc.guidance.fit.fitting import Progress
+from shelllcc.guidance.wan.banks.start import start_bank
+from shelllcc.guidance.wan.clips.batch import Silent
+from shelllcc.guidance.wan.clips.request import Request
+from shelllcc.guidance.wan.fits.making import make_fit, shape_for
+from shelllcc.guidance.wan.model.loading import Loading
+from shelllcc.guidance.wan.model.memory import costs
+from shelllcc.guidance.wan.model.pipeline import Model
+from shelllcc.guidance.wan.model.presets import preset_for
+
+
+def main(
+    a14b: Annotated[bool, typer.Option("--a14b", help="Wan2.2-A14B, its prompts embedded beforehand.")] = False,
+    toy: Annotated[bool, typer.Option(help="Small, on the CPU: no figure means anything.")] = False,
+    clips: Annotated[int | None, typer.Option(help="Of the fit. (default: its own)")] = None,
+    steps: Annotated[int | None, typer.Option(help="Of a sampling. (default: the preset's)")] = None,
+) -> None:
+    bench = Bench(toy=toy)
+    pipe = make_pipeline(toy=toy, device=bench.device, large=a14b, two_stage=a14b, text_encoder=False)
+    transformer = TOY_TRANSFORMER if toy else LARGE_TRANSFORMER if a14b else TRANSFORMER
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["SHELLLCC_BANKS"] = str(Path(folder, "banks"))
+        pipe.vae.save_pretrained(Path(folder, "vae"))
+        boundary = BOUNDARY if a14b else None
+        scheduler = type(pipe.scheduler).__name__
+        model = Model(folder, "random", dict(transformer), dict(pipe.vae.config), a14b, {}, boundary, scheduler)
+        began = time.perf_counter()
+        bank_peak = bench.peak(lambda: start_bank(model, device=bench.device))
+        bank = start_bank(model, device=bench.device).for_model(model.fingerprint)
+        bank_seconds = time.perf_counter() - began
+        print(f"bank in {bank_seconds:.0f} s", file=sys.stderr, flush=True)
+        preset = preset_for(LARGE_TRANSFORMER if a14b else TRANSFORMER, two_stage=a14b)
+        request = Request.resolve(preset, prompt="any", **({"steps": steps} if steps else {}))
+        studio: Any = SimpleNamespace(
+            model=model, loading=Loading(), reporter=Silent(), device=bench.device, pipe=pipe,
+            texts=Noise(transformer["text_dim"]), expect=lambda requests: None,
+        )  # fmt: skip
+        told: list[float] = []
+
+        def on_progress(progress: Progress) -> None:
+            if progress.done % shape.clips == 0:
+                spent = time.perf_counter() - began
+                print(f"{progress.stage}, clip {progress.done}, {spent:.0f} s", file=sys.stderr, flush=True)
+
+        shape = shape_for(model, request, bench.device, clips)
+        began = time.perf_counter()
+        work = partial(make_fit, studio, request, bank, clips=clips, on_cost=told.append, on_progress=on_progress)
+        with mock.patch.object(fitting, "LIKE", -1.0):
+            fit_peak = bench.peak(work)
+        fit_seconds = time.perf_counter() - began
+        small = request.changed(width=shape.side, height=shape.side, frames=shape.frames)
+        planned = costs(model, small, Loading(), dtype=torch.bfloat16).loaded("none", tiling=False)
+        record = {
+            "model": "A14B" if a14b else "1.3B",
+            "device": "cpu" if toy else torch.cuda.get_device_name(),
+            "clips": shape.clips,
+            "size": [shape.side, shape.side, shape.frames],
+            "steps": request.steps,
+            "cfg": request.cfg,
+            "bank_s": round(bank_seconds, 1),
+            "bank_peak_GB": round(bank_peak, 2),
+            "fit_s": round(fit_seconds, 1),
+            "estimated_s": round(told[0], 1),
+            "estimated_over_taken": round(told[0] / fit_seconds, 3),
+            "fit_peak_GB": round(fit_peak, 2),
+            "planned_GB": round(max(planned[stage].peak for stage in ("sampling", "decoding")) / 1e9, 2),
+        }
+        print(json.dumps(record))
+
+
+if __name__ == "__main__":
+    typer.run(main)
