@@ -1,17 +1,22 @@
-"""Optional libraries that diffusers and transformers would import, and that the embedded model never calls.
+"""What diffusers and transformers would import, and the embedded model never calls.
 
-They cost a second and more. Once diffusers holds a library for missing it does so until the process ends: only a
+Optional libraries, torch's compiler, and its exchange between processes.
+
+They cost two seconds and more. Once diffusers holds a library for missing it does so until the process ends: only a
 process that is wholly ours, a command's, may be told so. Knows nothing of what is loaded.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import importlib.util
 import sys
 from collections.abc import Iterator
 from importlib.machinery import ModuleSpec
+
+from shelllcc.guidance.wan.model.uncompiled import put_off_compiler
 
 OPTIONAL = (
     *("peft", "torchao", "scipy", "sklearn", "bitsandbytes", "torchvision", "librosa", "sentencepiece"),
@@ -31,12 +36,17 @@ def import_wan_alone(*needed: str) -> None:
     that is ours: these, too, hear that the others are missing."""
     if not _claimed or "diffusers" in sys.modules:
         return
-    with _missing(tuple(name for name in OPTIONAL if name not in needed)):
+    put_off_compiler()
+    with _uncollected(), _alone(), _missing(tuple(name for name in OPTIONAL if name not in needed)):
         from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel  # noqa: F401
         from transformers import AutoTokenizer, UMT5EncoderModel  # noqa: F401
 
         for name in needed:
             importlib.import_module(name)
+        if "peft" in needed:  # which asks but once, when it puts an adapter on
+            from peft.import_utils import is_torchao_available
+
+            is_torchao_available()
 
 
 @contextlib.contextmanager
@@ -56,3 +66,28 @@ def _missing(names: tuple[str, ...]) -> Iterator[None]:
         importlib.util.find_spec = found
         for name in tried:
             del sys.modules[name]
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Within the block, libraries that ask whether processes can be connected hear no, unless this one is."""
+    from torch import distributed
+
+    known = distributed.is_available
+    if not (known() and distributed.is_initialized()):
+        distributed.is_available = lambda: False
+    try:
+        yield
+    finally:
+        distributed.is_available = known
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Within the block no garbage is collected, and what is made there is never looked at: libraries stay."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
