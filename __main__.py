@@ -6,7 +6,8 @@ import sys
 
 def main() -> None:
     """Run the command line."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that wait turning are slow where cores are shared
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # torch's threads wait turning: ruin where cores are shared
     try:
         from shelllcc import cli
         from shelllcc.guidance.wan.model.spared import claim_process

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import logging
@@ -343,9 +344,16 @@ def _needed(model: Model, loading: Loading) -> list[str] | None:
 
 def weights_sha256(folder: Path) -> str:
     """One sha256 over the weights of a pipeline folder, in the order of their paths; adapters beside them aside."""
-    digest = hashlib.sha256()
     beside = {path.name for path in SHIPPED.values()}
-    for path in sorted(path for path in folder.rglob("*.safetensors") if path.name not in beside):
+    files = sorted(path for path in folder.rglob("*.safetensors") if path.name not in beside)
+    return _sha256_of(folder, tuple((path, path.stat().st_size, path.stat().st_mtime_ns) for path in files))
+
+
+@functools.lru_cache
+def _sha256_of(folder: Path, files: tuple[tuple[Path, int, int], ...]) -> str:
+    """Over files of a folder, their names and bytes, read once while their sizes and times stay."""
+    digest = hashlib.sha256()
+    for path, *_ in files:
         digest.update(path.relative_to(folder).as_posix().encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()
