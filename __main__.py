@@ -1,5 +1,6 @@
 """`shelllcc`, and `python -m shelllcc`: an interrupt ends it without a word of Python's, also while it is imported."""
 
+import gc
 import os
 import sys
 
@@ -13,7 +14,10 @@ def main() -> None:
         from shelllcc.guidance.wan.model.spared import claim_process
 
         claim_process()
-        cli.main()
+        try:
+            cli.main()
+        finally:
+            gc.freeze()  # all there is ends with the process: to search it for garbage first would take a second
     except KeyboardInterrupt:
         print("shelllcc: interrupted", file=sys.stderr)
         sys.exit(130)

@@ -59,6 +59,7 @@ def batch(
     fitting: options.Fitting,
 ) -> None:
     """Sample a file of prompts with many workers; finished clips are skipped, so that the same command goes on."""
+    from shelllcc.commands.progress import planned as told
     from shelllcc.guidance.jobs.engines import engine_of
     from shelllcc.guidance.wan.clips import parse
     from shelllcc.guidance.wan.clips.batch import plan_batch
@@ -80,7 +81,8 @@ def batch(
     if engine == "local" and not dry_run:
         asked = fit.prepare(asked, fitting, common.device)
     variants = () if strengths is None else parse.strengths(strengths)
-    planned = plan_batch(asked, variants=variants, shard=parse_shard(shard))
+    with told() as planning:
+        planned = plan_batch(asked, variants=variants, shard=parse_shard(shard), planning=planning)
     for note in planned.notes:
         streams.say(f"note: {note}")
     if dry_run:

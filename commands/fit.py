@@ -96,6 +96,7 @@ def prepare(asked: Asked, fitting: options.Fitting, device: str | None) -> Asked
 
     What cannot be made in time is said in one line, with the command that makes it, and sampled without guidance.
     """
+    from shelllcc.commands.progress import planned
     from shelllcc.guidance.errors import TooLongError
     from shelllcc.guidance.wan.clips.fitted import check_asked
     from shelllcc.guidance.wan.clips.resolve import fit_command, resolve
@@ -105,7 +106,8 @@ def prepare(asked: Asked, fitting: options.Fitting, device: str | None) -> Asked
         return asked
     try:
         start(asked, device)
-        resolved = resolve(asked)
+        with planned(passes=3) as planning:
+            resolved = resolve(asked, planning=planning)
     except (UsageError, BankError):  # the plan says it, with all that is wrong
         return asked
     if resolved.bank is None:

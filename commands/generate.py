@@ -58,6 +58,7 @@ def generate(
     fitting: options.Fitting,
 ) -> None:
     """Sample videos pulled onto the shell of real latents. Under torchrun, all processes make each clip together."""
+    from shelllcc.commands.progress import planned
     from shelllcc.guidance.wan.clips import parallel
     from shelllcc.guidance.wan.clips.plan import plan_clips
     from shelllcc.guidance.wan.clips.preview import Preview
@@ -84,7 +85,8 @@ def generate(
         agreed = _agreed(
             sidecar, trust=trust and options.is_flag(ctx, "trust"), ask=not common.as_json and ranks.count == 1
         )
-        plans = plan_clips(asked, vouched=vouched, may_fetch=agreed)
+        with planned() as planning:
+            plans = plan_clips(asked, vouched=vouched, may_fetch=agreed, planning=planning)
         parallel.check(ranks, plans[0].model.transformer["num_attention_heads"], plans[0].loading)
         _say_notes(note for plan in plans for note in plan.notes)
         if dry_run:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
+from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,12 +16,14 @@ from rich.text import Text
 
 from shelllcc.commands import streams
 from shelllcc.guidance.terminal import shown
+from shelllcc.guidance.wan.clips.planning import Planning
 
 if TYPE_CHECKING:
     from shelllcc.guidance.wan.clips.sample import Moment
 
 BAR = 20  # cells
 EVERY = 30.0  # seconds between lines of a stage where stderr is no terminal
+MANY = 5000  # clips whose planning takes its time
 SAMPLING = "sampling"  # what the stages end in that begin a clip
 
 
@@ -50,6 +54,23 @@ def clock(seconds: float) -> str:
     """Seconds as 4:10, or 1:02:03."""
     minutes, rest = divmod(max(0, round(seconds)), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
+
+
+@contextlib.contextmanager
+def planned(*, passes: int = 5) -> Iterator[Planning]:
+    """A planning that is told of while it goes, where there are many clips."""
+    with contextlib.ExitStack() as stack:
+        reporters: list[TerminalReporter] = []
+
+        def told(clips: int, share: float) -> None:
+            if clips < MANY:
+                return
+            if not reporters:
+                reporters.append(stack.enter_context(TerminalReporter()))
+                reporters[0].stage(f"planning {clips:,} clips")
+            reporters[0].count(round(share * clips), clips, f"{share:.0%}")
+
+        yield Planning(told, passes=passes)
 
 
 class TerminalReporter(ProgressColumn):

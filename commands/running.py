@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import logging
 import os
 import signal
@@ -61,7 +60,6 @@ def run(app: typer.Typer) -> None:
             code = _failed(error)
         if code == 130:
             _say_end("interrupted", code)
-    gc.freeze()  # what there is ends with the process: to search it for garbage first would take a second
     sys.exit(code if isinstance(code, int) else 0)
 
 

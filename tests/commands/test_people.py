@@ -8,14 +8,18 @@ import re
 import shlex
 import sys
 import tempfile
+import tracemalloc
 
 import pytest
 import typer
 
 from shelllcc import cli
-from shelllcc.commands import tables
+from shelllcc.commands import progress, tables
 from shelllcc.commands.examples import EXAMPLES, example
-from shelllcc.guidance.wan.clips import fitted
+from shelllcc.guidance.wan.clips import fitted, planning
+from shelllcc.guidance.wan.clips.asked import Asked
+from shelllcc.guidance.wan.clips.plan import plan_clips
+from shelllcc.guidance.wan.clips.planning import Planning
 from shelllcc.guidance.wan.model.presets import PRESETS
 
 SMALL = ["--frames", "5", "--size", "64x64", "--steps", "2"]
@@ -154,6 +158,34 @@ def test_many_prompts_are_planned_with_one_look_for_their_fit(shelllcc, tmp_path
     assert re.search(r"^clips +501$", out, re.MULTILINE)
     assert len(out.splitlines()) < 40
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("words", [["batch"], ["generate", "--prompts-file"]])
+def test_planning_many_clips_is_told_of_and_planning_few_is_not(shelllcc, tmp_path, monkeypatch, words):
+    for many in (60, 40):
+        monkeypatch.setattr(progress, "MANY", 50)
+        (tmp_path / "prompts.txt").write_text("".join(f"grass, take {index}\n" for index in range(many)))
+        code, _, err = shelllcc(*words, "prompts.txt", "-o", "out", "--dry-run")
+        assert code == 0, err
+        assert err.count("shelllcc: planning 60 clips") == (many == 60), err
+        assert "planning 40" not in err
+
+
+def test_a_plan_says_which_share_of_it_is_done_and_takes_little_memory(tmp_path, monkeypatch):
+    shares, peaks = [], []
+    monkeypatch.setattr(planning, "EVERY", 100)
+    for count in (10, 4000):
+        prompts = tmp_path / "prompts.txt"
+        prompts.write_text("".join(f"grass, take {index}\n" for index in range(count)))
+        tracemalloc.start()
+        told = Planning(lambda clips, share: shares.append((clips, share)))
+        plans = plan_clips(Asked(prompts_file=prompts, output=tmp_path / "out"), planning=told)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert len(plans) == count
+    found = [share for clips, share in shares if clips == 4000]
+    assert found == sorted(found) == pytest.approx([step / 200 for step in range(200)])
+    assert (peaks[1] - peaks[0]) / 4000 < 2000  # bytes a clip
 
 
 def test_many_prompts_are_planned_with_one_try_of_their_folder_and_few_rows(shelllcc, tmp_path, monkeypatch):

@@ -80,6 +80,19 @@ def test_stage_step_and_time_left_are_never_cut(columns):
     assert any("decoding" in line and "2/5" in line for line in lines) or columns == 40
 
 
+def planned_slowly():
+    with progress.planned(passes=1) as planning:
+        for index in planning.each(range(6000)):
+            time.sleep(0.25 if index % 1000 == 0 else 0)
+
+
+def test_planning_many_clips_is_drawn_with_the_share_that_is_done():
+    lines = on_terminal(80, planned_slowly)
+    shares = [int(share) for line in lines for share in re.findall(r"planning 6,000 clips  (\d+)%  eta", line)]
+    assert shares == sorted(shares)
+    assert {17, 50, 83} <= {*shares}
+
+
 def command_on_terminal(columns, words, folder):
     """What a command wrote, in a process of its own, on a terminal so wide."""
     ours, theirs = pty.openpty()

@@ -27,6 +27,7 @@ from shelllcc.guidance.wan.clips.asked import Asked
 from shelllcc.guidance.wan.clips.generate import make, write
 from shelllcc.guidance.wan.clips.parse import Variant, slug
 from shelllcc.guidance.wan.clips.plan import Plan
+from shelllcc.guidance.wan.clips.planning import Planning
 from shelllcc.guidance.wan.clips.prefix import Prefix
 from shelllcc.guidance.wan.clips.request import Request
 from shelllcc.guidance.wan.clips.resolve import Resolved, check_comparable, resolve
@@ -41,7 +42,7 @@ COMPANY = 256  # jobs whose prompts a worker encodes together
 PATIENCE = 60.0  # seconds until shared storage must show what another machine wrote
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Job:
     """A prompt and a seed: the clips of all strengths, which share their first steps. `stem` begins their names.
 
@@ -93,15 +94,23 @@ class Done:
     failed: Mapping[str, str] = field(default_factory=dict)
 
 
-def plan_batch(asked: Asked, *, variants: Sequence[Variant] = (), shard: tuple[int, int] = (0, 1)) -> Batch:
+def plan_batch(
+    asked: Asked,
+    *,
+    variants: Sequence[Variant] = (),
+    shard: tuple[int, int] = (0, 1),
+    planning: Planning | None = None,
+) -> Batch:
     """The jobs of a prompts file, whose clips lie in the output, a folder.
 
     Without seeds, prompts without a seed of their own take consecutive ones; with them, each is taken with every one.
-    `shard` (i, n) takes every n-th job from the i-th. Raises UsageError and OutputError.
+    `shard` (i, n) takes every n-th job from the i-th. `planning` hears how far it is. Raises UsageError and
+    OutputError.
     """
+    planning = planning or Planning()
     folder = at_home(asked.output or Path("outputs")).absolute()  # workers may run elsewhere
-    resolved = _resolved(asked, variants)
-    jobs = list(_jobs(asked, resolved, folder))
+    resolved = _resolved(asked, variants, planning)
+    jobs = list(_jobs(asked, resolved, folder, planning))
     if folder.suffix.lower() == ".mp4" or (folder.exists() and not folder.is_dir()):
         raise UsageError(f"a batch needs a folder as --output, got {asked.output}")
     check_output(jobs[0].stem.with_name("x.mp4"))
@@ -110,27 +119,29 @@ def plan_batch(asked: Asked, *, variants: Sequence[Variant] = (), shard: tuple[i
     like = Plan(resolved.model, resolved.requests[0], resolved.bank, folder, False, resolved.loading)
     like = replace(like, overwrite=asked.overwrite)
     batch = Batch(like, tuple(variants), tuple(_in_company(jobs[shard[0] :: shard[1]])), resolved.notes, shard)
-    for plan in batch.all_plans():
-        plan.check_free(quick=True)  # once more, in earnest, when the clip is made
+    for job in planning.each(batch.jobs):
+        for plan in batch.plans(job):
+            plan.check_free(quick=True)  # once more, in earnest, when the clip is made
     doubts = (plan.doubt() for plan in batch.all_plans()) if resolved.model.is_local else ()
     return replace(batch, notes=(*batch.notes, *dict.fromkeys(filter(None, doubts))))
 
 
-def _resolved(asked: Asked, variants: Sequence[Variant]) -> Resolved:
+def _resolved(asked: Asked, variants: Sequence[Variant], planning: Planning) -> Resolved:
     """What is asked for; with variants, at their strengths. Raises UsageError for a line with one of its own."""
     if not variants:
-        return resolve(asked)
+        return resolve(asked, planning=planning)
     wanted = any(way.settings["strength"] for way in variants)
     usual = GuideConfig.strength if wanted else 0.0
-    resolved = resolve(asked.with_values(strength=usual) if not wanted else asked.without("strength"), wanted=wanted)
+    asked = asked.without("strength") if wanted else asked.with_values(strength=usual)
+    resolved = resolve(asked, wanted=wanted, planning=planning)
     if len({request.guide.strength for request in resolved.requests}) > 1:
         place = resolved.place(lambda request: request.guide.strength != usual)
         raise UsageError(f"{place}the line has a --strength of its own: leave it out, or --strengths")
     return resolved
 
 
-def _jobs(asked: Asked, resolved: Resolved, folder: Path) -> Iterator[Job]:
-    for index, (request, own) in enumerate(zip(resolved.requests, resolved.seeds, strict=True)):
+def _jobs(asked: Asked, resolved: Resolved, folder: Path, planning: Planning) -> Iterator[Job]:
+    for index, (request, own) in enumerate(zip(planning.each(resolved.requests), resolved.seeds, strict=True)):
         stem = folder / f"{index // IN_FOLDER:04d}" / f"{index:06d}-{slug(request.prompt)}"
         if asked.seeds is None:
             yield Job(request if own is not None else replace(request, seed=request.seed + index), stem)

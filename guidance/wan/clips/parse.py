@@ -37,7 +37,7 @@ class Variant:
     settings: Mapping[str, Knob]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Line:
     """A prompt, and the fields of Request that its line of a prompts file sets; `place` is that line, as FILE:LINE."""
 

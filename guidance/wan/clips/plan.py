@@ -19,6 +19,7 @@ from shelllcc.guidance.versions import version
 from shelllcc.guidance.wan.clips import recorded
 from shelllcc.guidance.wan.clips.asked import Asked
 from shelllcc.guidance.wan.clips.parse import slug
+from shelllcc.guidance.wan.clips.planning import Planning
 from shelllcc.guidance.wan.clips.replacing import in_the_way
 from shelllcc.guidance.wan.clips.request import Request
 from shelllcc.guidance.wan.clips.resolve import Resolved, check_comparable, resolve
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from shelllcc.anchors.bank import Bank
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Plan:
     """One clip to make."""
 
@@ -134,25 +135,32 @@ class Plan:
 
 
 def plan_clips(
-    asked: Asked, *, vouched: Collection[str] = (), may_fetch: Callable[[str], bool] = lambda name: False
+    asked: Asked,
+    *,
+    vouched: Collection[str] = (),
+    may_fetch: Callable[[str], bool] = lambda name: False,
+    planning: Planning | None = None,
 ) -> list[Plan]:
     """The clips asked for.
 
     What the sidecar of a replay names on the hub is not fetched unless it was asked for, is among the `vouched` names,
     or `may_fetch` it. With several prompts, or a prompts file, the output is a folder, and prompts without a seed of
-    their own take consecutive ones. Raises UsageError, and OutputError for a place that cannot be written to.
+    their own take consecutive ones. `planning` hears how far it is. Raises UsageError, and OutputError for a place that
+    cannot be written to.
     """
+    planning = planning or Planning()
     record = _replayed(asked)
     asked = replace(asked, compare=asked.compare or record.get("compare") is True)
-    resolved = resolve(asked, record=record, wanted=asked.compare, check=_trusted(asked, vouched, may_fetch))
+    trusted = _trusted(asked, vouched, may_fetch)
+    resolved = resolve(asked, record=record, wanted=asked.compare, check=trusted, planning=planning)
     if record:
         notes = _other_than(record, resolved.model, same_model=asked.model is None)
         resolved = replace(resolved, notes=(*notes, *resolved.notes))
     if asked.compare:
         _check_compared(resolved)
-    plans = _placed(asked, resolved)
+    plans = _placed(asked, resolved, planning)
     check_outputs(file for plan in plans for file in (*plan.videos.values(), plan.sidecar))
-    for plan in plans:
+    for plan in planning.each(plans):
         plan.check_free()
     return plans
 
@@ -186,14 +194,14 @@ def _check_compared(resolved: Resolved) -> None:
         raise UsageError(f"{place}--compare needs a strength above 0: without guidance there is nothing to compare")
 
 
-def _placed(asked: Asked, resolved: Resolved) -> list[Plan]:
+def _placed(asked: Asked, resolved: Resolved, planning: Planning) -> list[Plan]:
     """A plan for each request, with its seed and its file."""
     output = asked.output and at_home(asked.output)
     many = asked.prompts_file is not None or len(resolved.requests) > 1
     _check_kind(output, many=many)
     plans = []
-    for index, (request, own) in enumerate(zip(resolved.requests, resolved.seeds, strict=True)):
-        request = request if own is not None else request.changed(seed=request.seed + index)
+    for index, (request, own) in enumerate(zip(planning.each(resolved.requests), resolved.seeds, strict=True)):
+        request = request if own is not None else replace(request, seed=request.seed + index)
         path = _output_path(output, request, index if many else None)
         how = asked.compare, resolved.loading, resolved.notes, asked.overwrite
         plans.append(Plan(resolved.model, request, resolved.bank, path, *how))

@@ -68,7 +68,7 @@ class Still:
 Value = str | float | tuple[float, ...] | Still  # of a field of Request, or of a knob of its guide
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Request:
     """One clip to sample. `seed` draws the noise on the CPU, sizes are in pixels, `guide` says how it is guided.
 

@@ -22,6 +22,7 @@ from shelllcc.guidance.paths import here
 from shelllcc.guidance.wan.clips import fitted, recorded
 from shelllcc.guidance.wan.clips.asked import Asked
 from shelllcc.guidance.wan.clips.parse import AUTO, KNOBS, Line, read_prompts
+from shelllcc.guidance.wan.clips.planning import Planning
 from shelllcc.guidance.wan.clips.profiles import tuned_request
 from shelllcc.guidance.wan.clips.request import IMAGES, INSTEAD, Request
 from shelllcc.guidance.wan.clips.stills import check_images, replayed, sized, still_at
@@ -66,15 +67,16 @@ def resolve(
     wanted: bool = False,
     check: Callable[[str | None, Loading], None] = lambda model, loading: None,
     pictured: bool = True,
+    planning: Planning | None = None,
 ) -> Resolved:
     """The requests asked for, and the bank that they share. Nothing is loaded but configs and the bank.
 
     `record` is the sidecar of a clip to replay, `wanted` says that guidance is needed. `check` is told the model's name
     and the loading before anything is looked up on the hub, and may raise. Without `pictured` a model that needs
-    an image gets none: a fit takes those of its clips. Raises UsageError, VideoError for an image, BankError,
-    ModelError, and OutputError where this machine could write no clip.
+    an image gets none: a fit takes those of its clips. `planning` hears how far it is. Raises UsageError, VideoError
+    for an image, BankError, ModelError, and OutputError where this machine could write no clip.
     """
-    record = record or {}
+    record, planning = record or {}, planning or Planning()
     then = None
     if record:
         then = replayed(record, asked.sidecar or Path(), asked.values)
@@ -88,16 +90,16 @@ def resolve(
     if not lines:
         raise UsageError('give --prompt, e.g. --prompt "a tabby cat, zoom in, daylight"')
     usual = then.changed if then else functools.partial(Request.resolve, _preset(asked.preset, model))
-    requests = _requests(asked, lines, usual, model, pictured=pictured)
+    requests = _requests(asked, lines, usual, model, planning, pictured=pictured)
     bank, notes = _bank_for(asked, record, requests, model, loading, wanted=wanted)
     notes += [doubt] if doubt else []
     unfitted = list[Request]()
     if bank is not None and not record and fitted.check_asked(asked.fit) != "never":
-        requests, unfitted, told = _fitted(asked, lines, requests, model, loading, bank, wanted=wanted)
+        requests, unfitted, told = _fitted(asked, lines, requests, model, loading, bank, planning, wanted=wanted)
         notes += told
     requests, found = _settled(asked, lines, requests, model, loading, bank)
     notes += [*found, *_otherwise_trained(model, loading, requests)]
-    notes += [*said_of_cuts(model, requests), *_unknown_to_tiny(model, requests)]
+    notes += [*said_of_cuts(model, requests), *_unknown_to_tiny(model, requests, planning)]
     seeds, places = tuple(line.seed for line in lines), tuple(line.place for line in lines)
     said = tuple(dict.fromkeys(notes))
     return Resolved(model, tuple(requests), seeds, bank, loading, said, places, tuple(unfitted))
@@ -152,7 +154,13 @@ def _preset(name: str | None, model: Model) -> Preset:
 
 
 def _requests(
-    asked: Asked, lines: Sequence[Line], usual: Callable[..., Request], model: Model, *, pictured: bool
+    asked: Asked,
+    lines: Sequence[Line],
+    usual: Callable[..., Request],
+    model: Model,
+    planning: Planning,
+    *,
+    pictured: bool,
 ) -> list[Request]:
     """The request of each line; an error that a line brings, and what was given for all prompts does not, names it."""
     given = ({"seed": asked.seeds[0]} if asked.seeds else {}) | dict(asked.values)
@@ -188,7 +196,7 @@ def _requests(
             raise
 
     try:
-        return [placed(line) for line in lines]
+        return [placed(line) for line in planning.each(lines)]
     except VideoError as error:
         raise UsageError(str(error)) from error
 
@@ -245,6 +253,7 @@ def _fitted(
     model: Model,
     loading: Loading,
     bank: Bank,
+    planning: Planning,
     *,
     wanted: bool,
 ) -> tuple[list[Request], list[Request], list[str]]:
@@ -257,7 +266,7 @@ def _fitted(
 
     guide_of: dict[tuple[object, ...], GuideConfig] = {}
     known_of: dict[tuple[object, ...], tuple[Found, bool]] = {}  # of many prompts few are sampled otherwise
-    for index, (line, request) in enumerate(zip(lines, requests, strict=True)):
+    for index, (line, request) in enumerate(zip(lines, planning.each(requests), strict=True)):
         if request.guide.strength == 0:
             continue
         given = {*asked.values, *line.values} & set(KNOBS) - {"strength"}
@@ -339,13 +348,13 @@ def _otherwise_trained(model: Model, loading: Loading, requests: Sequence[Reques
     return list(filter(None, map(said, requests)))
 
 
-def _unknown_to_tiny(model: Model, requests: Sequence[Request]) -> list[str]:
+def _unknown_to_tiny(model: Model, requests: Sequence[Request], planning: Planning) -> list[str]:
     """For the tiny model: what it knows, where a prompt names no subject of it."""
     if not model.is_tiny:
         return []
     tokenizer = json.loads((Path(model.source) / "tokenizer" / "tokenizer.json").read_text(encoding="utf-8"))
     known = tokenizer["model"]["vocab"]
-    named = (understand(request.prompt).subject for request in requests)
+    named = (understand(request.prompt).subject for request in planning.each(requests))
     if all(subject is not None and spoken(SUBJECTS[subject][0], known) for subject in named):
         return []
     tables = {"Subjects": SUBJECTS, "Camera": MOVES, "Light": LIGHTS, "Free words": FREE}
