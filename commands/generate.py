@@ -45,10 +45,7 @@ def generate(
     trust: Annotated[bool, typer.Option("--trust", help="Fetch what --from names on the hub, unasked.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Skip clips that are finished.")] = False,
     overwrite: options.Overwrite = False,
-    preview: Annotated[
-        Path | None,
-        typer.Option(**options.TO, help="A .png that shows x0 after each step.", rich_help_panel=options.RESULTS),
-    ] = None,
+    preview: Annotated[Path | None, typer.Option(**options.TO, help="A .png that shows x0 after each step.")] = None,
     show: options.Open = False,
     common: options.Common,
     dry_run: options.DryRun = False,

@@ -66,7 +66,22 @@ PromptsFile = Annotated[
         "--prompts-file", **FROM, help="Prompts, one a line, flags of its own at its end; # starts a comment."
     ),
 ]
-MODEL, RESULTS = "Model", "Results"  # panels of the help
+MODEL, RESULTS, MORE = "Model and memory", "Output", "More"
+PANELS: Mapping[str, tuple[str, ...]] = {
+    "Prompt": ("prompt", "prompts_file", "negative_prompt", "image", "last_image", "seed", "seeds"),
+    "Guidance": (
+        *("strength", "strengths", "variant", "radius", "window", "bank", "fit", "fit_budget"),
+        *("clips", "budget", "again"),
+    ),
+    "Sampling": ("preset", "steps", "cfg", "cfg_2", "shift", "sigmas", "scheduler", "size", "frames", "fps"),
+    RESULTS: ("output", "overwrite", "resume", "compare", "preview", "show", "layout", "embed", "as_json", "quiet"),
+    MODEL: (
+        *("model", "transformer", "transformer_2", "lora", "device", "dtype", "quantize", "offload", "tiling"),
+        *("cache", "replay_folder"),
+    ),
+    MORE: (),  # all others, and --help
+}
+"""The panels of the help of commands that sample, and the parameters in them, in this order."""
 Model = Annotated[
     str | None,
     typer.Option(
@@ -360,7 +375,8 @@ def flags_alone(ctx: typer.Context, asked: Asked) -> Asked:
 
 
 class Told(TyperCommand):
-    """A command whose help says of every option what holds where it is not given."""
+    """A command whose help says of every option what holds where it is not given; the many of one that samples come
+    in PANELS."""
 
     def __init__(self, *words: Any, **how: Any) -> None:
         super().__init__(*words, **how)
@@ -370,6 +386,27 @@ class Told(TyperCommand):
                 continue
             if "(default: " not in (option.help or ""):
                 option.help = f"{option.help} (default: {'off' if option.is_flag else 'none'})"
+        self.samples = any(option.name == "steps" for option in self.params)
+        if self.samples:
+            for option in self.params:
+                if isinstance(option, TyperOption):
+                    option.rich_help_panel = next((p for p, names in PANELS.items() if option.name in names), MORE)
+            self.params.sort(key=_rank)
+
+    def get_help_option(self, ctx: Any) -> Any:
+        option = super().get_help_option(ctx)
+        if self.samples and isinstance(option, TyperOption):
+            option.rich_help_panel = MORE
+        return option
+
+
+def _rank(parameter: Any) -> tuple[int, int]:
+    """Where a parameter stands in the help: arguments first, then by panel, and within it."""
+    panel: str = getattr(parameter, "rich_help_panel", None) or ""
+    if panel not in PANELS:
+        return -1, 0
+    names = PANELS[panel]
+    return [*PANELS].index(panel), names.index(parameter.name) if parameter.name in names else len(names)
 
 
 def expanded(command: Callable[..., None]) -> Callable[..., None]:
@@ -380,8 +417,6 @@ def expanded(command: Callable[..., None]) -> Callable[..., None]:
         if is_dataclass(hints[name]):
             groups[name] = hints[name]
             inside = get_type_hints(hints[name], include_extras=True)
-            for hint in inside.values() if hints[name] is not Common else ():
-                hint.__metadata__[0].rich_help_panel = hints[name].__name__
             own |= {field.name: (inside[field.name], field.default) for field in fields(hints[name])}
         else:
             own[name] = hints[name], parameter.default

@@ -14,12 +14,14 @@ from typing import Any
 import typer
 
 from shelllcc import cli
+from shelllcc.commands import options
 
 PAGE = Path(__file__).with_suffix(".md")
 HEAD = """# Commands
 
 Every command and its flags; `make docs` writes this page from the commands themselves. `shelllcc COMMAND --help` shows
-the same, and every command takes `--help`, `-h`. What several commands share is said once, at the end.
+the same, and every command takes `--help`, `-h`. What several commands share is said once, at the end. Flags of
+commands that sample come in this order, here and in their help: {panels}.
 """
 
 
@@ -37,7 +39,7 @@ def page() -> str:
     for name, command in every.items():
         for parameter in command.params:
             users[_line(parameter)].append(name.removeprefix("shelllcc "))
-    parts = [HEAD]
+    parts = [HEAD.format(panels=", ".join(options.PANELS))]
     for name, command in every.items():
         shared = [parameter for parameter in command.params if len(users[_line(parameter)]) > 1]
         lines = [_line(parameter) for parameter in command.params if parameter not in shared]

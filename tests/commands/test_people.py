@@ -12,9 +12,11 @@ import tracemalloc
 
 import pytest
 import typer
+from rich.cells import cell_len
+from typer import rich_utils
 
 from shelllcc import cli
-from shelllcc.commands import progress, tables
+from shelllcc.commands import options, progress, tables
 from shelllcc.commands.examples import EXAMPLES, example
 from shelllcc.guidance.wan.clips import fitted, planning
 from shelllcc.guidance.wan.clips.asked import Asked
@@ -144,6 +146,28 @@ def test_a_table_keeps_what_decides_whole_at_any_width(width, capsys, monkeypatc
         assert name in head
         assert cell in row
     assert ("kurtosis" in head) == (width == 200)
+
+
+SAMPLING = {name: command for name, command in leaves() if any(p.name == "steps" for p in command.params)}
+
+
+@pytest.mark.parametrize("name", SAMPLING)
+def test_flags_of_commands_that_sample_come_in_the_same_groups(shelllcc, monkeypatch, name):
+    monkeypatch.setattr(rich_utils, "MAX_WIDTH", 80)
+    code, out, _ = shelllcc(*name.split(), "--help")
+    assert code == 0
+    assert max(map(cell_len, out.splitlines())) <= 80
+    shown = [panel for panel in re.findall("^╭─ (.+?) ─+╮$", out, re.MULTILINE) if panel != "Arguments"]
+    assert shown == list(options.PANELS)
+    parts = re.split("^╭─ .+ ─+╮$", out, flags=re.MULTILINE)[-len(shown) :]
+    for panel, part in zip(shown, parts, strict=True):
+        flags = [p.opts[0] for p in SAMPLING[name].params if getattr(p, "rich_help_panel", None) == panel]
+        assert re.findall(r"^│[ *]{1,6}(--[\w-]+)", part, re.MULTILINE) == flags + ["--help"] * (panel == "More")
+
+
+def test_no_group_of_flags_names_what_no_command_has():
+    known = {parameter.name for command in SAMPLING.values() for parameter in command.params}
+    assert {name for names in options.PANELS.values() for name in names} <= known
 
 
 def test_many_prompts_are_planned_with_one_look_for_their_fit(shelllcc, tmp_path, monkeypatch):
