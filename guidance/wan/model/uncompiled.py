@@ -33,6 +33,7 @@ class Uncompiled(ModuleType):
         """Take the compiler's place."""
         traced = ModuleType(TRACED)
         vars(traced)["TransformGetItemToIndex"] = lambda: self.own(TRACED).TransformGetItemToIndex()
+        vars(traced)["__getattr__"] = lambda name: self.part(TRACED, name)
         sys.modules |= {COMPILER: self, TRACED: traced}
         vars(importlib.import_module("torch"))["_dynamo"] = self
         sys.meta_path.insert(0, self.finder)
@@ -44,10 +45,14 @@ class Uncompiled(ModuleType):
             sys.meta_path.remove(self.finder)
         return importlib.import_module(name)
 
-    def __getattr__(self, name: str) -> Any:
+    def part(self, module: str, name: str) -> Any:
+        """What torch's own calls so. Python itself asks for names with underscores: no reason to import it."""
         if name.startswith("__"):
             raise AttributeError(name)
-        return getattr(self.own(), name)
+        return getattr(self.own(module), name)
+
+    def __getattr__(self, name: str) -> Any:
+        return self.part(COMPILER, name)
 
 
 class _Parts(MetaPathFinder):

@@ -65,6 +65,7 @@ def test_a_lora_of_the_embedded_model_needs_peft_and_not_what_peft_could_use(tmp
         "print(torch._dynamo.config is sys.modules['torch._dynamo.config'])",
         "from torch._dynamo._trace_wrapped_higher_order_op import TransformGetItemToIndex as found\n"
         "with found(): print(True)",
+        "from torch._dynamo._trace_wrapped_higher_order_op import trace_wrapped; print(callable(trace_wrapped))",
         "print(True)",
     ],
 )
