@@ -1,8 +1,8 @@
-"""How long commands take from their first import to their end: CPU seconds and wall time, each in processes of its own.
+"""How long commands take from their first import to their end, and how much memory: each in processes of its own.
 
-`python -m benchmarks.start` prints a table of three runs each: their median, and how far the least and the most lie
-apart; `--json` has the same. CPU seconds are the figure to compare where other
-processes share the cores; wall time is that of an idle machine alone.
+`python -m benchmarks.start` prints a table of three runs each: the median of CPU seconds, wall seconds and most MB at a
+time, and how far the least and the most lie apart; `--json` has the same. CPU seconds are the figure to compare where
+other processes share the cores; wall time is that of an idle machine alone.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -32,19 +31,25 @@ COMMANDS = {
 }
 
 
-def timed(words: Sequence[str], folder: Path) -> tuple[float, float]:
-    """CPU seconds, user and system, and wall seconds of one command. Raises CalledProcessError where it fails."""
-    before, begun = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    env = os.environ | {"SHELLLCC_CACHE": str(folder / "cache")}
-    subprocess.run([sys.executable, "-m", "shelllcc", *words], cwd=folder, env=env, capture_output=True, check=True)
-    wall, after = time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, wall
+def timed(words: Sequence[str], folder: Path) -> tuple[float, float, float]:
+    """CPU seconds, user and system, wall seconds, and most MB at a time of one command.
+
+    Raises CalledProcessError where it fails.
+    """
+    env, command = os.environ | {"SHELLLCC_CACHE": str(folder / "cache")}, [sys.executable, "-m", "shelllcc", *words]
+    begun = time.perf_counter()
+    running = subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, used = os.wait4(running.pid, 0)
+    wall, running.returncode = time.perf_counter() - begun, os.waitstatus_to_exitcode(status)
+    if running.returncode:
+        raise subprocess.CalledProcessError(running.returncode, command)
+    return used.ru_utime + used.ru_stime, wall, used.ru_maxrss / (1e6 if sys.platform == "darwin" else 1024)
 
 
-def row_of(runs: Sequence[tuple[float, float]]) -> dict[str, float]:
-    """Of CPU and wall seconds, each their median and how far the least and the most lie apart."""
+def row_of(runs: Sequence[tuple[float, float, float]]) -> dict[str, float]:
+    """Of CPU and wall seconds and MB, each their median and how far the least and the most lie apart."""
     row: dict[str, float] = {}
-    for kind, seconds in zip(("cpu", "wall"), zip(*runs, strict=True), strict=True):
+    for kind, seconds in zip(("cpu", "wall", "mb"), zip(*runs, strict=True), strict=True):
         row |= {f"{kind}_median": statistics.median(seconds), f"{kind}_spread": max(seconds) - min(seconds)}
     return {name: round(value, 2) for name, value in row.items()}
 
@@ -66,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.json:
         print(json.dumps(table))
         return
-    print(f"{'seconds':<20}{'cpu':>9}{'spread':>9}{'wall':>9}{'spread':>9}")
+    print(f"{'seconds':<20}{'cpu':>9}{'spread':>9}{'wall':>9}{'spread':>9}{'MB':>9}{'spread':>9}")
     for name, row in table.items():
         print(f"{name:<20}" + "".join(f"{value:>9.2f}" for value in row.values()))
 
