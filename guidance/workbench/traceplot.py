@@ -61,10 +61,11 @@ class Axis(NamedTuple):
 
 
 def trace_svg(traces: Mapping[str, Sequence[Step]], *, title: str) -> str:
-    """Distance, aimed radius and target over sigma, which falls to the right, of each trace that has a step."""
+    """Distance, aimed radius and that of real video over sigma, which falls to the right, of each trace that has a
+    step."""
     drawn = {label: steps for label, steps in traces.items() if any(True for _ in _points(steps, "distance"))}
     body = "".join(_plot(drawn)) if drawn else _text(WIDTH / 2, HEIGHT / 2, "the guide never acted", anchor="middle")
-    described = "Shell distance, aimed radius and target over sigma: " if drawn else "The guide never acted."
+    described = "Shell distance, aimed radius and that of real video over sigma: " if drawn else "The guide never acted."
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="shell-trace" role="img" viewBox="0 0 {WIDTH} {HEIGHT}" '
         f'width="{WIDTH}" height="{HEIGHT}"><title>{_safe(title)}</title>'
@@ -146,9 +147,9 @@ def _keys(alarmed: bool) -> Iterator[str]:
     yield f'<path class="aimed" d="M{LEFT + 186} 48h26"/></g><path class="target" d="M{LEFT + 324} 48h26"/>'
     yield f'<circle cx="{LEFT + 13}" cy="48" r="3.4" fill="currentColor"/>'
     yield _text(LEFT + 34, 52, "median shell distance") + _text(LEFT + 220, 52, "aimed radius")
-    yield _text(LEFT + 358, 52, "target")
+    yield _text(LEFT + 358, 52, "real video")
     if alarmed:
-        yield f'<circle class="alarm" cx="{LEFT + 426}" cy="48" r="7"/>' + _text(LEFT + 440, 52, "alarm")
+        yield f'<circle class="alarm" cx="{LEFT + 446}" cy="48" r="7"/>' + _text(LEFT + 460, 52, "alarm")
 
 
 def _points(steps: Sequence[Step], key: str) -> Iterator[Point]:

@@ -43,6 +43,8 @@ def test_sigma_falls_to_the_right_and_distance_rises_upwards():
     assert tree.get("role") == "img"
     assert [child.tag for child in tree][:2] == [f"{SVG}title", f"{SVG}desc"]
     assert "prefers-color-scheme: dark" in text(tree)
+    assert "real video" in text(tree)  # whose radius the grey line is
+    assert "target" not in "".join(node.text or "" for node in tree.iter(f"{SVG}text"))
 
 
 def test_every_label_is_there_and_an_unguided_trace_is_not():
