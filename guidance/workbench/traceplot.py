@@ -65,7 +65,9 @@ def trace_svg(traces: Mapping[str, Sequence[Step]], *, title: str) -> str:
     step."""
     drawn = {label: steps for label, steps in traces.items() if any(True for _ in _points(steps, "distance"))}
     body = "".join(_plot(drawn)) if drawn else _text(WIDTH / 2, HEIGHT / 2, "the guide never acted", anchor="middle")
-    described = "Shell distance, aimed radius and that of real video over sigma: " if drawn else "The guide never acted."
+    described = (
+        "Shell distance, aimed radius and that of real video over sigma: " if drawn else "The guide never acted."
+    )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="shell-trace" role="img" viewBox="0 0 {WIDTH} {HEIGHT}" '
         f'width="{WIDTH}" height="{HEIGHT}"><title>{_safe(title)}</title>'

@@ -335,11 +335,23 @@ def quieten(*, needed: Sequence[str] | None = None) -> None:
 
 
 def _needed(model: Model, loading: Loading) -> list[str] | None:
-    """The optional libraries that the embedded model needs: for adapters PEFT. None for other models, files and
-    quantizations, which may need any."""
-    if not model.is_tiny or loading.transformer or loading.transformer_2 or loading.quantize != "none":
+    """The optional libraries that a model needs: for adapters of the embedded one PEFT. None for other adapters, files,
+    quantizations and models, which may need any."""
+    if loading.transformer or loading.transformer_2 or loading.quantize != "none":
         return None
-    return ["peft"] if loading.loras else []
+    if model.is_tiny:
+        return ["peft"] if loading.loras else []
+    return [] if _is_plain(model) and not loading.loras else None
+
+
+def _is_plain(model: Model) -> bool:
+    """Whether a folder's model asks for no optional library: it sees no images, no part of it is quantized, its
+    tokenizer needs no other to be read, and its noise levels are no quantiles of scipy's."""
+    folder = Path(model.source)
+    if not model.is_local or model.takes_image or not (folder / "tokenizer" / "tokenizer.json").is_file():
+        return False
+    configs = [_read_json(path) for path in sorted(folder.glob("*/*config.json"))]
+    return not any(config.get("quantization_config") or config.get("use_beta_sigmas") for config in configs)
 
 
 def weights_sha256(folder: Path) -> str:

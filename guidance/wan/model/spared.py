@@ -1,4 +1,4 @@
-"""What diffusers and transformers would import, and the embedded model never calls.
+"""What diffusers and transformers would import, and the embedded model, as other plain ones, never calls.
 
 Optional libraries, torch's compiler, and its exchange between processes.
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
 
+from shelllcc.guidance.wan.model.loading import Loading, Lora
+from shelllcc.guidance.wan.model.pipeline import TINY, _needed, find_model
 from shelllcc.guidance.wan.model.spared import OPTIONAL, TRIED
 
 WHOLE = ("torch._dynamo.convert_frame", "torch.distributed.tensor")  # torch's own, and what they bring
@@ -55,6 +58,47 @@ def test_a_lora_of_the_embedded_model_needs_peft_and_not_what_peft_could_use(tmp
     exit_code, imported, peft, *_ = run("command", words, tmp_path)
     assert (exit_code, peft) == (0, True)
     assert imported == ["peft"]
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """A toy Wan's folder as people have them."""
+    folder = tmp_path_factory.mktemp("plain") / "model"
+    shutil.copytree(TINY, folder, ignore=shutil.ignore_patterns("distilled.safetensors", "*.py"))
+    return folder
+
+
+def test_a_plain_model_of_a_folder_needs_none_of_them_either(plain, tmp_path):
+    few = ["--size", "64x64", "--frames", "5", "--steps", "2", "--fit", "never", "--strength", "0"]
+    words = ["generate", "--model", str(plain), "-p", "a cat", *few, "-o", "a.mp4"]
+    exit_code, imported, peft, *_ = run("command", words, tmp_path)
+    assert (exit_code, imported, peft) == (0, [], False)
+    own = run("command", ["generate", "-p", "a cat", *few, "-o", "b.mp4"], tmp_path)
+    assert own[0] == 0
+    hashes = [json.loads((tmp_path / name).read_text())["frames_sha256"] for name in ("a.json", "b.json")]
+    assert hashes[0] == hashes[1]
+
+
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("transformer/config.json", {"quantization_config": {"quant_method": "bitsandbytes"}}),
+        ("text_encoder/config.json", {"quantization_config": {"quant_method": "torchao"}}),
+        ("scheduler/scheduler_config.json", {"use_beta_sigmas": True}),
+        ("tokenizer/tokenizer.json", None),
+    ],
+)
+def test_a_model_that_may_need_one_of_them_is_not_plain(part, change, plain, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(plain, folder)
+    assert _needed(find_model(str(folder)), Loading()) == []
+    assert _needed(find_model(str(folder)), Loading(quantize="int8")) is None
+    assert _needed(find_model(str(folder)), Loading(loras=(Lora("a.safetensors"),))) is None
+    if change is None:
+        (folder / part).unlink()
+    else:
+        (folder / part).write_text(json.dumps(json.loads((folder / part).read_text()) | change))
+    assert _needed(find_model(str(folder)), Loading()) is None
 
 
 @pytest.mark.parametrize(
