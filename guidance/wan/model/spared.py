@@ -70,16 +70,30 @@ def _missing(names: tuple[str, ...]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _alone() -> Iterator[None]:
-    """Within the block, libraries that ask whether processes can be connected hear no, unless this one is."""
+    """Within the block, libraries that ask whether processes can be connected hear no, unless this one is.
+
+    Parts of torch's that they would have imported for others, too, are then imported when somebody asks for them.
+    """
     from torch import distributed
 
     known = distributed.is_available
     if not (known() and distributed.is_initialized()):
         distributed.is_available = lambda: False
+        vars(distributed).setdefault("__getattr__", _part_of_distributed)
     try:
         yield
     finally:
         distributed.is_available = known
+
+
+def _part_of_distributed(name: str) -> object:
+    """The submodule of torch.distributed. Raises AttributeError where there is none, as the package itself does."""
+    try:
+        if name.startswith("__"):
+            raise ModuleNotFoundError(name)
+        return importlib.import_module(f"torch.distributed.{name}")
+    except ModuleNotFoundError as error:
+        raise AttributeError(f"module 'torch.distributed' has no attribute {name!r}") from error
 
 
 @contextlib.contextmanager

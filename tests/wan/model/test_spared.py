@@ -101,6 +101,20 @@ def test_a_model_that_may_need_one_of_them_is_not_plain(part, change, plain, tmp
     assert _needed(find_model(str(folder)), Loading()) is None
 
 
+def test_parts_that_nobody_imported_come_when_they_are_asked_for(tmp_path):
+    """Older PEFTs ask for torch.distributed.tensor, which others had imported."""
+    code = """
+import sys
+from shelllcc.guidance.wan.model.spared import claim_process, import_wan_alone
+claim_process(), import_wan_alone()
+import torch.distributed
+assert torch.distributed.is_available() and "torch.distributed.tensor" not in sys.modules
+print(torch.distributed.tensor.DTensor.__name__, hasattr(torch.distributed, "nothing"))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["DTensor", "False"], done.stderr
+
+
 @pytest.mark.parametrize(
     "asking",
     [
