@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis  # noqa: F401  before `_keep`: it asks the collector who refers to what
 import pytest
 import torch
 
@@ -22,6 +23,16 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background processes ignore it, and so would ours
 torch.set_num_threads(1)  # several are slow beside other processes, and a fork of them hangs
 ROOT = Path(__file__).parent.parent
+
+
+def pytest_collection_finish() -> None:
+    _keep()
+
+
+def _keep() -> None:
+    """What is here stays to the end: garbage collections, each a quarter of a second else, pass over it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -70,7 +81,9 @@ def pipe():
     """The embedded tiny Wan on the CPU."""
     from shelllcc.guidance.wan.model.pipeline import find_model, load_pipeline
 
-    return load_pipeline(find_model(None), device="cpu")
+    loaded = load_pipeline(find_model(None), device="cpu")
+    _keep()
+    return loaded
 
 
 @pytest.fixture(scope="session")
