@@ -8,7 +8,6 @@ import os
 import pty
 import re
 import struct
-import subprocess
 import sys
 import termios
 import time
@@ -16,6 +15,7 @@ import time
 import pytest
 from rich.cells import cell_len
 
+from shelllcc import cli
 from shelllcc.commands import progress, streams
 from shelllcc.commands.progress import Part, TerminalReporter, clock, line_of
 from shelllcc.guidance.wan.clips.sample import Moment
@@ -93,27 +93,16 @@ def test_planning_many_clips_is_drawn_with_the_share_that_is_done():
     assert {17, 50, 83} <= {*shares}
 
 
-def command_on_terminal(columns, words, folder):
-    """What a command wrote, in a process of its own, on a terminal so wide."""
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    around = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "NO_COLOR", "CI")}
-    around |= {"TERM": "xterm-256color", "SHELLLCC_CACHE": str(folder / "cache")}
-    command = [sys.executable, "-m", "shelllcc", *words]
-    running = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, cwd=folder, env=around)
-    os.close(theirs)
-    got = b""
-    with contextlib.suppress(OSError):
-        while part := os.read(ours, 1 << 16):
-            got += part
-    os.close(ours)
-    assert running.wait() == 0, got.decode(errors="replace")
-    return [line for line in re.split(r"[\r\n]+", CODES.sub("", got.decode())) if line.strip()]
-
-
 @pytest.mark.parametrize("columns", [80, 200])
-def test_a_command_on_a_terminal_shows_steps_decoding_and_a_table(columns, tmp_path):
-    lines = command_on_terminal(columns, ["compare", "-p", "a tabby cat", *SMALL, "-o", "run"], tmp_path)
+def test_a_command_on_a_terminal_shows_steps_decoding_and_a_table(columns, prepared, tmp_path):
+    def compare():
+        os.chdir(tmp_path)
+        prepared(pytest.MonkeyPatch())
+        sys.argv = ["shelllcc", "compare", "-p", "a tabby cat", *SMALL, "-o", "run"]
+        with pytest.raises(SystemExit, match="0"):
+            cli.main()
+
+    lines = on_terminal(columns, compare)
     assert max(cell_len(line) for line in lines if not re.match(r"\d\d |report|shelllcc:", line)) <= columns
     assert any("step" in line and "eta" in line for line in lines), lines
     head = next(line for line in lines if "verdict" in line and "clip" in line)

@@ -273,7 +273,12 @@ def test_newton_schulz_makes_singular_values_near_one():
     assert values.max() < 1.3
 
 
-def test_the_recipe_runs_resumes_and_loads_as_a_stock_pipeline(root, forked, tmp_path):
+def test_the_recipe_runs_resumes_and_loads_as_a_stock_pipeline(root, forked, tmp_path, monkeypatch):
+    from training import reel
+    from training.studio import Studio
+
+    monkeypatch.setattr(reel, "FRAME", 96)  # clips of a quarter of the pixels, in every fork
+    monkeypatch.setitem(Studio.film.__kwdefaults__, "size", 96)
     shell = forked(root, said=tmp_path / "said")
 
     def step(module, *words):

@@ -26,7 +26,6 @@ CASES = ("tiny float32 even", "tiny float32 uneven", "tiny bfloat16 uneven", "to
 def launch(task, folder):
     """Two processes under torchrun, in the background."""
     words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    words += ["--monitor-interval", "3"] if "killed" in task else []  # else torchrun may end rank 0 before it tells
     gone = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
     env = {name: value for name, value in os.environ.items() if name not in gone}
     env |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "SHELLLCC_CACHE": str(folder)}
@@ -36,15 +35,41 @@ def launch(task, folder):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def forks(forked):
+    """Runs a task as `launch` does: by torchrun's agent, but agent and workers are forks that import nothing."""
+
+    def run(task, folder):
+        shell = forked(folder)
+        shell.prepare = lambda patch: None
+        return shell.run([], before=lambda: _as_agent(task, folder), kill_after=120)
+
+    return run
+
+
+def _as_agent(task, folder):
+    """What torchrun does with two processes. Ends this one."""
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    every = 3 if "killed" in task else 0.1  # else it may end rank 0 before it tells
+    words = dict(min_nodes=1, max_nodes=1, nproc_per_node=2, run_id=folder.name, max_restarts=0, start_method="fork")
+    words |= dict(rdzv_backend="c10d", rdzv_endpoint="localhost:0", monitor_interval=every)
+    try:
+        elastic_launch(LaunchConfig(**words), work)(task, folder)
+    except ChildFailedError:
+        sys.exit(1)
+    sys.exit(0)
+
+
+@pytest.fixture(scope="module")
+def made(forks, tmp_path_factory):
     """What both ranks made of every case, by rank."""
     if torch.version.cuda and not torch.cuda.is_available():
         pytest.skip("diffusers exchanges sizes on a GPU where torch was built for CUDA, and there is none")
     folder = tmp_path_factory.mktemp("clips")
-    process = launch("clips", folder)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    assert out.splitlines() == ["rank 0 speaks"]
+    done = forks("clips", folder)
+    assert done.code == 0, done.err
+    assert done.out.splitlines() == ["rank 0 speaks"]
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 
@@ -87,20 +112,24 @@ def test_values_are_compared_and_told(made):
 
 
 @pytest.mark.parametrize(
-    ("task", "told"),
-    [
-        ("rank 1 fails", "rank 1: no such thing"),
-        ("both fail", "no such thing"),
-        ("rank 1 is killed", "rank 0 lost the others"),
-    ],
+    ("task", "told"), [("both fail", "no such thing"), ("rank 1 is killed", "rank 0 lost the others")]
 )
-def test_one_rank_tells_of_a_failure_and_nobody_waits_for_ever(tmp_path, task, told):
-    process = launch(task, tmp_path)
+def test_one_rank_tells_of_a_failure_and_nobody_waits_for_ever(forks, tmp_path, task, told):
+    done = forks(task, tmp_path)
+    assert done.code == 1
+    assert_one_error(done.err, told)
+
+
+def test_a_rank_s_failure_is_told_as_its_own_under_torchrun_as_it_is_typed(tmp_path):
+    process = launch("rank 1 fails", tmp_path)
     _, err = process.communicate(timeout=60)
     assert process.returncode != 0
-    lines = [line for line in err.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1
-    assert told in lines[0]
+    assert_one_error(err, "rank 1: no such thing")
+
+
+def assert_one_error(err, told):
+    [line] = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert told in line
 
 
 def test_an_interrupt_ends_all(tmp_path):
@@ -148,7 +177,7 @@ def test_heads_may_be_shared_out_unevenly(count, heads):
 
 
 def clips(folder):
-    """Sample every case alone, then over both processes, and with a prefix."""
+    """Sample every case over both processes, and with a prefix; and before it on the first of them alone."""
     with joined("cpu") as ranks:
         print(f"rank {ranks.rank} speaks")
         made = {case: _clip(case, ranks) for case in CASES}
@@ -174,7 +203,7 @@ def _clip(case, ranks):
     values = dict(width=width, height=height, frames=frames, steps=5, cfg=3.0, cfg_2=2.0, strength=2.0)
     request = Request.resolve(PRESETS["tiny"], prompt="a tabby cat, zoom in, daylight", window=(0.0, 0.9), **values)
     images = {"image": Image.linear_gradient("L").convert("RGB").resize((width, height))} if size == "image" else {}
-    alone = sample(pipe, request, guide_for(request, bank), images=images)
+    alone = sample(pipe, request, guide_for(request, bank), images=images) if ranks.is_main else None
     spread(pipe, ranks)
     shares, handle = _listen(pipe)
     moves, own = [], ShellGuide.move
@@ -185,11 +214,11 @@ def _clip(case, ranks):
     handle.remove()
     found = _with_prefix(pipe, request, bank) if case.endswith("float32 uneven") else {}
     frames, height, width = clip.latents.shape[2:]
+    if alone is not None:
+        found |= {"alone": alone.latents, "trace alone": [asdict(step) for step in alone.trace]}
     return found | {
         "latents": clip.latents,
         "trace": [asdict(step) for step in clip.trace],
-        "alone": alone.latents,
-        "trace alone": [asdict(step) for step in alone.trace],
         "share": shares[0],
         "tokens": frames * height * width // 4,
         "moved": [any(bool(move[:, :, frame].any()) for move in moves) for frame in range(frames)],
@@ -260,9 +289,10 @@ def fail(task, folder):
         sys.exit(1)
 
 
+def work(task, folder):
+    clips(folder) if task == "clips" else fail(task, folder)
+
+
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[3]))
-    if sys.argv[1] == "clips":
-        clips(Path(sys.argv[2]))
-    else:
-        fail(sys.argv[1], Path(sys.argv[2]))
+    work(sys.argv[1], Path(sys.argv[2]))
