@@ -122,9 +122,9 @@ def test_a_folder_of_videos_becomes_a_bank_that_guides_the_model(shelllcc, films
 
 
 def test_order_threads_and_workers_do_not_change_a_byte(films, forked, tmp_path):
-    names = sorted(str(path) for path in films.glob("*.mp4"))[:6]
+    names = sorted((str(path) for path in films.glob("*.mp4")), reverse=True)[-6:]
     blobs = set()
-    for order, threads, workers in ((names, 1, 1), (names[::-1], 2, 2), ([str(films / "clip 0[0-5].mp4")], 2, 1)):
+    for order, threads, workers in (([str(films / "clip 0[0-5].mp4")], 1, 1), (names, 2, 2)):
         folder = tmp_path / f"{threads}{workers}"
         folder.mkdir()
         options = [*TINY[:-1], workers, *SMALL, "--kind", "local", "--neighbours", 4]
