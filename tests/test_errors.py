@@ -73,7 +73,7 @@ def test_a_device_answers_or_not():
 
 
 def request(**values):
-    small = {"prompt": "a tabby cat, zoom in, daylight", "width": 64, "height": 64, "frames": 5, "steps": 2}
+    small = {"prompt": "a tabby cat, zoom in, daylight", "width": 32, "height": 32, "frames": 5, "steps": 2}
     return Request.resolve(PRESETS["tiny"], **{**small, **values})
 
 
@@ -112,7 +112,7 @@ def test_out_of_memory_while_prompts_are_encoded_is_one_line(when, shelllcc, tmp
 
     monkeypatch.setattr(pipeline, "load_text_encoder", load)
     monkeypatch.setenv("SHELLLCC_CACHE", str(tmp_path / "cache"))
-    words = ["--size", "64x64", "--frames", "5", "--steps", "2"]
+    words = ["--size", "32x32", "--frames", "5", "--steps", "2"]
     (tmp_path / "prompts.txt").write_text("a tabby cat\na rocket")
     commands = {"generate": ["-p", "a tabby cat", "-o", "x.mp4"], "batch": ["prompts.txt", "-o", "clips"]}
     for command, more in commands.items():
@@ -213,7 +213,7 @@ def classes(root):
 
 def test_every_error_of_ours_travels_whole():
     for module in pkgutil.walk_packages(shelllcc.__path__, "shelllcc."):
-        outside = ("tests", "benchmarks", "training", "comfy.", "__main")  # comfy. wants ComfyUI
+        outside = ("tests", "benchmarks", "training", "comfy.", "servers.vllm_omni_wan", "__main")  # want their hosts
         if not module.name.removeprefix("shelllcc.").startswith(outside):
             importlib.import_module(module.name)
     ours = [kind for kind in classes(ShellLCCError) if kind.__module__.startswith("shelllcc.")]
