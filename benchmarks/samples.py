@@ -41,7 +41,7 @@ from shelllcc.guidance.wan.model.presets import PRESETS
 
 FOLDER = Path("runs/samples")
 EARLY = Path("runs/early")  # the over-smoothed base, made by benchmarks.early
-SMOKE = dict(height=64, width=64, num_frames=5)
+SMOKE = dict(height=32, width=32, num_frames=5)
 FLOW = dict(prediction_type="flow_prediction", use_flow_sigmas=True)
 SCHEDULERS = {
     "unipc": lambda shift: diffusers.UniPCMultistepScheduler(**FLOW, flow_shift=shift),

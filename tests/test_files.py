@@ -19,7 +19,7 @@ from shelllcc.guidance.media import video
 from shelllcc.guidance.media.footage import read_video
 from shelllcc.guidance.media.video import frames_in, read_tag, write_video
 
-SMALL = ["--size", "64x64", "--frames", "5", "--steps", "2"]
+SMALL = ["--size", "32x32", "--frames", "5", "--steps", "2"]
 CAT = ["--prompt", "a tabby cat, zoom in, daylight", *SMALL]
 FRAMES = np.random.default_rng(0).integers(0, 255, (5, 64, 64, 3), dtype=np.uint8)
 
@@ -101,7 +101,7 @@ def ffmpeg(*words, check=True):
 def test_a_machine_that_can_write_no_clip_says_so_before_anything_is_sampled(text, shelllcc, script, monkeypatch):
     import imageio_ffmpeg
 
-    words = ["--prompt", "a tabby cat", "--size", "64x64", "--frames", "5", "--steps", "2"]
+    words = ["--prompt", "a tabby cat", "--size", "32x32", "--frames", "5", "--steps", "2"]
     if text is None:
         monkeypatch.setattr(imageio_ffmpeg, "get_ffmpeg_exe", lambda: "/none/ffmpeg")
     else:
@@ -335,7 +335,7 @@ def test_a_bank_replaces_nothing_but_an_earlier_make_of_it(shelllcc, tmp_path):
     from shelllcc.anchors.latents import save_latents
 
     for number in range(8):
-        noise = torch.randn(1, 16, 2, 8, 8, generator=torch.Generator().manual_seed(number))
+        noise = torch.randn(1, 16, 2, 4, 4, generator=torch.Generator().manual_seed(number))
         save_latents(tmp_path / "latents" / f"{number}.safetensors", noise, {})
     save_file({"weight": torch.zeros(3)}, tmp_path / "model.safetensors")
     (tmp_path / "shell_lcc.pth").write_bytes(b"the authors' own")

@@ -77,7 +77,7 @@ def test_an_arm_is_sampled_once_and_anew_when_the_guide_changes(pipe, tmp_path, 
     sampler.pipes["tiny"] = pipe
     arm = Arm(steps=3, guide=GuideConfig(window=(0.0, 1.0)))
     first = sampler.sample(arm)
-    assert first.frames.shape == (2, 5, 64, 64, 3)
+    assert first.frames.shape == (2, 5, 32, 32, 3)
     assert first.moved > 0
     assert not torch.equal(first.frames, sampler.sample(arm.base).frames)
     with monkeypatch.context() as patch:
@@ -241,7 +241,7 @@ def test_the_early_checkpoint_is_a_pipeline_of_its_own(tmp_path, monkeypatch):
     early.main(smoke=True)
     sampler = Sampler(device="cpu", batch=1, count=1, smoke=True)
     frames = sampler.sample(Arm(steps=1, model="early")).frames
-    assert frames.shape == (1, 5, 64, 64, 3)
+    assert frames.shape == (1, 5, 32, 32, 3)
     assert weights_sha256(samples.EARLY) != weights_sha256(TINY)
 
 
@@ -334,9 +334,9 @@ def test_pictures_are_drawn_at_a_toy_size(toy, monkeypatch):
     folder, _ = toy
     monkeypatch.chdir(folder)
     picture.guided(folder / "guided.png", smoke=True)
-    assert imageio.imread(folder / "guided.png").shape == (128, 64 * len(picture.SHOWN), 3)
+    assert imageio.imread(folder / "guided.png").shape == (64, 32 * len(picture.SHOWN), 3)
     picture.real_above_sampled(folder / "montage.png", subjects="cat,brick", columns=2, enlarge=2, smoke=True)
-    assert imageio.imread(folder / "montage.png").shape == (256, 256, 3)
+    assert imageio.imread(folder / "montage.png").shape == (128, 128, 3)
     assert set(picture.SHOWN) <= set(SUBJECTS)
     texts = [prompts()[number] for number in picture.chosen(picture.SHOWN)]
     assert [understand(text).subject for text in texts] == list(picture.SHOWN)

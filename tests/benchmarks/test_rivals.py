@@ -17,7 +17,7 @@ from shelllcc.guidance.geometry.threads import one_thread
 
 TEXT, SEED = "a tabby cat, zoom in, daylight", 3
 STEPS = {"num_inference_steps": 3}
-SIZE = {"height": 64, "width": 64, "num_frames": 5}
+SIZE = {"height": 32, "width": 32, "num_frames": 5}
 APG_RESCALE = "adaptive_projected_guidance_rescale"
 WEAK = {"layers": (3,), "scale": 1.0}
 

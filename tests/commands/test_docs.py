@@ -141,7 +141,7 @@ def test_the_defaults_of_the_pages_are_taken(app, pages, tmp_path):
 def test_the_python_example_of_the_readme_runs(pages, root, monkeypatch):
     """As it is, but on a smaller picture and in fewer steps; what it gives is guided."""
     [text] = [block for kind, block in FENCED.findall(pages[root / "README.md"]) if kind == "python"]
-    full, less = "height=192, width=192, num_frames=17", "height=64, width=64, num_frames=5, num_inference_steps=12"
+    full, less = "height=192, width=192, num_frames=17", "height=32, width=32, num_frames=5, num_inference_steps=12"
     small = text.replace(full, less)
     assert small != text
     monkeypatch.chdir(root)
@@ -151,7 +151,7 @@ def test_the_python_example_of_the_readme_runs(pages, root, monkeypatch):
         torch.manual_seed(0)
         exec(small.replace("strength=1.5", f"strength={strength}"), names)
         clips[strength] = names["frames"]
-        assert names["frames"].shape == (5, 64, 64, 3)
+        assert names["frames"].shape == (5, 32, 32, 3)
     assert not (clips["1.5"] == clips["0.0"]).all()
 
 
@@ -171,8 +171,8 @@ def test_every_command_of_the_readme_runs_in_its_order(shelllcc, pages, root, tm
             continue
         words = shlex.split(called[1])
         sampled = words[0] in ("generate", "compare", "tune") and "--from" not in words
-        small = ["--size", "64x64", "--frames", "5"] if sampled or words[0] == "score" else []
-        steps = ["--steps", "6", "--window", "0:0.99"] if sampled and "--preset" not in words else []
+        small = ["--size", "32x32", "--frames", "5"] if sampled or words[0] == "score" else []
+        steps = ["--steps", "4", "--window", "0:0.99"] if sampled and "--preset" not in words else []
         code, _, err = shelllcc(*words, *small, *steps)
         assert code == 0, (line, err)
         ran.append(words[0])

@@ -25,7 +25,7 @@ from shelllcc.guidance.wan.model.loading import Loading, Lora
 from shelllcc.guidance.wan.model.pipeline import TINY, find_model
 from shelllcc.guidance.wan.model.presets import PRESETS
 
-SMALL = ("--size", "64x64", "--frames", "5", "--steps", "4")
+SMALL = ("--size", "32x32", "--frames", "5", "--steps", "4")
 GUIDE = GuideConfig(window=(0.0, 0.9), toward=0.0, coarse=1.1, radius=2.0, tone=0.0, calm=0.0, contrast=0.0)
 
 
@@ -40,7 +40,7 @@ def fit_for(bank, *, steps=4, cfg=1.0, model=None, guide=GUIDE):
         left_out=(),
         seed=0,
         sigma=0.95,
-        size=(64, 64, 5),
+        size=(32, 32, 5),
         model=model.name,
         bank=bank.name,
         versions={},
@@ -58,12 +58,12 @@ def test_the_command_that_is_told_makes_the_fit_that_was_lacking(shelllcc, tmp_p
     size = find_model(None).transformer["num_attention_heads"] * find_model(None).transformer["attention_head_dim"]
     save_file({"blocks.0.attn1.to_q.diff": torch.zeros(size, size)}, tmp_path / "x y.safetensors")
     loading = {"quantize": "fp8", "loras": (Lora(str(tmp_path / "x y.safetensors"), 0.5),)}
-    values = {"width": 64, "height": 64, "frames": 5, "cfg": 2.0}
+    values = {"width": 32, "height": 32, "frames": 5, "cfg": 2.0}
     asked = Asked(prompts=("any",), preset="wan-1.3b-480p", values=values, loading=loading, fit="never")
     found = resolve(asked, wanted=True)
     lacking = belonging(found.requests[0], found.model, found.loading, found.bank)
     program, *words = shlex.split(fit_command(asked))
-    code, out, err = shelllcc(*words, "--size", "64x64", "--frames", "5", "--dry-run", "--json")
+    code, out, err = shelllcc(*words, "--size", "32x32", "--frames", "5", "--dry-run", "--json")
     assert (program, code) == ("shelllcc", 0), err
     assert json.loads(out)["belongs"] == json.loads(json.dumps(lacking.as_dict()))
 
@@ -303,7 +303,7 @@ def test_python_takes_the_fit_of_a_pipeline(tmp_path, monkeypatch, pipe, tiny_ba
         fitted_guide(diffusers.modular_pipelines.WanBlocks().init_pipeline(), steps=4, cfg=1.0)
     with guided(pipe, guide):
         pipe(
-            "a cat", height=64, width=64, num_frames=5, num_inference_steps=4, guidance_scale=1.0, output_type="latent"
+            "a cat", height=32, width=32, num_frames=5, num_inference_steps=4, guidance_scale=1.0, output_type="latent"
         )
     assert guide.trace
 

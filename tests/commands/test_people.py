@@ -24,7 +24,7 @@ from shelllcc.guidance.wan.clips.plan import plan_clips
 from shelllcc.guidance.wan.clips.planning import Planning
 from shelllcc.guidance.wan.model.presets import PRESETS
 
-SMALL = ["--frames", "5", "--size", "64x64", "--steps", "2"]
+SMALL = ["--frames", "5", "--size", "32x32", "--steps", "2"]
 CAT = "a tabby cat, zoom in, daylight"
 
 

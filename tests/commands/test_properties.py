@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-SMALL = ["--size", "64x64", "--frames", "5", "--steps", "3"]
+SMALL = ["--size", "32x32", "--frames", "5", "--steps", "3"]
 HARD = [
     "", " ", ".", "..", "../..", "/", "/etc/passwd", "~", "~nobody/x", "-", "--", "-o", "\\", "%s", "$HOME", "*",
     "[/x]", "[red]", "a\nb", "\r", "\t", "\x1b[2J", "\x07", "\x9b31m", "\u202e", "\u2028", "\ufeff", "\udcff", "é",

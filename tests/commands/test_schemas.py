@@ -11,7 +11,7 @@ import typer
 
 from shelllcc import cli
 
-SMALL = ["--frames", "5", "--size", "64x64", "--steps", "4"]
+SMALL = ["--frames", "5", "--size", "32x32", "--steps", "4"]
 CAT = "a tabby cat, zoom in, daylight"
 ELSEWHERE = {  # long ones, that other tests run with --json anyway
     "anchors build": "tests/wan/banks/test_anchors.py",
@@ -29,7 +29,7 @@ HERE = {
     "tune": ["-p", CAT, *SMALL, "--window", "0:0.99", "--budget", "2", "-o", "tuned"],
     "report": ["run", "tuned", "-o", "gallery.html"],
     "batch": ["prompts.txt", *SMALL, "-o", "clips"],
-    "score": ["clip.mp4", "--bank", "tiny-wan", "--size", "64x64", "--frames", "5"],
+    "score": ["clip.mp4", "--bank", "tiny-wan", "--size", "32x32", "--frames", "5"],
     "doctor": [],
     "anchors info": ["tiny-wan"],
     "anchors list": [],

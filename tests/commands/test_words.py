@@ -15,7 +15,7 @@ from shelllcc.commands.running import _Ended
 from shelllcc.guidance.terminal import json_text, shown
 from shelllcc.guidance.wan.model.pipeline import TINY
 
-SMALL = ["--size", "64x64", "--frames", "5", "--steps", "3"]
+SMALL = ["--size", "32x32", "--frames", "5", "--steps", "3"]
 PROMPT = ["--prompt", "a tabby cat, zoom in, daylight"]
 WILD = "a\x1b]0;cat\x07 \x9b31m\u202ecat\r\nend\x7f\u2066"
 
@@ -412,7 +412,7 @@ def test_a_result_is_whole_on_a_stdout_that_cannot_hold_the_prompt(words, encodi
     (tmp_path / "prompts.txt").write_text("猫 🐈\n", encoding="utf-8")
     command, *flags = words.split()
     given = ["prompts.txt"] if command == "batch" else ["--prompt", "猫 🐈"]
-    code, _, err = shelllcc(command, *given, *flags, "--size", "64x64", "--frames", "5", "--steps", "2")
+    code, _, err = shelllcc(command, *given, *flags, "--size", "32x32", "--frames", "5", "--steps", "2")
     assert code == 0, err
     text = stdout.buffer.getvalue().decode(encoding)
     if "--dry-run" in words:

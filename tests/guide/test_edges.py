@@ -16,7 +16,7 @@ from shelllcc.guidance.wan.model.presets import PRESETS
 
 PROMPTS = ["a tabby cat, zoom in, daylight", "grass, static, dusk", "a rocket, tilt up, daylight"]
 EVERYWHERE = GuideConfig(window=(0.0, 1.0))
-SMALL = dict(height=64, width=64, num_frames=5, num_inference_steps=3, guidance_scale=3.0, output_type="latent")
+SMALL = dict(height=32, width=32, num_frames=5, num_inference_steps=3, guidance_scale=3.0, output_type="latent")
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def draw(*seeds):
 
 
 def request(**values):
-    small = {"prompt": PROMPTS[0], "width": 64, "height": 64, "frames": 5, "steps": 3, "window": (0.0, 1.0)}
+    small = {"prompt": PROMPTS[0], "width": 32, "height": 32, "frames": 5, "steps": 3, "window": (0.0, 1.0)}
     return Request.resolve(PRESETS["tiny"], **small | values)
 
 
@@ -56,7 +56,7 @@ def test_clips_that_are_sampled_together_are_guided_each_on_its_own(pipe, shippe
 def test_short_clips_are_guided(pipe, shipped, frames):
     wanted = request(frames=frames)
     clip, plain = sample(pipe, wanted, guide_for(wanted, shipped)), sample(pipe, wanted)
-    assert clip.frames.shape == plain.frames.shape == (frames, 64, 64, 3)
+    assert clip.frames.shape == plain.frames.shape == (frames, 32, 32, 3)
     assert len(clip.trace) == 2
     assert all(step.move[0] > 0 for step in clip.trace)
     assert clip.frames_sha256 != plain.frames_sha256

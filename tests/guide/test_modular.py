@@ -24,7 +24,7 @@ SCHEDULERS = {
     "unipc": lambda: UniPCMultistepScheduler(**FLOW),
     "euler": lambda: FlowMatchEulerDiscreteScheduler(shift=3.0),
 }
-SIZE = dict(height=64, width=64, num_frames=5, num_inference_steps=5)
+SIZE = dict(height=32, width=32, num_frames=5, num_inference_steps=5)
 WIDE = GuideConfig(window=(0.0, 0.9), last=True, calm=3.8, contrast=1.5)  # what cfg adds counts
 HERE = {
     "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": str(TINY),
@@ -64,7 +64,7 @@ def modular(pipe, monkeypatch):
 
 def noise(prompt, seed):
     clips = 1 if isinstance(prompt, str) else len(prompt)
-    return torch.randn(clips, 16, 2, 8, 8, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(clips, 16, 2, 4, 4, generator=torch.Generator().manual_seed(seed))
 
 
 def sampled(made, prompt=PROMPTS[0], seed=3, **more):

@@ -12,7 +12,7 @@ from PIL import Image
 
 from shelllcc.guidance.media.video import write_video
 
-SMALL = ["--size", "64x64", "--frames", "5", "--steps", "5", "--window", "0:0.9"]
+SMALL = ["--size", "32x32", "--frames", "5", "--steps", "3", "--window", "0:0.9"]
 CAT = ["--prompt", "a tabby cat, zoom in, daylight"]
 NASTY = 'a "cat"/../dog\\ \U0001f408 </script><script>alert(1)</script>\nsecond line ' + "x" * 10_000
 
@@ -371,7 +371,8 @@ def test_a_tuned_prompt_stays_on_the_page_of_a_run_that_goes_on(shelllcc, tmp_pa
 
 
 def test_pictures_follow_the_clips_of_a_smaller_search(shelllcc, tmp_path):
-    words = ["tune", *CAT, *SMALL, "--radius", "0.5", "--again", "-o", "run"]  # which the search has to go far with
+    large = ["--size", "64x64", "--radius", "0.5"]  # which the search has to go far with
+    words = ["tune", *CAT, *SMALL, *large, "--again", "-o", "run"]
     assert shelllcc(*words)[0] == 0
     before = (tmp_path / "run/00_montage.png").read_bytes()
     assert shelllcc(*words, "--budget", "2")[0] == 0

@@ -17,7 +17,7 @@ from shelllcc.guidance.media.video import write_video
 from shelllcc.guidance.workbench.claims import Record
 from shelllcc.guidance.workbench.runs import Run
 
-SMALL = ["--size", "64x64", "--frames", "5", "--steps", "4"]
+SMALL = ["--size", "32x32", "--frames", "5", "--steps", "4"]
 CAT = ["compare", "--prompt", "a tabby cat, zoom in, daylight", *SMALL, "--window", "0:0.9"]
 
 

@@ -13,7 +13,7 @@ from shelllcc.anchors.sources import expand
 from shelllcc.guidance.media.video import write_video
 from shelllcc.guidance.wan.banks.own_videos import kind_of, leave_out_ours
 
-SMALL = ["--size", "64x64", "--frames", "5", "--steps", "4"]
+SMALL = ["--size", "32x32", "--frames", "5", "--steps", "4"]
 PAIR = {"frames_sha256": {"guided": "1", "unguided": "2"}, "note": "x" * 5000}
 FRAMES = np.random.default_rng(0).integers(0, 255, (5, 64, 64, 3)).astype(np.uint8)
 
@@ -92,7 +92,7 @@ def test_score_and_a_bank_leave_out_what_generate_and_compare_made_to_be_looked_
     assert err.count(note) == 1
     (tmp_path / "out/clip.json").unlink()  # the tag alone tells
     shutil.move(tmp_path / "out/clip.compare.mp4", tmp_path / "out/moved.mp4")
-    words = ["--components", "12", "--anchors", "2", "--workers", "1", "--size", "64x64", "--frames", "5"]
+    words = ["--components", "12", "--anchors", "2", "--workers", "1", "--size", "32x32", "--frames", "5"]
     code, _, err = shelllcc("anchors", "build", "out/*.mp4", "out/run", "-o", "b.safetensors", *words)
     assert code == 0, err
     assert err.count(note) == 1

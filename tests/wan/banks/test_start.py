@@ -24,7 +24,7 @@ from shelllcc.guidance.media.photographs import PHOTOGRAPHS
 from shelllcc.guidance.wan.banks.start import Shots, bank_or_start, start_bank, starter_path
 from shelllcc.guidance.wan.model.pipeline import TINY, Model, find_model, folder_fingerprint
 
-SMALL = Shots(64, frames=5, moves=1)
+SMALL = Shots(48, frames=5, moves=1)
 TOYS = {
     "16 channels": {},
     "48 channels": dict(
@@ -91,7 +91,7 @@ def test_it_says_what_it_is_made_of(toy):
         "licence": PHOTOGRAPHS[0].licence,
         "sha256": PHOTOGRAPHS[0].sha256,
     }
-    assert (known["videos"], known["added"], known["shots"]["size"]) == (len(PHOTOGRAPHS), 0, 64)
+    assert (known["videos"], known["added"], known["shots"]["size"]) == (len(PHOTOGRAPHS), 0, 48)
     files = [open_latents(path) for path in sorted(bank.path.with_suffix(".latents").iterdir())]
     assert {file.source for file in files} == {p.sha256 for p in PHOTOGRAPHS}
     assert set(known["held_out"]) < {p.sha256 for p in PHOTOGRAPHS}
@@ -152,7 +152,7 @@ def test_killed_half_way_it_leaves_nothing_torn_and_goes_on(toy, banks):
     code = (
         "import sys; from shelllcc.guidance.wan.banks.start import Shots, start_bank;"
         "from shelllcc.guidance.wan.model.pipeline import Model;"
-        "from shelllcc.guidance.jobs.engines import engine_of; shots = Shots(64, frames=5, moves=1);"
+        "from shelllcc.guidance.jobs.engines import engine_of; shots = Shots(48, frames=5, moves=1);"
         f"start_bank({model!r}, device='cpu', shots=shots, engine=engine_of('local', 2, device='cpu'))"
     )
     folder = starter_path(model).with_suffix(".latents")

@@ -23,7 +23,7 @@ from shelllcc.guidance.wan.clips import batch as module
 from shelllcc.guidance.wan.clips.asked import Asked
 from shelllcc.guidance.wan.clips.parse import strengths
 
-SMALL = ["--size", "64x64", "--frames", "5", "--steps", "3", "--window", "0:1"]
+SMALL = ["--size", "32x32", "--frames", "5", "--steps", "3", "--window", "0:1"]
 PROMPTS = "a tabby cat, zoom in, daylight\n# no\na rocket, pan left, night --seed 7\na flower, roll, fog\n"
 TWO = "a tabby cat, zoom in, daylight\na rocket, pan left, night --seed 7\n"
 NO_RAY = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed")
@@ -271,10 +271,10 @@ def test_the_number_of_threads_changes_no_frame(tmp_path):
 @pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=NO_RAY)])
 def test_a_worker_killed_while_it_samples_leaves_the_bytes_of_serial_generation(engine, tmp_path):
     (tmp_path / "serial").mkdir()
-    serial = made_here(tmp_path / "serial", TWO, "0,1", width=64, height=64, frames=5, steps=8)
+    serial = made_here(tmp_path / "serial", TWO, "0,1", width=32, height=32, frames=5, steps=8)
     (tmp_path / "prompts.txt").write_text(TWO)
     words = ["prompts.txt", "-o", "clips", "--engine", engine, "--workers", "2", "--strengths", "0,1", "--json"]
-    sizes = ["--size", "64x64", "--frames", "5", "--steps", "8", "--device", "cpu"]
+    sizes = ["--size", "32x32", "--frames", "5", "--steps", "8", "--device", "cpu"]
     process = subprocess.Popen(
         [sys.executable, "-m", "shelllcc", "batch", *words, *sizes],
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -424,7 +424,7 @@ def test_the_model_is_loaded_once_for_many_companies_and_through_retries(tmp_pat
 
     text = "".join(f"a tabby cat number {number}\n" for number in range(5))
     (tmp_path / "whole").mkdir()
-    whole = made_here(tmp_path / "whole", text, "1", width=64, height=64, frames=5, steps=2)
+    whole = made_here(tmp_path / "whole", text, "1", width=32, height=32, frames=5, steps=2)
 
     loads, failed = [], []
     for name in ("load_pipeline", "load_text_encoder"):
@@ -442,7 +442,7 @@ def test_the_model_is_loaded_once_for_many_companies_and_through_retries(tmp_pat
     (tmp_path / "a file").write_bytes(b"")
     monkeypatch.setenv("SHELLLCC_CACHE", str(tmp_path / "a file"))  # no embedding stays on disk
     (tmp_path / "parts").mkdir()
-    parts = made_here(tmp_path / "parts", text, "1", width=64, height=64, frames=5, steps=2)
+    parts = made_here(tmp_path / "parts", text, "1", width=32, height=32, frames=5, steps=2)
     assert loads == ["load_text_encoder", "load_pipeline", *["load_text_encoder"] * 3]  # the last for the retry
     assert len(failed) == 1
     assert parts == whole

@@ -12,7 +12,7 @@ import torch
 from shelllcc.guidance.errors import SamplingError
 from shelllcc.guidance.wan.model.pipeline import TINY
 
-SMALL = ["--size", "64x64", "--frames", "5", "--steps", "3", "--window", "0:1"]
+SMALL = ["--size", "32x32", "--frames", "5", "--steps", "3", "--window", "0:1"]
 PROMPT = ["--prompt", "a tabby cat, zoom in, daylight"]
 
 
@@ -29,8 +29,8 @@ def test_compare_writes_three_videos_and_a_sidecar(shelllcc, tmp_path):
         "clip.compare.mp4", "clip.json", "clip.mp4", "clip.unguided.mp4",
     ]  # fmt: skip
     assert json.loads((tmp_path / "a/clip.json").read_text()) == record
-    assert frames_of(tmp_path / "a/clip.mp4").shape == (5, 64, 64, 3)
-    assert frames_of(tmp_path / "a/clip.compare.mp4").shape[2] >= 128
+    assert frames_of(tmp_path / "a/clip.mp4").shape == (5, 32, 32, 3)
+    assert frames_of(tmp_path / "a/clip.compare.mp4").shape[2] >= 64
     assert record["frames_sha256"]["guided"] != record["frames_sha256"]["unguided"]
     assert [step["index"] for step in record["trace"]] == [0, 1]
     assert record["bank"]["sha256"]
@@ -168,8 +168,8 @@ def test_strength_zero_is_the_stock_pipeline_to_the_bit(shelllcc, pipe):
     stock = pipe(
         prompt=PROMPT[1],
         negative_prompt="",
-        height=64,
-        width=64,
+        height=32,
+        width=32,
         num_frames=5,
         num_inference_steps=3,
         guidance_scale=record["request"]["cfg"],
@@ -354,7 +354,7 @@ def test_the_pipeline_is_restored_after_a_failure_in_mid_sampling(pipe, monkeypa
     from shelllcc.guidance.wan.model.presets import PRESETS
 
     kind = type(pipe.scheduler)
-    request = Request.resolve(PRESETS["tiny"], prompt="a cat", width=64, height=64, frames=5, steps=3)
+    request = Request.resolve(PRESETS["tiny"], prompt="a cat", width=32, height=32, frames=5, steps=3)
 
     def stop(moment):
         raise SamplingError("stopped by the test")

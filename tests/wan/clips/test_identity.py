@@ -27,7 +27,7 @@ from shelllcc.guidance.wan.model.loading import Loading, Lora
 from shelllcc.guidance.wan.model.pipeline import TINY, find_model
 from shelllcc.guidance.wan.model.presets import PRESETS
 
-CLIP = ["--prompt", "a tabby cat, zoom in, daylight", "--size", "64x64", "--frames", "5", "--steps", "3"]
+CLIP = ["--prompt", "a tabby cat, zoom in, daylight", "--size", "32x32", "--frames", "5", "--steps", "3"]
 CLIP += ["--window", "0:1"]
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 
@@ -208,7 +208,7 @@ def test_the_files_of_an_adapter_s_folder_are_told(tmp_path):
 
 
 def test_a_run_goes_on_with_what_it_was_begun_with(shelllcc, wan, tmp_path):
-    words = ["compare", *CLIP, "--strengths", "0,1", "--model", wan, "-o", "run"]
+    words = ["compare", *CLIP, "--strengths", "0,1", "--model", wan, "--fit", "never", "-o", "run"]
     assert shelllcc(*words)[0] == 0
     run, clips = tmp_path / "run/run.json", sorted((tmp_path / "run").glob("00_*.mp4"))
     record = json.loads(run.read_text())
@@ -398,7 +398,8 @@ def test_torn_and_foreign_calibrations_are_passed_over_with_a_remark(shelllcc, p
 
 def test_a_batch_goes_on_with_clips_that_older_versions_made(shelllcc, wan, tmp_path):
     (tmp_path / "prompts.txt").write_text("a tabby cat, zoom in, daylight\n")
-    words = ["batch", "prompts.txt", *CLIP[2:], "--model", wan, "-o", "many", "--workers", "1", "--json"]
+    words = ["batch", "prompts.txt", *CLIP[2:], "--model", wan, "--fit", "never", "-o", "many"]
+    words += ["--workers", "1", "--json"]
     code, out, err = shelllcc(*words)
     assert code == 0, err
     [sidecar] = (tmp_path / "many").rglob("*.json")

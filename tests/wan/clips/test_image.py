@@ -378,11 +378,11 @@ def test_a_fit_gives_an_image_model_the_first_frames_of_its_clips(models, shelll
     how = words(models, "wan2.1", image=False)
     at = how.index("--fit")
     how = how[1:at] + how[at + 2 : how.index("--radius")]
-    small = ["--size", "64x64", "--frames", "5", "--steps", "4", "--cfg", "1", "--clips", "4", "--json"]
+    small = ["--size", "32x32", "--frames", "5", "--steps", "4", "--cfg", "1", "--clips", "4", "--json"]
     code, out, err = shelllcc("fit", *how, *small)
     assert code == 0, err
     fit = json.loads(out.splitlines()[-1])
     assert len(fit["clips"]) + len(fit["left_out"]) == 4
-    text = ["--size", "64x64", "--frames", "5", "--steps", "4", "--cfg", "1", "--prompt", "a cat", "--json"]
+    text = ["--size", "32x32", "--frames", "5", "--steps", "4", "--cfg", "1", "--prompt", "a cat", "--json"]
     made = record(shelllcc("generate", *how, *text, "--image", models / "cat.png", "-o", "a.mp4"))
     assert made["fit"]["digest"] == fit["digest"]  # the one that was made, found again

@@ -17,7 +17,7 @@ from shelllcc.guidance.wan.clips.sample import sample
 from shelllcc.guidance.wan.model.presets import PRESETS
 
 CAT = "a tabby cat, zoom in, daylight"
-SMALL = {"width": 64, "height": 64, "frames": 5}
+SMALL = {"width": 32, "height": 32, "frames": 5}
 
 
 def test_wan21_has_comfyui_s_map_and_no_photograph_is_encoded():
@@ -66,7 +66,7 @@ def test_x0_is_heard_of_each_step_but_the_first_and_changes_nothing(pipe):
 def test_the_picture_is_there_while_the_clip_is_made(shelllcc, tmp_path, monkeypatch):
     seen, write = [], preview.write_png
     monkeypatch.setattr(preview, "write_png", lambda path, image: (write(path, image), seen.append(path.exists())))
-    words = ["-p", CAT, "--size", "64x64", "--frames", "5", "--steps", "3"]
+    words = ["-p", CAT, "--size", "32x32", "--frames", "5", "--steps", "3"]
     code, _, err = shelllcc("generate", *words, "-o", "a.mp4", "--preview", "now.png")
     assert code == 0, err
     assert seen == [True, True]

@@ -42,7 +42,7 @@ def studio(tmp_path, monkeypatch):
 
 
 def request(**values):
-    return Request.resolve(PRESETS["tiny"], **{"prompt": CAT, "width": 64, "height": 64, "frames": 5, **values})
+    return Request.resolve(PRESETS["tiny"], **{"prompt": CAT, "width": 32, "height": 32, "frames": 5, **values})
 
 
 def own_embedding(pipe, prompt):
@@ -136,7 +136,7 @@ def test_a_file_counts_by_its_content_wherever_it_lies(shelllcc, tmp_path, monke
         "-p",
         CAT,
         "--size",
-        "64x64",
+        "32x32",
         "--frames",
         "5",
         "--steps",
@@ -159,7 +159,7 @@ def test_a_file_counts_by_its_content_wherever_it_lies(shelllcc, tmp_path, monke
 
 
 def test_a_clip_of_another_dtype_is_not_the_one_asked_for(shelllcc, tmp_path):
-    words = ["generate", "-p", CAT, "--size", "64x64", "--frames", "5", "--steps", "2", "-o", "a.mp4"]
+    words = ["generate", "-p", CAT, "--size", "32x32", "--frames", "5", "--steps", "2", "-o", "a.mp4"]
     assert shelllcc(*words)[0] == 0
     sidecar = tmp_path / "a.json"
     assert "finished" in shelllcc(*words, "--resume")[2]

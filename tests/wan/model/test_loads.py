@@ -186,7 +186,7 @@ def test_what_cannot_be_told_apart_is_refused(model, tmp_path):
 def test_what_was_said_of_a_file_is_said_once_and_stands_in_each_sidecar(shelllcc, model, weights, tmp_path):
     write_lora(the("for image-to-video"), tmp_path / "i2v.safetensors", weights)
     (tmp_path / "prompts.txt").write_text("a cat\na dog\n")
-    small = ["--size", "64x64", "--frames", "5", "--steps", "2", "--strength", "0"]
+    small = ["--size", "32x32", "--frames", "5", "--steps", "2", "--strength", "0"]
     code, out, err = shelllcc(
         "batch", "prompts.txt", "-o", "all", "--model", model, "--lora", "i2v.safetensors:0.5", *small, "--json"
     )
@@ -198,7 +198,7 @@ def test_what_was_said_of_a_file_is_said_once_and_stands_in_each_sidecar(shelllc
     assert [clip["loaded"] for clip in json.loads(out)["clips"]] == [notes, notes]
 
 
-SMALL = ["--size", "64x64", "--frames", "5", "--steps", "2"]
+SMALL = ["--size", "32x32", "--frames", "5", "--steps", "2"]
 BOTH = "layers of the transformer for high noise at 0.5, "
 
 

@@ -54,7 +54,7 @@ def test_a_command_imports_no_library_that_the_embedded_model_never_calls(entry,
 
 
 def test_a_lora_of_the_embedded_model_needs_peft_and_not_what_peft_could_use(tmp_path):
-    words = ["generate", "--preset", "tiny-4step", "-p", "a cat", "--size", "64x64", "--frames", "5", "-o", "a.mp4"]
+    words = ["generate", "--preset", "tiny-4step", "-p", "a cat", "--size", "32x32", "--frames", "5", "-o", "a.mp4"]
     exit_code, imported, peft, *_ = run("command", words, tmp_path)
     assert (exit_code, peft) == (0, True)
     assert imported == ["peft"]
