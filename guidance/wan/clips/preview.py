@@ -2,7 +2,8 @@
 
 The map of Wan2.1's VAE is ComfyUI's published one (comfy/latent_formats.py, `Wan21.latent_rgb_factors`). For any other
 VAE it is found by least squares from photographs that ship: colours of 8x8 pixels, or as many as a voxel has, beside
-what the VAE makes of them. Knows nothing of terminals.
+what the VAE makes of them as still clips. The first latent frame, which a causal VAE may code in its own way, has a map
+of its own. Knows nothing of terminals.
 """
 
 from __future__ import annotations
@@ -38,17 +39,21 @@ SHOWN = 128  # pixels, at least, of a latent frame's short side in the picture
 def colour_map(
     vae: Any, device: torch.device | str = "cpu", *, photographs: Sequence[Photograph] = PHOTOGRAPHS[::3]
 ) -> Tensor:
-    """The map (c + 1, 3) from normalised latents, and a 1 behind them, to colours from -1 to 1, on the CPU."""
+    """The maps (2, c + 1, 3) from normalised latents, and a 1 behind them, to colours from -1 to 1, on the CPU.
+
+    Row 0 is the first latent frame's, row 1 that of later ones.
+    """
     if fingerprint(vae.config) == fingerprint(WAN21_VAE):
-        return torch.tensor([*WAN21_FACTORS, WAN21_BIAS])
+        return torch.tensor([*WAN21_FACTORS, WAN21_BIAS]).expand(2, -1, -1)
     pairs = [_pair(vae, torch.device(device), load(photograph)) for photograph in photographs]
-    latents, colours = (torch.cat(part) for part in zip(*pairs, strict=True))
-    return torch.linalg.lstsq(_with_one(latents), colours).solution
+    latents, colours = torch.cat([pair[0] for pair in pairs], 1), torch.cat([pair[1] for pair in pairs])
+    return torch.linalg.lstsq(_with_one(latents), colours.expand(2, -1, -1)).solution
 
 
 def colours_of(x0: Tensor, found: Tensor) -> NDArray[np.uint8]:
-    """uint8 frames (t, h, w, 3), a pixel a voxel, of normalised latents (c t h w)."""
-    colours = _with_one(x0.detach().float().cpu().permute(1, 2, 3, 0)) @ found
+    """uint8 frames (t, h, w, 3), a pixel a voxel, of normalised latents (c t h w), by the maps of `colour_map`."""
+    frames = _with_one(x0.detach().float().cpu().permute(1, 2, 3, 0))
+    colours = torch.cat([frames[:1] @ found[0], frames[1:] @ found[1]])
     return ((colours.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).numpy()
 
 
@@ -90,14 +95,16 @@ class Preview:
 
 
 def _pair(vae: Any, device: torch.device, photograph: Tensor) -> tuple[Tensor, Tensor]:
-    """Normalised latents (n, c) of a photograph (3 H W) in [0, 1], and mean colours (n, 3) under each, in [-1, 1]."""
+    """Normalised latents (2, n, c) of a still clip of a photograph (3 H W) in [0, 1], its first latent frame's and a
+    later one's, and mean colours (n, 3) under each, in [-1, 1]."""
     short = min(photograph.shape[1:])
     square = photograph[None, :, :short, :short] * 2 - 1
     image = functional.interpolate(square, (SIDE, SIDE), mode="bilinear", antialias=True)
-    latents = vae.encode(image[:, :, None].to(device, vae.dtype)).latent_dist.mode()[0, :, 0].float().cpu()
-    mean, std = (torch.tensor(vae.config[f"latents_{name}"]).view(-1, 1, 1) for name in ("mean", "std"))
+    still = image[:, :, None].expand(-1, -1, 1 + int(vae.config.get("scale_factor_temporal") or 4), -1, -1)
+    latents = vae.encode(still.to(device, vae.dtype)).latent_dist.mode()[0, :, :2].float().cpu()
+    mean, std = (torch.tensor(vae.config[f"latents_{name}"]).view(-1, 1, 1, 1) for name in ("mean", "std"))
     colours = functional.adaptive_avg_pool2d(image, latents.shape[-2:])[0]
-    return ((latents - mean) / std).flatten(1).T, colours.flatten(1).T
+    return ((latents - mean) / std).flatten(2).permute(1, 2, 0), colours.flatten(1).T
 
 
 def _with_one(latents: Tensor) -> Tensor:
