@@ -8,7 +8,7 @@ import sys
 def main() -> None:
     """Run the command line."""
     if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # torch's threads wait turning: ruin where cores are shared
+        os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # torch's threads wait turning: ruin where cores are shared
     try:
         from shelllcc import cli
         from shelllcc.guidance.wan.model.spared import claim_process
