@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shelllcc.commands import options, streams
-from shelllcc.commands.tables import table
+from shelllcc.commands.tables import facts, table
 from shelllcc.guidance.errors import BankError, OutputError, UsageError
 from shelllcc.guidance.fit.fit import UNTOLD
 
@@ -66,14 +66,22 @@ def fit(
             streams.say(f"note: {note}")
     belongs = _belongs(resolved, request, bank)
     path = shelf.folder() / f"{belongs.name}.json"
+    known = None if again else shelf.find(belongs)
     if dry_run:
         shape = shape_for(resolved.model, request, common.device or "cpu", clips, asked.values)
-        report = {"dry_run": True, "fit": str(path), "belongs": belongs.as_dict(), "clips": asdict(shape)}
-        report["loaded"] = foresee(resolved.model, resolved.loading)
-        streams.print_json(report, indent=None if common.as_json else 2)
+        there = bool(known and known.exact)
+        place = shelf.SHIPPED / path.name if there and not path.exists() else path
+        report = {"dry_run": True, "fit": str(place), "known": there, "belongs": belongs.as_dict()}
+        report |= {"clips": asdict(shape), "loaded": foresee(resolved.model, resolved.loading)}
+        if common.as_json:
+            streams.print_json(report)
+            return
+        about: JsonObject = {"model": resolved.model.name, "bank": bank.name, "loaded": report["loaded"]}
+        made = f"{shape.clips} of {shape.side}x{shape.side}, {shape.frames} frames"
+        facts(about | ({"found": "there is one: nothing to make, but by --again"} if there else {"clips": made}))
+        facts({"fit": str(place)})
         return
     pick_device(common.device)
-    known = None if again else shelf.find(belongs)
     found = known.fit if known and known.exact else None
     if found is None:
         if again:

@@ -441,6 +441,7 @@ RESULTS: Mapping[str, tuple[Schema, ...]] = {
             DRY
             | {
                 "fit": PATH,
+                "known": yes("Whether it is there, so that nothing would be made."),
                 "belongs": part("belongs"),
                 "clips": record(
                     "Clips of the round trips.",

@@ -209,6 +209,8 @@ def test_a_clip_of_another_recipe_is_kept_and_the_same_recipe_goes_on(shelllcc, 
     for words in (["--seed", "1"], ["--strength", "0.5"], ["--steps", "3"]):
         code, _, err = shelllcc("generate", *CAT, *words, "-o", "a.mp4")
         assert code == 2, err
+        name, value = words[0].strip("-"), words[1]
+        assert re.search(rf"a\.json is the record of another clip \({name} \S+, not {value}", err), err
         assert "give another --output, or --overwrite it" in err
     assert contents(tmp_path) == before
     (tmp_path / "a.json").unlink()  # as a kill between the two leaves it: the tag says what the clip is

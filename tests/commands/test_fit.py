@@ -68,6 +68,21 @@ def test_the_command_that_is_told_makes_the_fit_that_was_lacking(shelllcc, tmp_p
     assert json.loads(out)["belongs"] == json.loads(json.dumps(lacking.as_dict()))
 
 
+def test_a_dry_run_says_whether_there_is_a_fit_and_is_a_table_for_people(shelllcc, tmp_path):
+    for words, known in (([], True), (["--again"], False), (["--steps", "7"], False)):
+        code, out, err = shelllcc("fit", *words, "--dry-run", "--json")
+        assert code == 0, err
+        seen = json.loads(out)
+        assert seen["known"] == known
+        assert Path(seen["fit"]).exists() == known
+        code, out, _ = shelllcc("fit", *words, "--dry-run")
+        assert code == 0
+        assert ("there is one" in out) == known
+        assert ("8 of 192x192, 17 frames" in out) == (not known)
+        assert seen["fit"] in out
+        assert "{" not in out
+
+
 def test_an_adapter_on_one_transformer_or_the_other_makes_another_model(tmp_path):
     save_file({"x": torch.zeros(1)}, tmp_path / "x.safetensors")
     ways = [{}, {"high": 1.0}, {"low": 1.0}, {"high": 0.5}]

@@ -153,9 +153,11 @@ def write(
 
 def remarks(record: JsonObject) -> Iterator[str]:
     """What the user should hear of a clip, by its sidecar."""
-    if record["bank"] and not Request.from_dict(record["request"]).guide.acts:
+    guide = Request.from_dict(record["request"]).guide
+    guided = record["bank"] and guide.strength > 0
+    if guided and not guide.acts:
         yield "the guide left this clip alone: its fit found no drift beyond chance"
-    elif record["bank"] and not record["trace"]:
+    elif guided and not record["trace"]:
         low, high = record["request"]["window"]
         yield f"the guide never acted: no step but the last lies in the sigmas {low:g}:{high:g}; widen --window"
     if found := record["alarm"]:

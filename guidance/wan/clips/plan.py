@@ -117,12 +117,21 @@ class Plan:
         """Raise UsageError where the clip would replace a file that is no earlier make of it (`replacing.py`)."""
         path = None if self.overwrite else in_the_way(self.videos, self.sidecar, self.made, quick=quick)
         if path is not None:
-            what = "is no record of this clip" if path == self.sidecar else "holds another clip"
+            what = self._instead() if path == self.sidecar else "holds another clip"
             raise UsageError(f"{path} {what}; give another --output, or --overwrite it")
         for name, copy in self.images.items():
             same = copy.is_file() and sha256_of(copy) == self.request.stills[name].sha256
             if os.path.lexists(copy) and not same:
                 raise UsageError(f"{copy} is in the way, and not the copy of the clip's image; give another --output")
+
+    def _instead(self) -> str:
+        """What lies in the sidecar's place."""
+        try:
+            record = read_sidecar(self.sidecar)
+        except UsageError:
+            return "is no record of this clip"
+        where = recorded.apart(record.get("request"), self.request)
+        return f"is the record of another clip{f' ({where})' if where else ', of another model, bank or loading'}"
 
     @contextlib.contextmanager
     def claimed(self) -> Iterator[None]:

@@ -44,6 +44,22 @@ def is_request(record: object, request: Request) -> bool:
         return False
 
 
+def apart(record: object, request: Request, *, most: int = 2) -> str:
+    """Where a record's request is another than this one, in words, at most so many places; nothing where it is none."""
+    try:
+        theirs = Request.from_dict(record).as_dict() if isinstance(record, dict) else {}
+    except (UsageError, TypeError, ValueError):
+        return ""
+    ours = request.as_dict()
+    differing = [name for name in ours if name in theirs and theirs[name] != ours[name]]
+    return ", ".join(f"{name} {_short(theirs[name])}, not {_short(ours[name])}" for name in differing[:most])
+
+
+def _short(value: object, *, most: int = 40) -> str:
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
 def is_model(record: object, model: JsonObject) -> bool:
     """Whether a record's model may be the one of `model_record`."""
     if record == model or not isinstance(record, dict):

@@ -120,7 +120,7 @@ def find_model(model: str | None) -> Model:
     if model not in (None, "tiny"):
         check_name(str(model))
     folder = TINY if model in (None, "tiny") else Path(str(model))
-    if folder == TINY:
+    if folder.resolve() == TINY.resolve():
         return _describe(str(TINY), weights_sha256(TINY)[:16], TINY)
     if folder.is_dir():
         return _describe(str(folder), folder_fingerprint(folder), folder)

@@ -10,7 +10,10 @@ import pytest
 import torch
 
 from shelllcc.guidance.errors import SamplingError
+from shelllcc.guidance.wan.clips.generate import remarks
+from shelllcc.guidance.wan.clips.request import Request
 from shelllcc.guidance.wan.model.pipeline import TINY
+from shelllcc.guidance.wan.model.presets import PRESETS
 
 SMALL = ["--size", "32x32", "--frames", "5", "--steps", "3", "--window", "0:1"]
 PROMPT = ["--prompt", "a tabby cat, zoom in, daylight"]
@@ -409,3 +412,15 @@ def test_wan21_configs_run_at_a_toy_size(shelllcc, root, tmp_path):
     assert code == 0
     assert "sampling without guidance: no bank fits" in err
     assert json.loads(out)["clips"][0]["request"]["strength"] == 0
+
+
+def test_a_clip_that_nothing_was_to_guide_is_not_said_to_need_nothing():
+    """`--sigmas` without a fit samples unguided: neither a fit nor a window has to do with it."""
+    plain = Request.resolve(PRESETS["tiny"], prompt="a cat")
+    still = dict.fromkeys(("coarse", "radius"), 1.0) | {"tone": 0.0}
+    cases = ((plain.unguided(), None), (plain.changed(**still), "found no drift"), (plain, "the guide never acted"))
+    for request, said in cases:
+        record = {"bank": {"name": "any"}, "trace": [], "alarm": None, "request": request.as_dict()}
+        lines = list(remarks(record))
+        assert len(lines) == (said is not None)
+        assert all(said in line for line in lines)

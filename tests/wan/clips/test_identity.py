@@ -157,7 +157,7 @@ def test_a_changed_model_folder_is_not_taken_for_the_one_that_made_a_clip(shelll
     edit(tmp_path / "a.json", model=record["model"])
     code, _, err = shelllcc("generate", *again)
     assert code == 2
-    assert "a.json is no record of this clip" in err
+    assert "a.json is the record of another clip, of another model, bank or loading; give another --output" in err
     [other], _ = made(shelllcc, *again, "--overwrite")
     assert other["frames_sha256"] != record["frames_sha256"]
     assert other["model"]["revision"] != record["model"]["revision"]

@@ -20,7 +20,7 @@ from shelllcc.guidance.wan.clips.sample import sample, set_shift
 from shelllcc.guidance.wan.model import loras, weights
 from shelllcc.guidance.wan.model.caches import cached, check_cache
 from shelllcc.guidance.wan.model.loading import CHOICES, Loading, Lora
-from shelllcc.guidance.wan.model.pipeline import check_loading, find_model, load_pipeline, load_text_encoder
+from shelllcc.guidance.wan.model.pipeline import TINY, check_loading, find_model, load_pipeline, load_text_encoder
 from shelllcc.guidance.wan.model.placing import place, reset
 from shelllcc.guidance.wan.model.presets import PRESETS, WAN_NEGATIVE, preset_for
 
@@ -657,3 +657,11 @@ def test_guidance_works_in_the_stock_image_to_video_pipeline(bank):
     assert 0 < far(moved, plain) < 1
     assert torch.equal(latents(ShellGuide(bank, GuideConfig(strength=0.0))), plain)
     assert type(pipe.scheduler) is kind
+
+
+def test_a_path_to_the_embedded_model_is_the_embedded_model(monkeypatch):
+    own = find_model(None)
+    monkeypatch.chdir(TINY.parent)
+    assert find_model("tiny") == own
+    assert find_model(f"./{TINY.name}") == own
+    assert find_model(str(TINY / ".." / TINY.name)) == own
