@@ -38,6 +38,9 @@ def score(
 ) -> None:
     """How far videos, or normalised latents, lie from a bank's shell.
 
+    A distance is over that of real videos: 1 is theirs. Too smooth a clip may lie near, a noisy one far, so that a
+    lower one is no better: for a verdict on two clips there is `compare`.
+
     Animated GIF and WebP, and folders that hold frames alone, are videos, too.
 
     Latents are safetensors with a key `latents`, (b c t h w), or the .pt (t c h w) of Shell-LCC's authors.

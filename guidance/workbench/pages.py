@@ -76,8 +76,9 @@ def _chosen(probes: Sequence[Probe]) -> str:
     found = best(probes)
     if found.alarm:
         return "every strength that was tried has an alarm; of these its balance is nearest to 0"
-    near = f"its balance is the nearest to 0 of the {len(probes)} strengths that were tried"
-    return f"{near} without an alarm" if any(probe.alarm for probe in probes) else near
+    sound = sum(not probe.alarm for probe in probes)
+    near = f"its balance is the nearest to 0 of the {sound} strengths that were tried"
+    return f"{near} without an alarm" if sound < len(probes) else near
 
 
 def _clip(probe: Probe, place: int | None, clips: str | None) -> str | None:

@@ -541,3 +541,10 @@ def test_progress_shows_control_characters(capsys):
     assert out == ""
     assert sober(err)
     assert err.count("\n") == 3
+
+
+@pytest.mark.parametrize(("cfg", "said"), [("1", True), ("2", False)])
+def test_a_negative_prompt_that_has_no_part_is_told(cfg, said, shelllcc):
+    words = ["generate", *PROMPT, *SMALL, "--cfg", cfg, "--fit", "never", "--dry-run"]
+    assert ("no part in clips at cfg 1" in shelllcc(*words, "--negative-prompt", "blur")[2]) == said
+    assert "--negative-prompt" not in shelllcc(*words)[2]

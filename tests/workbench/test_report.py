@@ -10,6 +10,7 @@ import pytest
 from shelllcc.guidance.errors import OutputError
 from shelllcc.guidance.workbench import pages
 from shelllcc.guidance.workbench.report import SCRIPTS, write_report
+from shelllcc.guidance.workbench.search import Probe
 
 HOSTILE = [
     "</script><script>alert(1)</script>",
@@ -136,3 +137,10 @@ def test_the_parts_of_the_page_are_in_the_wheel(root):
         *("page.html", "small.html", "fit.html", "tune.html", "page.css"),
         *(f"{name}.js" for name in (*SCRIPTS, *pages.FIT, *pages.SEARCH)),
     }
+
+
+def test_the_strength_of_a_search_is_told_among_those_that_could_be_chosen():
+    probes = [Probe(1.0, 0.3, alarm=True), Probe(0.0, -0.2), Probe(0.4, 0.01)]
+    assert "of the 2 strengths that were tried without an alarm" in pages._chosen(probes)
+    assert pages._chosen(probes[1:]).endswith("of the 2 strengths that were tried")
+    assert "every strength" in pages._chosen(probes[:1])

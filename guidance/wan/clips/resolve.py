@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -99,10 +99,16 @@ def resolve(
         notes += told
     requests, found = _settled(asked, lines, requests, model, loading, bank)
     notes += [*found, *_otherwise_trained(model, loading, requests)]
-    notes += [*said_of_cuts(model, requests), *_unknown_to_tiny(model, requests, planning)]
+    notes += [*said_of_cuts(model, requests), *_unheard(asked, requests), *_unknown_to_tiny(model, requests, planning)]
     seeds, places = tuple(line.seed for line in lines), tuple(line.place for line in lines)
     said = tuple(dict.fromkeys(notes))
     return Resolved(model, tuple(requests), seeds, bank, loading, said, places, tuple(unfitted))
+
+
+def _unheard(asked: Asked, requests: Sequence[Request]) -> Iterator[str]:
+    """What was asked for and has no part in any clip."""
+    if asked.values.get("negative_prompt") and all(request.cfg <= 1 for request in requests):
+        yield "a --negative-prompt has no part in clips at cfg 1; give a higher --cfg"
 
 
 def check_comparable(loading: Loading) -> None:
