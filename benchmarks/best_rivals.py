@@ -3,7 +3,7 @@
 Every setting of benchmarks.rivals.GRID, and plain classifier-free guidance, samples the tuning captions; a rival's best
 is the one whose spectrum and patches lie nearest to real clips' (the product of the two distances), among those that
 name as many subjects as the unguided model but one. They go to benchmarks/rivals.json, where the held-out bench looks;
-with `--only`, for some rivals alone, those of others stay there.
+with `--only`, for some rivals alone, those of others stay there where they are of the same weights and captions.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from benchmarks.bench import Bench
 from benchmarks.rivals import GRID, NAMES, Rival
 from benchmarks.samples import Arm, Sampler
 from shelllcc.guidance.errors import UsageError
-from shelllcc.guidance.wan.model.pipeline import TINY
+from shelllcc.guidance.wan.model.pipeline import TINY, weights_sha256
 from training import options
 from training.options import BankName, Batch, Cache, Device, Folder, Model
 from training.photographs import HELD, load
@@ -77,7 +77,9 @@ def main(
     plain = bench[Arm()].values
     print(f"{'unguided, cfg 1':<58}" + "".join(f"{plain[column]:>8.3f}" for column in columns), flush=True)
     names = chosen(only)
-    before = json.loads(BEST.read_text(encoding="utf-8"))["tried"] if BEST.exists() else []
+    of = {"weights": weights_sha256(model)[:16], "count": count}
+    record = json.loads(BEST.read_text(encoding="utf-8")) if BEST.exists() else {}
+    before = record["tried"] if of.items() <= record.items() else []
     rows = [row for row in before if row["rival"]["name"] not in names]
     for rival in (*PLAIN, *GRID):
         if rival.name not in names:
@@ -88,7 +90,7 @@ def main(
         knobs = ", ".join(f"{key.split('_')[-1]} {value}" for key, value in rival.knobs)
         print(f"{f'{rival.name} {rival.cfg:g} {knobs}':<58}" + "".join(f"{seen[c]:>8.3f}" for c in columns), flush=True)
     best = choose(rows, plain["acc"] - 1.5 / count)
-    BEST.write_text(json.dumps({"best": best, "tried": rows}, indent=1) + "\n", encoding="utf-8")
+    BEST.write_text(json.dumps(of | {"best": best, "tried": rows}, indent=1) + "\n", encoding="utf-8")
     for row in best:
         print(f"best: {row}")
 

@@ -225,7 +225,9 @@ def test_a_signal_ends_a_run_in_one_line_and_leaves_nothing(name, code, shell):
 
     pid, out = shell.start(["generate", *CAT, "--steps", "900", "-o", "new/clip.mp4"], before=heard)
     said = out.with_suffix(".err")
+    deadline = time.monotonic() + 60
     while not said.exists() or "sampling" not in said.read_text():
+        assert time.monotonic() < deadline, said.read_text() if said.exists() else "it said nothing"
         time.sleep(0.01)
     os.kill(pid, getattr(signal, name))
     done = shell.end(pid, out)
