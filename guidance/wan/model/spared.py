@@ -1,6 +1,6 @@
 """What diffusers and transformers would import, and the embedded model, as other plain ones, never calls.
 
-Optional libraries, torch's compiler, and its exchange between processes.
+Optional libraries, torch's compiler, its exchange between processes, and all of transformers' models for a second time.
 
 They cost two seconds and more. Once diffusers holds a library for missing it does so until the process ends: only a
 process that is wholly ours, a command's, may be told so. Knows nothing of what is loaded.
@@ -9,12 +9,17 @@ process that is wholly ours, a command's, may be told so. Knows nothing of what 
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import importlib
 import importlib.util
+import os
 import sys
-from collections.abc import Iterator
-from importlib.machinery import ModuleSpec
+from collections.abc import Callable, Iterator, Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
+from typing import Any
 
 from shelllcc.guidance.wan.model.uncompiled import put_off_compiler
 
@@ -23,6 +28,7 @@ OPTIONAL = (
     *("gguf", "jinja2"),
 )
 TRIED = ("trio",)  # by httpx, which does without where importing it fails
+READER, READS = "transformers.utils.import_utils", "create_import_structure_from_path"
 _claimed: list[bool] = []
 
 
@@ -37,7 +43,7 @@ def import_wan_alone(*needed: str) -> None:
     if not _claimed or "diffusers" in sys.modules:
         return
     put_off_compiler()
-    with _uncollected(), _alone(), _missing(tuple(name for name in OPTIONAL if name not in needed)):
+    with _uncollected(), _alone(), _read_once(), _missing(tuple(name for name in OPTIONAL if name not in needed)):
         from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel  # noqa: F401
         from transformers import AutoTokenizer, UMT5EncoderModel  # noqa: F401
 
@@ -94,6 +100,41 @@ def _part_of_distributed(name: str) -> object:
         return importlib.import_module(f"torch.distributed.{name}")
     except ModuleNotFoundError as error:
         raise AttributeError(f"module 'torch.distributed' has no attribute {name!r}") from error
+
+
+@contextlib.contextmanager
+def _read_once() -> Iterator[None]:
+    """Within the block transformers reads the 1,600 files of its models once: it would for itself, and for `models`."""
+    finder = _Reader()
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+
+
+class _Reader(MetaPathFinder):
+    """Finds READER, and has it remember what READS gave for a folder; a file stands for its folder there."""
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: object = None) -> ModuleSpec | None:
+        spec = PathFinder.find_spec(name, path) if name == READER else None
+        loader: Any = spec and spec.loader
+        if loader is not None:
+            loader.exec_module = functools.partial(self._run, loader.exec_module)
+        return spec
+
+    @staticmethod
+    def _run(run: Callable[[ModuleType], None], module: ModuleType) -> None:
+        run(module)
+        if not hasattr(module, READS):  # older ones
+            return
+        read = functools.cache(getattr(module, READS))
+
+        def remembered(path: str | os.PathLike[str]) -> Any:
+            text = os.fspath(path)
+            return read(os.path.split(text)[0] if text.endswith(".py") else text)
+
+        vars(module)[READS] = remembered
 
 
 @contextlib.contextmanager

@@ -115,6 +115,30 @@ print(torch.distributed.tensor.DTensor.__name__, hasattr(torch.distributed, "not
     assert done.stdout.split() == ["DTensor", "False"], done.stderr
 
 
+def test_the_models_of_transformers_are_read_once_and_the_same_are_there(tmp_path):
+    code = """
+import sys
+opened = []
+def hear(event, seen):
+    if event == "open" and "modeling_albert" in str(seen[0]):
+        opened.append(event)
+sys.addaudithook(hear)
+if "ours" in sys.argv:
+    from shelllcc.guidance.wan.model.spared import claim_process, import_wan_alone
+    claim_process(), import_wan_alone()
+import transformers, transformers.models
+print(len(opened), hash(str(sorted(dir(transformers.models)))))
+"""
+    env = os.environ | {"PYTHONHASHSEED": "0"}
+    words = ([sys.executable, "-c", code, who] for who in ("ours", "theirs"))
+    ours, theirs = (
+        subprocess.run(each, cwd=tmp_path, env=env, capture_output=True, text=True, check=True).stdout.split()
+        for each in words
+    )
+    assert (ours[0], theirs[0]) == ("1", "2")
+    assert ours[1] == theirs[1]
+
+
 ASKING = (
     "import torch._dynamo.config as found; print(found.recompile_limit > 0)",
     "from torch._dynamo.utils import counters; print(counters is sys.modules['torch._dynamo.utils'].counters)",
