@@ -6,16 +6,19 @@ of terminals, nor of who samples.
 
 from __future__ import annotations
 
+import gc
 import hashlib
+import itertools
 import json
 import math
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shelllcc.guidance.errors import UsageError
+from shelllcc.guidance.errors import OutOfMemoryError, UsageError
 from shelllcc.guidance.files import JsonObject, write_json
 from shelllcc.guidance.fit.fit import LEAST, UNTOLD, Band, Belongs, Fit
 from shelllcc.guidance.fit.judge import BANDS, LIKE, Drift, Estimate, robust, shrunk, slope
@@ -57,7 +60,9 @@ class Fitting:
     ) -> None:
         self.trips, self.belongs, self.state, self.on_progress = trips, belongs, state, on_progress
         self.points: list[tuple[Point, GuideConfig]] = []
-        self._done, self._seconds, self._sampled = 0, 0.0, 0
+        self.seen: list[Drift] = []  # of the clips as they came back unguided, as far as that is known
+        self._done, self._total, self._passes = 0, 0, 0
+        self._pace: tuple[list[float], list[float]] = ([], [])  # seconds of a clip, unguided and guided
         self._key = _key(trips, belongs)
         self._known = _kept(state, self._key)
 
@@ -128,21 +133,67 @@ class Fitting:
         """The drifts of clips under a guide, those that are known from before taken from there."""
         name = json.dumps(config and asdict(config), sort_keys=True)
         known = self._known.setdefault(name, {})
-        for index in clips:
-            if str(index) not in known:
-                began = time.monotonic()
-                known[str(index)] = asdict(self.trips.drift(index, config))
-                self._seconds, self._sampled = self._seconds + time.monotonic() - began, self._sampled + 1
-                if self.state is not None:
-                    write_json(self.state, {"key": self._key, "drifts": self._known})
-            self._done += 1
+        self._passes, self._total = self._passes + 1, self._done + len(clips) * max(1, PASSES - self._passes)
+        for group in groups(clips, self.trips.together):
+            self._measure(group, config, known)
+            self._done += len(group)
+            if config is None:
+                self.seen += [_drift(known[str(index)]) for index in group]
             self._tell(stage)
         return [_drift(known[str(index)]) for index in clips]
 
+    def _measure(self, group: Sequence[int], config: GuideConfig | None, known: dict[str, JsonObject]) -> None:
+        """Have the drifts of clips known: sampled together where one is not, in halves where memory is too small."""
+        if all(str(index) in known for index in group):
+            return
+        began = time.monotonic()
+        found = self._sampled_together(group, config)
+        if found is None:
+            self.trips.together = len(group) // 2
+            for half in groups(group, self.trips.together):
+                self._measure(half, config, known)
+            return
+        known.update((str(index), asdict(drift)) for index, drift in zip(group, found, strict=True))
+        self._pace[config is not None].append((time.monotonic() - began) / len(group))
+        if self.state is not None:
+            write_json(self.state, {"key": self._key, "drifts": self._known})
+
+    def _sampled_together(self, group: Sequence[int], config: GuideConfig | None) -> list[Drift] | None:
+        """The drifts of a group; None where so many clips do not fit into memory at a time."""
+        try:
+            return self.trips.drifts(group, config)
+        except OutOfMemoryError:
+            if len(group) == 1:
+                raise
+        gc.collect()  # what the error's frames held goes before the next try
+        return None
+
+    @property
+    def overdone(self) -> bool:
+        """Whether contrast is too much as far as is known, so that guides will begin early."""
+        contrast = robust([drift.contrast for drift in self.seen])
+        return (shrunk(contrast) if math.isfinite(contrast.error) else contrast.mean) > 0
+
     def _tell(self, stage: str) -> None:
-        total = max(PASSES * len(self.trips.takes), self._done)
-        left = (total - self._done) * self._seconds / self._sampled if self._sampled else None
-        self.on_progress(Progress(self._done, total, left, stage))
+        self.on_progress(Progress(self._done, max(self._total, self._done), self._left(), stage))
+
+    def _left(self) -> float | None:
+        """Seconds left, each further trip as long as those before it; the first one under a guide as its steps say."""
+        whole, guided = (statistics.fmean(pace) if pace else None for pace in self._pace)
+        if guided is None and whole is not None:
+            tail = self.trips.early_tail if self.overdone else self.trips.tail
+            guided = whole * max(tail, 1) / (len(self.trips.levels) - 1)
+        if guided is None:
+            return None
+        first = max(0, len(self.trips.takes) - self._done)
+        return first * (whole or guided) + (max(self._total, self._done) - self._done - first) * guided
+
+
+def groups(clips: Sequence[int], most: int) -> list[Sequence[int]]:
+    """The clips in as few groups of `most` at most as there can be, as equal as can be."""
+    count = -(-len(clips) // most)
+    edges = [len(clips) * index // count for index in range(count + 1)] if count else [0]
+    return [clips[begin:end] for begin, end in itertools.pairwise(edges)]
 
 
 def came_back(drifts: Sequence[Drift]) -> list[int]:

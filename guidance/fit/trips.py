@@ -19,6 +19,7 @@ from shelllcc.guidance.fit.judge import Drift, drift
 from shelllcc.guidance.guide import dose
 from shelllcc.guidance.guide.config import GuideConfig
 from shelllcc.guidance.guide.guide import ShellGuide
+from shelllcc.guidance.guide.trace import Step
 
 if TYPE_CHECKING:
     from shelllcc.anchors.bank import Bank
@@ -61,8 +62,11 @@ class Back(Protocol):
 class RoundTrips(ABC):
     """Round trips of `takes` down the user's own noise levels (the last is 0), from the one nearest to `sigma`.
 
-    Of a clip `shown` latent frames are decoded and judged; None is all of them.
+    Of a clip `shown` latent frames are decoded and judged; None is all of them. `together` clips at most are sampled in
+    one call, where a door can do so.
     """
+
+    together = 1
 
     def __init__(
         self,
@@ -82,6 +86,7 @@ class RoundTrips(ABC):
         self.window, self.last = dose.interval(levels, renoised=renoised)
         self.dose = GuideConfig.dose
         self._real: dict[int, Frames] = {}
+        self._distance: dict[int, float] = {}
 
     @abstractmethod
     def decoded(self, latents: Tensor) -> Frames:
@@ -104,13 +109,28 @@ class RoundTrips(ABC):
     @property
     def shared(self) -> int:
         """Steps in which the transformer says the same, whatever the guide: up to that of its first move."""
-        return 1 + dose.first_move(self.levels, self.guide(radius=2.0))
+        return self._shared()
+
+    @property
+    def early_tail(self) -> int:
+        """What `tail` would be after `act_early`."""
+        window, reach = self._early
+        return len(self.levels) - 1 - self._shared(window=window, dose=reach)
 
     def act_early(self) -> None:
         """Let guides begin at EARLY, their steps as large as in the usual window; few steps have none to add."""
+        self.window, self.dose = self._early
+
+    @property
+    def _early(self) -> tuple[tuple[float, float], float]:
+        """Window and dose of guides that begin at EARLY."""
         low, high = self.window
-        if not self.last and high < EARLY:
-            self.window, self.dose = (low, EARLY), self.dose * (EARLY - low) / (high - low)
+        if self.last or high >= EARLY:
+            return self.window, self.dose
+        return (low, EARLY), self.dose * (EARLY - low) / (high - low)
+
+    def _shared(self, **acts: Any) -> int:
+        return 1 + dose.first_move(self.levels, self.guide(radius=2.0, **acts))
 
     def guide(self, **knobs: Any) -> GuideConfig:
         """A fit's guide for these noise levels: it multiplies what a clip has, and leaves alone what is not named.
@@ -124,13 +144,26 @@ class RoundTrips(ABC):
 
     def drift(self, number: int, config: GuideConfig | None) -> Drift:
         """What becomes of a clip under a guide; None is none."""
-        guide = None if config is None or not config.acts else ShellGuide(self.bank, config)
+        guide = self._guide(config)
+        self.real(number)  # before the sampling, so that what comes after it is the same in every pass
         back = self._sample(number, guide)
+        return self._judged(number, back, guide.trace if guide else [])
+
+    def drifts(self, numbers: Sequence[int], config: GuideConfig | None) -> list[Drift]:
+        """What becomes of clips, sampled in one call where the door can do so: to rounding as of each alone."""
+        return [self.drift(number, config) for number in numbers]
+
+    def _guide(self, config: GuideConfig | None) -> ShellGuide | None:
+        return None if config is None or not config.acts else ShellGuide(self.bank, config)
+
+    def _judged(self, number: int, back: Back, trace: Sequence[Step]) -> Drift:
+        """The drift of a clip that came back; `trace` is what the guide saw of it."""
         real = self.real(number)
-        last = guide.trace[-1] if guide and guide.trace else None
-        seen = {"excess": last.excess[0], "gain": last.gain[0]} if last else {}
-        latents = self.takes[number].latents.to(back.latents.device)
-        return drift(back.frames, real, distance=typical_distance(self.bank, latents), **seen)
+        if number not in self._distance:
+            latents = self.takes[number].latents.to(back.latents.device)
+            self._distance[number] = typical_distance(self.bank, latents)
+        seen = {"excess": trace[-1].excess[0], "gain": trace[-1].gain[0]} if trace else {}
+        return drift(back.frames, real, distance=self._distance[number], **seen)
 
     def real(self, number: int) -> Frames:
         """The clip (t, H, W, 3) as the model's decoder shows it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -31,6 +31,12 @@ class Step:
     aimed: list[float]
     move: list[float]
     gain: list[float]
+
+    def of(self, clip: int) -> Step:
+        """What it says of one clip of the batch alone."""
+        lists = (self.distance, self.excess, self.aimed, self.move, self.gain)
+        distance, excess, aimed, move, gain = ([each[clip]] for each in lists)
+        return replace(self, distance=distance, excess=excess, aimed=aimed, move=move, gain=gain)
 
 
 class Trace:

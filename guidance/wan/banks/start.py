@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Sequence
+import os
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from threading import Lock, Thread
+from typing import TYPE_CHECKING, Any
+
+import torch
 
 from shelllcc.anchors.bank import Bank
 from shelllcc.anchors.build import starter_recipe
@@ -30,9 +36,14 @@ from shelllcc.guidance.wan.banks.framing import framing_of
 from shelllcc.guidance.wan.banks.make import Gathered, build_bank, gather
 from shelllcc.guidance.wan.model.pipeline import Model, pick_device, vae_weights
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 FORM = 1  # changes when the same photograph would give other latents
 FRAMES = 17  # of a clip: five latent frames
+AHEAD = 8  # threads that film clips before they are needed, at most
 MOVES = 3  # clips of a photograph; on the CPU one, which makes nearly as good a bank
+_SWITCH = Lock()
 
 
 @dataclass(frozen=True)
@@ -146,7 +157,8 @@ def _photographs(
     waiting = [job for job in jobs if not _is_whole(job[1])]
     done = len(jobs) - len(waiting)
     on_clip(done, len(jobs))
-    with closing(work_off(waiting, partial(_encoder, encoding, shots), engine)) as outcomes:
+    ahead = [take for take, _ in waiting] if engine.workers == 1 else []  # several share the jobs out as they come
+    with closing(work_off(waiting, partial(_encoder, encoding, shots, ahead), engine)) as outcomes:
         for outcome in outcomes:
             if outcome.again:
                 continue
@@ -157,16 +169,63 @@ def _photographs(
     return [open_latents(path) for _, path in jobs]
 
 
-def _encoder(encoding: Encoding, shots: Shots) -> Callable[[tuple[Take, Path]], None]:
-    """What a worker does with a clip."""
-    return partial(_encode, encoding=encoding, shots=shots)
+def _encoder(encoding: Encoding, shots: Shots, ahead: Sequence[Take]) -> Callable[[tuple[Take, Path]], None]:
+    """What a worker does with a clip; those `ahead` will come in this order, and are filmed before they do."""
+    return partial(_encode, encoding=encoding, filmed=_Filmed(shots, ahead))
 
 
-def _encode(job: tuple[Take, Path], *, encoding: Encoding, shots: Shots) -> None:
+class _Filmed:
+    """Clips as frames: those that are expected come from threads that film ahead, any other is filmed when needed."""
+
+    def __init__(self, shots: Shots, ahead: Sequence[Take]) -> None:
+        self.shots, self._expected = shots, deque(ahead)
+        self._films = films(ahead, shots.size, frames=shots.frames)
+
+    def __call__(self, take: Take) -> NDArray[Any]:
+        if self._expected and self._expected[0] == take:
+            self._expected.popleft()
+            return next(self._films)
+        return film(take, self.shots.size, frames=self.shots.frames)
+
+
+def films(
+    takes: Sequence[Take], size: int, *, frames: int = FRAMES, threads: int | None = None
+) -> Iterator[NDArray[Any]]:
+    """The clips as `film` gives each, in their order, filmed by threads while earlier ones are in use.
+
+    By default there are as many threads as cores, AHEAD at most. Raises VideoError as `film`.
+    """
+    pool = ThreadPoolExecutor(count := threads or min(AHEAD, os.cpu_count() or 1), initializer=_keep_to_one_thread)
+    waiting = deque[Future[Any]]()
+    try:
+        for take in takes:
+            waiting.append(pool.submit(film, take, size, frames=frames))
+            if len(waiting) > 2 * count:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _keep_to_one_thread() -> None:
+    """From now on torch computes on one thread in this thread of Python; those of others stay as they are.
+
+    The process's default, which threads to come get, is changed for a moment: another thread puts it back.
+    """
+    with _SWITCH:
+        usual = torch.get_num_threads()
+        torch.set_num_threads(1)
+        other = Thread(target=torch.set_num_threads, args=(usual,))
+        other.start()
+        other.join()
+
+
+def _encode(job: tuple[Take, Path], *, encoding: Encoding, filmed: _Filmed) -> None:
     take, path = job
     vae = vae_of(encoding)
     with one_thread():
-        latents = encode_frames(vae, film(take, shots.size, frames=shots.frames))
+        latents = encode_frames(vae, filmed(take))
     metadata = {
         "source": take.photograph.sha256,
         "name": f"{take.photograph.name} {take.number}",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,13 +59,13 @@ class Prefix:
         transformers hear replayed outputs as they hear computed ones. Afterwards the transformers are as they were,
         also on an exception. Raises SamplingError for another shape or dtype of latents than the prefix was made with.
         """
-        calls = Calls()
-        self.calls.append(calls)
-        transformers = [getattr(pipe, name, None) for name in ("transformer", "transformer_2")]
-        found = [model for model in transformers if model is not None]
-        steps = min(shared, self.steps)
-        with forward_exchanged(found, lambda forward: self._replaying(forward, pipe, calls, steps)):
+        with replayed_together([self], pipe, shared) as calls:
             yield calls
+
+    @property
+    def known(self) -> int:
+        """How many calls it can answer."""
+        return len(self._outputs)
 
     def discard(self) -> None:
         """Forget all outputs, and remove their files."""
@@ -73,22 +73,8 @@ class Prefix:
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _replaying(self, forward: Callable[..., Any], pipe: Any, calls: Calls, steps: int) -> Callable[..., Any]:
-        def replaying(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-            within = (pipe.scheduler.step_index or 0) < steps
-            number = calls.computed + calls.replayed
-            if within and number < len(self._outputs):
-                calls.replayed += 1
-                return (self._recall(number, hidden_states),)
-            output = forward(hidden_states, *args, **kwargs)
-            if within and number == len(self._outputs):
-                self._keep(output[0], hidden_states)
-            calls.computed += 1
-            return output
-
-        return replaying
-
-    def _recall(self, number: int, latents: Tensor) -> Tensor:
+    def recall(self, number: int, latents: Tensor) -> Tensor:
+        """What the transformer said in the call of that number, which is shown `latents`. Raises SamplingError."""
         if (latents.shape, latents.dtype) != self._shapes[number]:
             raise SamplingError("a prefix serves one size and number of frames; make another for another request")
         kept = self._outputs[number]
@@ -98,7 +84,8 @@ class Prefix:
             kept = load_file(kept)["output"]
         return kept.to(latents.device, copy=True)
 
-    def _keep(self, output: Tensor, latents: Tensor) -> None:
+    def keep(self, output: Tensor, latents: Tensor) -> None:
+        """Keep what the transformer said to `latents`, if there is room."""
         size = output.numel() * output.element_size()
         if self._full or self.bytes + size > self.limit:
             self._full = True
@@ -121,3 +108,39 @@ class Prefix:
                 return
             self._outputs.append(path)
         self._shapes.append((latents.shape, latents.dtype))
+
+
+@contextlib.contextmanager
+def replayed_together(prefixes: Sequence[Prefix], pipe: Any, shared: int) -> Iterator[Calls]:
+    """As `Prefix.replayed`, for one sampling of as many clips as there are prefixes, of which each holds one clip's.
+
+    A call is replayed where all of them know it: clips that were sampled in other company share what they have.
+    """
+    calls, steps = Calls(), min(shared, *(prefix.steps for prefix in prefixes))
+    for prefix in prefixes:
+        prefix.calls.append(calls)
+    transformers = [getattr(pipe, name, None) for name in ("transformer", "transformer_2")]
+    found = [model for model in transformers if model is not None]
+    with forward_exchanged(found, lambda forward: _replaying(forward, prefixes, pipe, calls, steps)):
+        yield calls
+
+
+def _replaying(
+    forward: Callable[..., Any], prefixes: Sequence[Prefix], pipe: Any, calls: Calls, steps: int
+) -> Callable[..., Any]:
+    def replaying(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        within = (pipe.scheduler.step_index or 0) < steps
+        number, clips = calls.computed + calls.replayed, hidden_states.chunk(len(prefixes))
+        if within and all(number < prefix.known for prefix in prefixes):
+            known = [prefix.recall(number, clip) for prefix, clip in zip(prefixes, clips, strict=True)]
+            calls.replayed += 1
+            return (torch.cat(known) if len(known) > 1 else known[0],)
+        output = forward(hidden_states, *args, **kwargs)
+        if within:
+            for prefix, said, clip in zip(prefixes, output[0].chunk(len(prefixes)), clips, strict=True):
+                if number == prefix.known:
+                    prefix.keep(said, clip)
+        calls.computed += 1
+        return output
+
+    return replaying

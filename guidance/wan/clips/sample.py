@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from shelllcc.guidance.guide.seams import begun_later, levels_exchanged, noise_d
 from shelllcc.guidance.guide.trace import Step
 from shelllcc.guidance.measures.balance import Alarm, alarm
 from shelllcc.guidance.wan.clips.embeddings import Texts
-from shelllcc.guidance.wan.clips.prefix import Prefix
+from shelllcc.guidance.wan.clips.prefix import Prefix, replayed_together
 from shelllcc.guidance.wan.clips.preview import x0_between
 from shelllcc.guidance.wan.clips.request import Request
 from shelllcc.guidance.wan.model.caches import cached
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     Frames = NDArray[np.uint8]
 
 ADVICE = "use fewer --frames or a smaller --size"
+Dice = torch.Generator | list[torch.Generator]  # of one clip, or of each clip of a batch
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def set_shift(pipe: WanPipeline, shift: float) -> None:
 
 
 @contextlib.contextmanager
-def scheduled(pipe: WanPipeline, request: Request, dice: torch.Generator | None = None) -> Iterator[None]:
+def scheduled(pipe: WanPipeline, request: Request, dice: Dice | None = None) -> Iterator[None]:
     """Within the block the pipeline's scheduler is the request's, with its shift and its noise levels.
 
     What a scheduler noises anew is drawn from `dice`. Afterwards the pipeline has its own one again, of another shift.
@@ -160,17 +161,55 @@ def sample(
     toward, in normalised latents.
     """
     steps = _Steps(request.steps - (start.index if start else 0), guide, on_moment, on_x0)
-    dice = torch.Generator("cpu").manual_seed(request.seed)
-    if start:
-        torch.randn(start.latents.shape, generator=dice)  # what pure noise would have taken: none comes twice
+    prefixes, starts = [prefix] if prefix is not None else [], [start] if start else []
+    [clip] = _sampled(pipe, [request], guide, steps, prefixes, texts, cache, starts, images or {}, on_decoded)
+    return clip
+
+
+def sample_together(
+    pipe: WanPipeline,
+    requests: Sequence[Request],
+    guide: ShellGuide | None = None,
+    *,
+    starts: Sequence[Start],
+    prefixes: Sequence[Prefix] = (),
+    texts: Texts | None = None,
+    on_moment: Callable[[Moment], None] = lambda moment: None,
+) -> list[Clip]:
+    """Clips as `sample` makes each, to rounding, sampled as one batch: requests that differ in prompt and seed alone.
+
+    Each has its own noise, start, at one step for all, and prefix. A moment tells of the first. Not for models that
+    need images, nor for feature caches, which look at a batch as one. Raises as `sample`.
+    """
+    steps = _Steps(requests[0].steps - starts[0].index, guide, on_moment, None)
+    return _sampled(pipe, requests, guide, steps, prefixes, texts, "none", starts, {}, lambda done, total: None)
+
+
+def _sampled(
+    pipe: WanPipeline,
+    requests: Sequence[Request],
+    guide: ShellGuide | None,
+    steps: _Steps,
+    prefixes: Sequence[Prefix],
+    texts: Texts | None,
+    cache: str,
+    starts: Sequence[Start],
+    images: Mapping[str, Image],
+    on_decoded: Callable[[int, int], None],
+) -> list[Clip]:
+    request, all_dice = requests[0], [torch.Generator("cpu").manual_seed(each.seed) for each in requests]
+    for start, each in zip(starts, all_dice, strict=False):
+        torch.randn(start.latents.shape, generator=each)  # what pure noise would have taken: none comes twice
+    dice = all_dice if len(all_dice) > 1 else all_dice[0]
     with scheduled(pipe, request, dice):
-        later = begun_later(pipe.scheduler, start.index) if start else contextlib.nullcontext()
-        with later, _hooked(pipe, request, guide, prefix, cache), _told(pipe, steps), decoded(pipe, on_decoded):
-            frames = _call(pipe, request, texts, steps, start, dice, images or {})
+        later = begun_later(pipe.scheduler, starts[0].index) if starts else contextlib.nullcontext()
+        with later, _hooked(pipe, request, guide, prefixes, cache), _told(pipe, steps), decoded(pipe, on_decoded):
+            frames = _call(pipe, requests, texts, steps, starts, dice, images)
     if not np.isfinite(frames).all():
         raise SamplingError("the VAE gave NaN or infinity: its weights are broken; fetch the model anew")
-    trace = list(guide.trace) if guide else []
-    return Clip(request, (frames * 255).round().astype(np.uint8), steps.latents[0], trace)
+    shown, [latents] = (frames * 255).round().astype(np.uint8), steps.latents
+    trace = guide.trace if guide else []
+    return [Clip(each, shown[i], latents[i : i + 1], [step.of(i) for step in trace]) for i, each in enumerate(requests)]
 
 
 class _Steps:
@@ -185,7 +224,7 @@ class _Steps:
     ) -> None:
         self.steps, self.guide, self.on_moment, self.on_x0 = steps, guide, on_moment, on_x0
         self.before: Tensor | None = None  # the latents before this step, where somebody hears of x0
-        self.latents: list[Tensor] = []  # one, (1 c t h w), when all steps are done
+        self.latents: list[Tensor] = []  # one, (b c t h w), when all steps are done
 
     def __call__(self, pipe: Any, index: int, _timestep: Any, state: Mapping[str, Any]) -> dict[str, Any]:
         moment = self._moment(index, float(pipe.scheduler.sigmas[index]))
@@ -214,17 +253,17 @@ class _Steps:
 
 @contextlib.contextmanager
 def _hooked(
-    pipe: WanPipeline, request: Request, guide: ShellGuide | None, prefix: Prefix | None, cache: str
+    pipe: WanPipeline, request: Request, guide: ShellGuide | None, prefixes: Sequence[Prefix], cache: str
 ) -> Iterator[None]:
-    """Within the block the pipeline is guided, its transformers cached, and what the prefix knows is replayed."""
+    """Within the block the pipeline is guided, its transformers cached, and what the prefixes know is replayed."""
     with contextlib.ExitStack() as stack:
         if guide is not None:
             stack.enter_context(guided(pipe, guide))
         if cache != "none":
             stack.enter_context(cached(pipe, cache, steps=request.steps))
-        if prefix is not None:
+        if prefixes:
             move = first_move(pipe, request, guide.config if guide else None)
-            stack.enter_context(prefix.replayed(pipe, 1 + move))
+            stack.enter_context(replayed_together(prefixes, pipe, 1 + move))
         yield
 
 
@@ -246,18 +285,19 @@ def _told(pipe: WanPipeline, steps: _Steps) -> Iterator[None]:
 
 def _call(
     pipe: WanPipeline,
-    request: Request,
+    requests: Sequence[Request],
     texts: Texts | None,
     steps: _Steps,
-    start: Start | None,
-    dice: torch.Generator,
+    starts: Sequence[Start],
+    dice: Dice,
     images: Mapping[str, Image],
 ) -> NDArray[np.float32]:
-    """The pipeline's frames (t H W 3), from 0 to 1."""
+    """The pipeline's frames (b t H W 3), from 0 to 1."""
+    request = requests[0]
     with image_taken(pipe) if images else contextlib.nullcontext():
         frames: NDArray[np.float32] = pipe(
             **images,
-            **_texts(pipe, request, texts),
+            **_texts(pipe, requests, texts),
             height=request.height,
             width=request.width,
             num_frames=request.frames,
@@ -265,10 +305,10 @@ def _call(
             guidance_scale=request.cfg,
             guidance_scale_2=request.cfg_2 if getattr(pipe, "transformer_2", None) is not None else None,
             generator=dice,
-            latents=None if start is None else start.latents.to(device_of(pipe)),
+            latents=torch.cat([start.latents for start in starts]).to(device_of(pipe)) if starts else None,
             output_type="np",
             callback_on_step_end=steps,
-        ).frames[0]
+        ).frames
     return frames
 
 
@@ -290,12 +330,14 @@ def noise_levels(pipe: WanPipeline, request: Request) -> list[float]:
     return levels
 
 
-def _texts(pipe: WanPipeline, request: Request, texts: Texts | None) -> dict[str, Any]:
+def _texts(pipe: WanPipeline, requests: Sequence[Request], texts: Texts | None) -> dict[str, Any]:
     """The pipeline's arguments for the prompts, as words or as known embeddings."""
+    negative = requests[0].negative_prompt
     if texts is None:
-        return {"prompt": request.prompt, "negative_prompt": request.negative_prompt}
+        prompts = [request.prompt for request in requests]
+        return {"prompt": prompts if len(prompts) > 1 else prompts[0], "negative_prompt": negative}
     device = device_of(pipe)
-    known: dict[str, Any] = {"prompt_embeds": texts.embed(request.prompt).to(device)}
-    if request.cfg > 1:
-        known["negative_prompt_embeds"] = texts.embed(request.negative_prompt).to(device)
-    return known
+    known: dict[str, Any] = {"prompt_embeds": torch.cat([texts.embed(request.prompt) for request in requests])}
+    if requests[0].cfg > 1:
+        known["negative_prompt_embeds"] = texts.embed(negative).expand(len(requests), -1, -1)
+    return {name: embedding.to(device) for name, embedding in known.items()}

@@ -19,6 +19,7 @@ from shelllcc.guidance.fit.fitting import PASSES, Fitting, Progress
 from shelllcc.guidance.fit.trips import Take
 from shelllcc.guidance.media import photographs
 from shelllcc.guidance.wan.banks.encode import encode_frames
+from shelllcc.guidance.wan.banks.start import films
 from shelllcc.guidance.wan.clips.fitted import belonging
 from shelllcc.guidance.wan.fits.trips import Trips
 from shelllcc.guidance.wan.model.presets import preset_for
@@ -78,7 +79,7 @@ def make_fit(
 ) -> Fit:
     """Fit the guide to the sampling of a request, and keep the fit in the user's folder.
 
-    The time it will take is known after the first clip, and `on_cost` hears of it; with more than `most` seconds it
+    The time it will take is known after the first clips, and `on_cost` hears of it; with more than `most` seconds it
     raises TooLongError, and the next fit goes on from there. Raises OutputError where another process makes this one.
     """
     shape = shape_for(studio.model, request, studio.device, clips, given)
@@ -87,19 +88,22 @@ def make_fit(
     studio.expect(small.changed(prompt=take.caption) for take in chosen)
     pipe = studio.pipe
     studio.reporter.stage("encoding clips")
+    began = time.monotonic()
     takes = list(encoded(pipe, chosen, shape))
+    encoding = time.monotonic() - began
     watch = _Watch()
     shown = SHOWN if studio.device.startswith("cpu") and request.steps <= FEW else None
     trips = Trips(studio, small, bank, takes, seed=seed, shown=shown, on_moment=watch)
     belongs = belonging(request, studio.model, studio.loading, bank)
     state = shelf.folder() / "begun" / f"{belongs.name}.json"
-    told = False
+    told, done = False, 0
 
     def hear(progress: Progress) -> None:
-        nonlocal told
+        nonlocal told, done
+        clips, done = progress.done - done, progress.done
         if not told and watch.steps:
             told = True
-            seconds = cost(trips, watch)
+            seconds = encoding + cost(trips, watch, clips=clips, early=fitting.overdone)
             on_cost(seconds)
             if most is not None and seconds > most:
                 raise TooLongError(seconds, most)
@@ -107,7 +111,8 @@ def make_fit(
 
     studio.reporter.stage("fitting")
     with claimed(state):
-        fit = Fitting(trips, belongs, state=state, on_progress=hear).fit()
+        fitting = Fitting(trips, belongs, state=state, on_progress=hear)
+        fit = fitting.fit()
         shelf.keep(fit)
     return fit
 
@@ -121,22 +126,25 @@ def chosen_takes(shape: Shape, model: Model) -> list[photographs.Take]:
 
 def encoded(pipe: WanPipeline, takes: Sequence[photographs.Take], shape: Shape) -> Iterator[Take]:
     """The clips as latents of a pipeline's VAE."""
-    for take in takes:
-        frames = photographs.film(take, shape.side, frames=shape.frames)
+    for take, frames in zip(takes, films(takes, shape.side, frames=shape.frames), strict=True):
         yield Take(take.caption, encode_frames(pipe.vae, frames, device=device_of(pipe)).cpu())
 
 
-def cost(trips: Trips, watch: _Watch) -> float:
-    """Seconds that a whole fit takes, by what the first clip took: a step, and what comes after the last one."""
-    steps = len(trips.levels) - 1 + (PASSES - 1) * trips.tail
-    return len(trips.takes) * (steps * watch.step + (PASSES + 1) * watch.decoding)
+def cost(trips: Trips, watch: _Watch, *, clips: int = 1, early: bool = False) -> float:
+    """Seconds that a whole fit takes, by what its first call took, of so many clips: a step, and what follows the last.
+
+    `early` says that the guides will begin early, which makes each further trip longer.
+    """
+    tail = trips.early_tail if early else trips.tail
+    steps = len(trips.levels) - 1 + (PASSES - 1) * tail
+    return len(trips.takes) / clips * (steps * watch.step + (PASSES + 1) * watch.decoding)
 
 
 class _Watch:
-    """Times steps as they come; what lies between a last step and the next clip's first is decoding and judging."""
+    """Times steps as they come; what lies between a last step and the next progress is decoding and judging."""
 
     def __init__(self) -> None:
-        self.steps, self.decoded = list[float](), list[float]()
+        self.steps = list[float]()
         self._before: float | None = None
         self._ended: float | None = None
 
@@ -154,5 +162,5 @@ class _Watch:
 
     @property
     def decoding(self) -> float:
-        """Of one clip; two were decoded since the last step, the real one beside the one that came back."""
-        return 0.0 if self._ended is None else (time.monotonic() - self._ended) / 2
+        """Of the clips of one call that came back, with what they are judged by."""
+        return 0.0 if self._ended is None else time.monotonic() - self._ended

@@ -279,7 +279,8 @@ def test_a_fit_that_takes_too_long_is_told_so_after_one_clip_and_goes_on_later(t
     monkeypatch.setattr(
         Trips, "drift", lambda self, number, config: seen.append(number) or Drift((0.0,) * 4, 0, 0, 0.9)
     )
-    monkeypatch.setattr(making, "cost", lambda trips, watch: 500.0)
+    monkeypatch.setattr(making, "cost", lambda trips, watch, **call: 500.0)
+    monkeypatch.setattr(making.time, "monotonic", lambda: 0.0)
     monkeypatch.setattr(making._Watch, "steps", [1.0], raising=False)
     monkeypatch.setattr(making._Watch, "__init__", lambda self: None)
     seen, told = [], []
