@@ -1,8 +1,8 @@
 """A starter bank and a fit at Wan's full size, on one GPU, with random weights: `python -m benchmarks.full_size_fit`
 
 Wan2.1-1.3B's geometry, or with `--a14b` Wan2.2-A14B's two transformers. Prints one JSON line: seconds of the bank and
-of the fit, those that the fit said it would take after its first clip, and peak memory beside what `--dry-run` plans;
-what is known already goes to stderr meanwhile.
+of the fit, those that the fit said it would take after its first clips, and peak memory beside the plan for as many
+clips as are sampled together; what is known already goes to stderr meanwhile, with the seconds of each stage.
 Random weights bring no clip back as it was: here each counts as if it had come, so that the fit takes all its passes.
 Prompts are embedded beforehand. `--toy` shrinks the widths, for a CPU.
 """
@@ -14,6 +14,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,12 +30,24 @@ from shelllcc.guidance.fit import fitting
 from shelllcc.guidance.fit.fitting import Progress
 from shelllcc.guidance.wan.banks.start import start_bank
 from shelllcc.guidance.wan.clips.batch import Silent
+from shelllcc.guidance.wan.clips.parallel import Ranks
 from shelllcc.guidance.wan.clips.request import Request
 from shelllcc.guidance.wan.fits.making import make_fit, shape_for
+from shelllcc.guidance.wan.fits.trips import batch_for
 from shelllcc.guidance.wan.model.loading import Loading
 from shelllcc.guidance.wan.model.memory import costs
 from shelllcc.guidance.wan.model.pipeline import Model
 from shelllcc.guidance.wan.model.presets import preset_for
+
+
+class Told(Silent):
+    """Says when a stage begins."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.say = say
+
+    def stage(self, name: str) -> None:
+        self.say(f"begun: {name}")
 
 
 def main(
@@ -53,35 +66,48 @@ def main(
         scheduler = type(pipe.scheduler).__name__
         model = Model(folder, "random", dict(transformer), dict(pipe.vae.config), a14b, {}, boundary, scheduler)
         began = time.perf_counter()
-        bank_peak = bench.peak(lambda: start_bank(model, device=bench.device))
+
+        def say(words: str) -> None:
+            print(f"{words}, {time.perf_counter() - began:.1f} s", file=sys.stderr, flush=True)
+
+        def on_clip(done: int, total: int) -> None:
+            if done % 12 == 0 or done == total:
+                say(f"{done} of {total} clips filmed and encoded")
+
+        bank_peak = bench.peak(lambda: start_bank(model, device=bench.device, on_clip=on_clip))
         bank = start_bank(model, device=bench.device).for_model(model.fingerprint)
         bank_seconds = time.perf_counter() - began
-        print(f"bank in {bank_seconds:.0f} s", file=sys.stderr, flush=True)
+        say("bank built")
         preset = preset_for(LARGE_TRANSFORMER if a14b else TRANSFORMER, two_stage=a14b)
         request = Request.resolve(preset, prompt="any", **({"steps": steps} if steps else {}))
         studio: Any = SimpleNamespace(
-            model=model, loading=Loading(), reporter=Silent(), device=bench.device, pipe=pipe,
+            model=model, loading=Loading(), reporter=Told(say), device=bench.device, pipe=pipe, ranks=Ranks(),
             texts=Noise(transformer["text_dim"]), expect=lambda requests: None,
         )  # fmt: skip
         told: list[float] = []
 
+        def on_cost(seconds: float) -> None:
+            told.append(seconds)
+            say(f"estimated: {seconds:.0f} s")
+
         def on_progress(progress: Progress) -> None:
-            if progress.done % shape.clips == 0:
-                spent = time.perf_counter() - began
-                print(f"{progress.stage}, clip {progress.done}, {spent:.0f} s", file=sys.stderr, flush=True)
+            say(f"{progress.stage}, {progress.done} of {progress.total} clips, {progress.left or 0:.0f} s left")
 
         shape = shape_for(model, request, bench.device, clips)
         began = time.perf_counter()
-        work = partial(make_fit, studio, request, bank, clips=clips, on_cost=told.append, on_progress=on_progress)
+        work = partial(make_fit, studio, request, bank, clips=clips, on_cost=on_cost, on_progress=on_progress)
         with mock.patch.object(fitting, "LIKE", -1.0):
             fit_peak = bench.peak(work)
         fit_seconds = time.perf_counter() - began
         small = request.changed(width=shape.side, height=shape.side, frames=shape.frames)
-        planned = costs(model, small, Loading(), dtype=torch.bfloat16).loaded("none", tiling=False)
+        stages = costs(model, small, Loading(), dtype=torch.bfloat16).loaded("none", tiling=False)
+        together = batch_for(studio, small)
+        planned = max(stages[name].weights + together * stages[name].work for name in ("sampling", "decoding"))
         record = {
             "model": "A14B" if a14b else "1.3B",
             "device": "cpu" if toy else torch.cuda.get_device_name(),
             "clips": shape.clips,
+            "together": together,
             "size": [shape.side, shape.side, shape.frames],
             "steps": request.steps,
             "cfg": request.cfg,
@@ -91,7 +117,7 @@ def main(
             "estimated_s": round(told[0], 1),
             "estimated_over_taken": round(told[0] / fit_seconds, 3),
             "fit_peak_GB": round(fit_peak, 2),
-            "planned_GB": round(max(planned[stage].peak for stage in ("sampling", "decoding")) / 1e9, 2),
+            "planned_GB": round(planned / 1e9, 2),
         }
         print(json.dumps(record))
 

@@ -65,7 +65,7 @@ class Trips(RoundTrips):
         levels, model = noise_levels(studio.pipe, request), studio.model
         sampled = Sampled(model.name, model.fingerprint, request.negative_prompt, request.width, request.height)
         super().__init__(bank, takes, levels, sampled, renoised=renoised, seed=seed, sigma=sigma, shown=shown)
-        self.together = together or _together(studio, request)
+        self.together = together or batch_for(studio, request)
         self._prefixes: dict[int, Prefix] = {}
 
     def decoded(self, latents: Tensor) -> Frames:
@@ -127,7 +127,7 @@ class Trips(RoundTrips):
         return {"image": fromarray(self.real(number)[0])}
 
 
-def _together(studio: Studio, request: Request) -> int:
+def batch_for(studio: Studio, request: Request) -> int:
     """How many clips fit into one batch on the studio's device by the plan of its memory, MOST_TOGETHER at most.
 
     One on the CPU, on several ranks, and with models that need images or feature caches, which see a batch as one.

@@ -171,7 +171,7 @@ def test_how_many_go_together_is_said_by_the_plan_of_memory(studio, bank, takes,
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (room, room))
         monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 0)
         facts = dict(model=studio.model, loading=Loading(), device="cuda", pipe=studio.pipe, ranks=studio.ranks)
-        return trips_of._together(SimpleNamespace(**facts | changed), request)
+        return trips_of.batch_for(SimpleNamespace(**facts | changed), request)
 
     assert fitting(device="cpu") == 1
     assert fitting() == MOST_TOGETHER
@@ -225,7 +225,7 @@ def test_the_estimate_after_the_first_call_is_what_a_fit_of_the_usual_passes_tak
     monkeypatch.setattr("shelllcc.guidance.fit.fitting.time", clock)
     monkeypatch.setattr("shelllcc.guidance.fit.fitting.solve", solving)
     monkeypatch.setattr(Trips, "_judged", judged)
-    monkeypatch.setattr(trips_of, "_together", lambda studio, request: together)
+    monkeypatch.setattr(trips_of, "batch_for", lambda studio, request: together)
     monkeypatch.setattr(studio.pipe.transformer, "forward", calling)
     monkeypatch.setattr(vae, "decode", decoding)
     request = Request.resolve(PRESETS["tiny"], prompt="any", **SMALL | {"steps": 12}, cfg=cfg)
