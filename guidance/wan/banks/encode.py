@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -94,9 +94,12 @@ def encode_frames(vae: AutoencoderKLWan, frames: NDArray[Any], *, device: torch.
 
     Raises OutOfMemoryError, and LostGpuError where the GPU failed.
     """
-    exactly = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+    target = device or vae.device
+    exactly: AbstractContextManager[None] = nullcontext()
+    if target.type == "cuda":  # a switch of the whole process: threads that encode on the CPU leave it alone
+        exactly = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
     with told("encoding videos", "use a smaller --size, fewer --frames or fewer --workers"), exactly:
-        video = torch.from_numpy(frames).to(device or vae.device).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+        video = torch.from_numpy(frames).to(target).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
         latents = vae.encode(video).latent_dist.mode()[0]
     mean, std = (torch.tensor(vae.config[f"latents_{name}"]).view(-1, 1, 1, 1) for name in ("mean", "std"))
     return (latents - mean.to(latents)) / std.to(latents)

@@ -6,6 +6,7 @@ all, so that a start that was killed goes on where it was. Knows nothing of term
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -16,10 +17,11 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from threading import Lock, Thread
-from typing import TYPE_CHECKING, Any
+from threading import Lock, Thread, local
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+from torch import Tensor
 
 from shelllcc.anchors.bank import Bank
 from shelllcc.anchors.build import starter_recipe
@@ -41,9 +43,10 @@ if TYPE_CHECKING:
 
 FORM = 1  # changes when the same photograph would give other latents
 FRAMES = 17  # of a clip: five latent frames
-AHEAD = 8  # threads that film clips before they are needed, at most
+AHEAD, CORES = 8, 4  # threads at most that film clips before they are needed, and that encode them on the CPU
 MOVES = 3  # clips of a photograph; on the CPU one, which makes nearly as good a bank
 _SWITCH = Lock()
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -170,36 +173,58 @@ def _photographs(
 
 
 def _encoder(encoding: Encoding, shots: Shots, ahead: Sequence[Take]) -> Callable[[tuple[Take, Path]], None]:
-    """What a worker does with a clip; those `ahead` will come in this order, and are filmed before they do."""
-    return partial(_encode, encoding=encoding, filmed=_Filmed(shots, ahead))
+    """What a worker does with a clip; those `ahead` will come in this order, and are begun before they do."""
+    return partial(_encode, encoding=encoding, made=_Made(encoding, shots, ahead))
 
 
-class _Filmed:
-    """Clips as frames: those that are expected come from threads that film ahead, any other is filmed when needed."""
+class _Made:
+    """Clips as latents: the expected ones are filmed ahead by threads, on the CPU encoded as well, others when needed.
 
-    def __init__(self, shots: Shots, ahead: Sequence[Take]) -> None:
-        self.shots, self._expected = shots, deque(ahead)
-        self._films = films(ahead, shots.size, frames=shots.frames)
+    The threads encode each on one core with a VAE of its own, which has a memory of the frames before.
+    """
 
-    def __call__(self, take: Take) -> NDArray[Any]:
-        if self._expected and self._expected[0] == take:
-            self._expected.popleft()
-            return next(self._films)
+    def __init__(self, encoding: Encoding, shots: Shots, ahead: Sequence[Take]) -> None:
+        self.encoding, self.shots, self._expected = encoding, shots, deque(ahead)
+        self._own = local()
+        self._ahead: Iterator[NDArray[Any] | Tensor]
+        if encoding.device.startswith("cpu"):
+            self._ahead = _worked_ahead(self._encoded, ahead, CORES)
+        else:
+            self._ahead = _worked_ahead(self._filmed, ahead, AHEAD)
+
+    def __call__(self, take: Take) -> Tensor:
+        vae = vae_of(self.encoding)  # loaded here, not by several threads at a time
+        made = self._next() if self._expected and self._expected[0] == take else self._filmed(take)
+        return made if isinstance(made, Tensor) else encode_frames(vae, made)
+
+    def _next(self) -> NDArray[Any] | Tensor:
+        self._expected.popleft()
+        return next(self._ahead)
+
+    def _filmed(self, take: Take) -> NDArray[Any]:
         return film(take, self.shots.size, frames=self.shots.frames)
 
+    def _encoded(self, take: Take) -> Tensor:
+        if not hasattr(self._own, "vae"):
+            self._own.vae = copy.deepcopy(vae_of(self.encoding))
+        return encode_frames(self._own.vae, self._filmed(take))
 
-def films(
-    takes: Sequence[Take], size: int, *, frames: int = FRAMES, threads: int | None = None
-) -> Iterator[NDArray[Any]]:
-    """The clips as `film` gives each, in their order, filmed by threads while earlier ones are in use.
 
-    By default there are as many threads as cores, AHEAD at most. Raises VideoError as `film`.
+def films(takes: Sequence[Take], size: int, *, frames: int = FRAMES, threads: int = AHEAD) -> Iterator[NDArray[Any]]:
+    """The clips as `film` gives each, in their order, filmed by so many threads at most while earlier ones are in use.
+
+    Raises VideoError as `film`.
     """
-    pool = ThreadPoolExecutor(count := threads or min(AHEAD, os.cpu_count() or 1), initializer=_keep_to_one_thread)
-    waiting = deque[Future[Any]]()
+    return _worked_ahead(partial(film, size=size, frames=frames), takes, threads)
+
+
+def _worked_ahead(work: Callable[[Take], T], takes: Sequence[Take], most: int) -> Iterator[T]:
+    """What `work` makes of each, in their order, by threads of one core each, while earlier ones are in use."""
+    count = min(most, os.cpu_count() or 1)
+    pool, waiting = ThreadPoolExecutor(count, initializer=_keep_to_one_thread), deque[Future[T]]()
     try:
         for take in takes:
-            waiting.append(pool.submit(film, take, size, frames=frames))
+            waiting.append(pool.submit(work, take))
             if len(waiting) > 2 * count:
                 yield waiting.popleft().result()
         while waiting:
@@ -221,11 +246,10 @@ def _keep_to_one_thread() -> None:
         other.join()
 
 
-def _encode(job: tuple[Take, Path], *, encoding: Encoding, filmed: _Filmed) -> None:
+def _encode(job: tuple[Take, Path], *, encoding: Encoding, made: _Made) -> None:
     take, path = job
-    vae = vae_of(encoding)
     with one_thread():
-        latents = encode_frames(vae, filmed(take))
+        latents = made(take)
     metadata = {
         "source": take.photograph.sha256,
         "name": f"{take.photograph.name} {take.number}",
