@@ -102,7 +102,8 @@ def main(
         small = request.changed(width=shape.side, height=shape.side, frames=shape.frames)
         stages = costs(model, small, Loading(), dtype=torch.bfloat16).loaded("none", tiling=False)
         together = batch_for(studio, small)
-        planned = max(stages[name].weights + together * stages[name].work for name in ("sampling", "decoding"))
+        sampling, decoding = stages["sampling"], stages["decoding"]
+        planned = max(sampling.weights + together * sampling.work, decoding.peak)
         record = {
             "model": "A14B" if a14b else "1.3B",
             "device": "cpu" if toy else torch.cuda.get_device_name(),

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from shelllcc.guidance.wan.model.pipeline import Model
 
 SIDE, FRAMES = 256, 17  # pixels and frames of a fit's clips, where the model makes such large ones
-CLIPS, CLIPS_CPU = 24, 8
+CLIPS, CLIPS_LARGE, CLIPS_CPU = 24, 16, 8
+LARGE = 4096  # numbers of a token within a transformer from which it is a large one: Wan's 14B has 5120
 FEW, SHOWN = (
     10,
     2,
@@ -54,7 +55,8 @@ class Shape:
 def shape_for(
     model: Model, request: Request, device: str, clips: int | None = None, given: Collection[str] = ()
 ) -> Shape:
-    """What suits a model and a device: small, short clips, but none smaller or shorter than the request's.
+    """What suits a model and a device: small, short clips, but none smaller or shorter than the request's; fewer of
+    them where each takes long.
 
     Fields of the request that were `given`, `frames` and `width`, are taken as they are.
     """
@@ -62,7 +64,9 @@ def shape_for(
     most = min(request.width, request.height)
     side = (most if "width" in given else min(SIDE, most)) // grid * grid
     frames = request.frames if "frames" in given else min(FRAMES, request.frames)
-    return Shape(max(side, grid), frames, clips or (CLIPS_CPU if device.startswith("cpu") else CLIPS))
+    width = model.transformer["num_attention_heads"] * model.transformer["attention_head_dim"]
+    usual = CLIPS_CPU if device.startswith("cpu") else CLIPS_LARGE if width >= LARGE else CLIPS
+    return Shape(max(side, grid), frames, clips or usual)
 
 
 def make_fit(

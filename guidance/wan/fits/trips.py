@@ -7,8 +7,9 @@ Knows nothing of what is solved.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -77,7 +78,7 @@ class Trips(RoundTrips):
         guide = self._guide(config)
         for number in numbers:
             self.real(number)
-        with decoded_in_part(self.studio.pipe.vae, self.shown):
+        with decoded_in_part(self.studio.pipe.vae, self.shown), _decoded_in_turn(self.studio.pipe.vae):
             clips = sample_together(
                 self.studio.pipe,
                 [self._request(number) for number in numbers],
@@ -138,9 +139,19 @@ def batch_for(studio: Studio, request: Request) -> int:
     device, loading = device_of(studio.pipe), studio.loading
     room = ROOM * (torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device))
     plan = costs(studio.model, request, loading, dtype=pick_dtype(loading.dtype, studio.device))
-    stages = plan.loaded(loading.offload, tiling=loading.tiling)
-    fits = [(room - stages[name].weights) / stages[name].work for name in ("sampling", "decoding")]
-    return max(1, min(MOST_TOGETHER, int(min(fits))))
+    sampling = plan.loaded(loading.offload, tiling=loading.tiling)["sampling"]
+    return max(1, min(MOST_TOGETHER, int((room - sampling.weights) / sampling.work)))
+
+
+@contextlib.contextmanager
+def _decoded_in_turn(vae: Any) -> Iterator[None]:
+    """Within the block the VAE decodes the clips of a batch one after the other: each keeps a GPU busy, and takes more
+    memory than all of them did while they were sampled."""
+    before, vae.use_slicing = vae.use_slicing, True
+    try:
+        yield
+    finally:
+        vae.use_slicing = before
 
 
 @torch.no_grad()

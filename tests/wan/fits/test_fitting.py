@@ -303,6 +303,8 @@ def test_clips_suit_the_model_and_the_device(trips):
     assert shape_for(wide, full, "cuda", 32) == Shape(256, 17, 32)
     assert shape_for(wide, full, "cuda", 32, {"frames"}) == Shape(256, 81, 32)
     assert shape_for(wide, full, "cuda", None, {"width"}) == Shape(720, 17, 24)
+    large = replace(wide, transformer=wide.transformer | {"num_attention_heads": 40})
+    assert [shape_for(large, full, device).clips for device in ("cuda", "cpu")] == [16, 8]
     captions = [{take.caption.partition(",")[0] for take in chosen_takes(Shape(256, 17, 16), m)} for m in (tiny, wide)]
     assert "a tabby cat" in captions[0]
     assert len(captions[0]) == len(captions[1]) == 16
