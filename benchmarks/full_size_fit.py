@@ -4,7 +4,7 @@ Wan2.1-1.3B's geometry, or with `--a14b` Wan2.2-A14B's two transformers. Prints 
 of the fit, those that the fit said it would take after its first clips, and peak memory beside the plan for as many
 clips as are sampled together; what is known already goes to stderr meanwhile, with the seconds of each stage.
 Random weights bring no clip back as it was: here each counts as if it had come, so that the fit takes all its passes.
-Prompts are embedded beforehand. `--toy` shrinks the widths, for a CPU.
+Prompts are embedded beforehand. `--toy` shrinks widths and clips, for a CPU.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ from benchmarks.gpu import Bench, Noise
 from benchmarks.wan_geometry import BOUNDARY, LARGE_TRANSFORMER, TOY_TRANSFORMER, TRANSFORMER, make_pipeline
 from shelllcc.guidance.fit import fitting
 from shelllcc.guidance.fit.fitting import Progress
-from shelllcc.guidance.wan.banks.start import start_bank
+from shelllcc.guidance.wan.banks.start import Shots, start_bank
 from shelllcc.guidance.wan.clips.batch import Silent
 from shelllcc.guidance.wan.clips.parallel import Ranks
 from shelllcc.guidance.wan.clips.request import Request
+from shelllcc.guidance.wan.fits import trips
 from shelllcc.guidance.wan.fits.making import make_fit, shape_for
 from shelllcc.guidance.wan.fits.trips import batch_for
 from shelllcc.guidance.wan.model.loading import Loading
@@ -74,12 +75,14 @@ def main(
             if done % 12 == 0 or done == total:
                 say(f"{done} of {total} clips filmed and encoded")
 
-        bank_peak = bench.peak(lambda: start_bank(model, device=bench.device, on_clip=on_clip))
+        shots = Shots(64, frames=5, moves=1) if toy else None
+        bank_peak = bench.peak(lambda: start_bank(model, device=bench.device, shots=shots, on_clip=on_clip))
         bank = start_bank(model, device=bench.device).for_model(model.fingerprint)
         bank_seconds = time.perf_counter() - began
         say("bank built")
         preset = preset_for(LARGE_TRANSFORMER if a14b else TRANSFORMER, two_stage=a14b)
-        request = Request.resolve(preset, prompt="any", **({"steps": steps} if steps else {}))
+        small: dict[str, Any] = {"width": 64, "height": 64, "frames": 5} if toy else {}
+        request = Request.resolve(preset, prompt="any", **small | ({"steps": steps} if steps else {}))
         studio: Any = SimpleNamespace(
             model=model, loading=Loading(), reporter=Told(say), device=bench.device, pipe=pipe, ranks=Ranks(),
             texts=Noise(transformer["text_dim"]), expect=lambda requests: None,
@@ -96,12 +99,13 @@ def main(
         shape = shape_for(model, request, bench.device, clips)
         began = time.perf_counter()
         work = partial(make_fit, studio, request, bank, clips=clips, on_cost=on_cost, on_progress=on_progress)
-        with mock.patch.object(fitting, "LIKE", -1.0):
+        choose = (lambda *_: 3) if toy else batch_for
+        with mock.patch.object(fitting, "LIKE", -1.0), mock.patch.object(trips, "batch_for", choose):
             fit_peak = bench.peak(work)
         fit_seconds = time.perf_counter() - began
-        small = request.changed(width=shape.side, height=shape.side, frames=shape.frames)
-        stages = costs(model, small, Loading(), dtype=torch.bfloat16).loaded("none", tiling=False)
-        together = batch_for(studio, small)
+        fitted = request.changed(width=shape.side, height=shape.side, frames=shape.frames)
+        stages = costs(model, fitted, Loading(), dtype=torch.bfloat16).loaded("none", tiling=False)
+        together = choose(studio, fitted)
         sampling, decoding = stages["sampling"], stages["decoding"]
         planned = max(sampling.weights + together * sampling.work, decoding.peak)
         record = {
