@@ -257,14 +257,14 @@ def test_a_model_without_a_fit_is_fitted_first_or_sampled_without_guidance(
     words = ("generate", "-p", "a tabby cat", *SMALL, "--model", other_model, "--bank", other_bank.path)
     code, _, err = shelllcc(*words, "--fit", "never", "-o", "never.mp4")
     assert code == 0, err
-    monkeypatch.setattr(making, "cost", lambda trips, watch: 1e6)
+    monkeypatch.setattr(making, "cost", lambda trips, watch, **call: 1e6)
     monkeypatch.setattr(making._Watch, "steps", [1.0], raising=False)
     monkeypatch.setattr(making._Watch, "__init__", lambda self: None)
     code, _, err = shelllcc(*words, "-o", "long.mp4")
     assert code == 0, err
     assert f"shelllcc fit --model {other_model} --bank {other_bank.path} --steps 4" in err
     assert json.loads((tmp_path / "long.json").read_text())["request"]["strength"] == 0
-    monkeypatch.setattr(making, "cost", lambda trips, watch: 60.0)
+    monkeypatch.setattr(making, "cost", lambda trips, watch, **call: 60.0)
     code, _, err = shelllcc(*words, "-o", "fitted.mp4")
     assert code == 0, err
     assert "leaves out 20% of the finest detail" in err
