@@ -42,6 +42,7 @@ from shelllcc.guidance.fit.fit import Belongs, Fit, read_fit, write_fit
 from shelllcc.guidance.fit.fitting import Fitting
 from shelllcc.guidance.fit.trips import Take
 from shelllcc.guidance.wan.banks.encode import encode_frames
+from shelllcc.guidance.wan.clips.parallel import Ranks
 from shelllcc.guidance.wan.clips.request import Request
 from shelllcc.guidance.wan.fits.trips import Trips
 from shelllcc.guidance.wan.model.loading import SHIPPED, Loading
@@ -136,8 +137,9 @@ def fitted(cell: Cell, bench: Bench, count: int, file: str) -> Fit:
     pipe.scheduler = SCHEDULERS[arm.scheduler](arm.shift)
     try:
         studio: Any = SimpleNamespace(
-            pipe=pipe, texts=None, loading=Loading(), model=find_model(str(sampler.folder(arm.model)))
-        )
+            pipe=pipe, texts=None, loading=Loading(), model=find_model(str(sampler.folder(arm.model))),
+            device=sampler.device, ranks=Ranks(),
+        )  # fmt: skip
         trips = Trips(studio, request, bank, takes(bench, pipe, count, size))
         fit = Fitting(trips, belongs, state=FOLDER / f"{belongs.name}.part").fit()
     finally:
