@@ -140,7 +140,7 @@ def _anchors(tensors: Mapping[str, Tensor], k: int) -> Skeleton:
     if whitening.tril(-1).any():
         raise BankError("the bank's whitening must be upper triangular")
     if not 1 <= k <= m:
-        raise BankError(f"the bank's k must lie between 1 and its {m} anchors, got {k}")
+        raise BankError(f"the bank's k must lie between 1 and {m}, how many anchors it has, got {k}")
     usage = tensors.get("usage")
     if usage is not None and (tuple(usage.shape) != (m,) or (usage < 0).any() or abs(float(usage.sum()) - 1) > 1e-3):
         raise BankError(f"the bank's usage must be {m} shares that add up to 1, one for each anchor")

@@ -6,6 +6,7 @@ from shelllcc.anchors.bank import LEVELS, Bank
 from shelllcc.guidance.files import JsonObject
 from shelllcc.guidance.geometry.shell import Curve
 from shelllcc.guidance.geometry.skeletons import Anchors
+from shelllcc.guidance.words import plural
 
 
 def describe(bank: Bank, *, whole: bool = False) -> JsonObject:
@@ -39,7 +40,7 @@ def _shape(bank: Bank) -> str:
     if not isinstance(skeleton, Anchors):
         return f"amortized manifold of {len(skeleton.weights['basis'])} bases, single voxels"
     scale = "covariance each" if len(skeleton.whitening) > 1 else "one covariance"
-    return f"{len(skeleton.anchors)} anchors of {patch}x{patch} patches, k {skeleton.k}, {scale}"
+    return f"{plural(len(skeleton.anchors), 'anchor')} of {patch}x{patch} patches, k {skeleton.k}, {scale}"
 
 
 def _table(curve: Curve) -> JsonObject:

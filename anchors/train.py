@@ -203,7 +203,7 @@ def begin(clips: Sequence[Tensor], config: TrainConfig) -> Manifold:
     sources = torch.randperm(len(clips), generator=generator)[: config.bases].tolist()
     pool = torch.cat([_tokens(clips[i], channels, -(-config.bases // len(sources)), generator) for i in sources])
     if len(pool) < config.bases:
-        raise UsageError(f"{config.bases} anchors need as many voxels, the clips gave {len(pool)}; lower bases")
+        raise UsageError(f"{len(pool)} of the {config.bases} voxels that anchors need came from the clips; lower bases")
     manifold = Manifold(channels, config.bases, config.hidden, seed=config.seed)
     manifold.basis.data.copy_(pool[torch.randperm(len(pool), generator=generator)[: config.bases]])
     return manifold

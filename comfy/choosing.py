@@ -19,6 +19,7 @@ from shelllcc.guidance.errors import BankError, UsageError
 from shelllcc.guidance.fit import shelf
 from shelllcc.guidance.fit.fit import Fit, read_fit
 from shelllcc.guidance.guide.config import GuideConfig
+from shelllcc.guidance.words import plural
 
 AUTO = "auto"
 DEFAULTS = "none: the guide's defaults"
@@ -81,7 +82,7 @@ def label(fit: Fit) -> str:
     made = fit.belongs
     how = f"sigmas {', '.join(f'{s:.3g}' for s in made.sigmas)}" if made.sigmas else f"shift {made.shift:g}"
     model = fit.model.rstrip("/").rpartition("/")[2]
-    return f"{model}, {made.steps} steps, cfg {made.cfg:g}, {how} [{made.name}]"
+    return f"{model}, {plural(made.steps, 'step')}, cfg {made.cfg:g}, {how} [{made.name}]"
 
 
 def choose(bank: str, fit: str, sampling: Sampling) -> tuple[Bank, GuideConfig, str]:
@@ -94,7 +95,7 @@ def choose(bank: str, fit: str, sampling: Sampling) -> tuple[Bank, GuideConfig, 
     named = None if bank == AUTO else _named(bank, sampling.vae)
     found = _nearest(named, sampling) if fit == AUTO else _labelled(fit)
     if found is None:
-        what = f"this model at {sampling.steps} steps, cfg {sampling.cfg:g}, shift {sampling.shift:g}"
+        what = f"this model at {plural(sampling.steps, 'step')}, cfg {sampling.cfg:g}, shift {sampling.shift:g}"
         raise UsageError(
             f"no fit says how to guide {what}: make one with the node Shell-LCC Fit, or with "
             f"`shelllcc fit --model MODEL --steps {sampling.steps} "

@@ -32,6 +32,7 @@ from shelllcc.commands.sources import (
 from shelllcc.commands.tables import DOTS, facts, short, table
 from shelllcc.guidance.errors import UsageError
 from shelllcc.guidance.files import JsonObject
+from shelllcc.guidance.words import plural
 
 if TYPE_CHECKING:
     from shelllcc.anchors.bank import Bank
@@ -369,7 +370,7 @@ def analyze(
     for name, row in table["distinguishability"].items():
         _print_shares(name, row)
     for row in table.get("data_efficiency", ()):
-        _print_shares(f"fitted to {row['videos']} videos", row)
+        _print_shares(f"fitted to {plural(row['videos'], 'video')}", row)
     streams.print_line(f"{'anchors in effective use':<52}{table['usage']['real']['effective']:>9.2f}")
     for path in table["files"]:
         streams.print_line(str(path))

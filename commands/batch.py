@@ -15,6 +15,7 @@ import typer
 
 from shelllcc.commands import fit, options, streams, tables
 from shelllcc.commands.sources import EngineName, parse_shard
+from shelllcc.guidance.words import plural
 
 if TYPE_CHECKING:
     from shelllcc.guidance.jobs.work import Engine
@@ -123,7 +124,7 @@ def _run(planned: Batch, engine: Engine, device: str | None, retries: int) -> li
         TerminalReporter() as reporter,
         contextlib.closing(make_clips(planned, engine, device=device, retries=retries)) as parts,
     ):
-        reporter.stage(f"{planned.clips} clips, {engine.workers} at a time")
+        reporter.stage(f"{plural(planned.clips, 'clip')}, {engine.workers} at a time")
         for part in parts:
             found.append(part)
             progress.add(part)

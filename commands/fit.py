@@ -14,6 +14,7 @@ from shelllcc.commands import options, streams
 from shelllcc.commands.tables import facts, table
 from shelllcc.guidance.errors import BankError, OutputError, UsageError
 from shelllcc.guidance.fit.fit import UNTOLD
+from shelllcc.guidance.words import plural
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -77,7 +78,7 @@ def fit(
             streams.print_json(report)
             return
         about: JsonObject = {"model": resolved.model.name, "bank": bank.name, "loaded": report["loaded"]}
-        made = f"{shape.clips} of {shape.side}x{shape.side}, {shape.frames} frames"
+        made = f"{shape.clips} of {shape.side}x{shape.side}, {plural(shape.frames, 'frame')}"
         facts(about | ({"found": "there is one: nothing to make, but by --again"} if there else {"clips": made}))
         facts({"fit": str(place)})
         return

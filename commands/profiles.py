@@ -10,6 +10,7 @@ import typer
 from shelllcc.commands import options, streams
 from shelllcc.commands.tables import short, table
 from shelllcc.guidance.errors import UsageError
+from shelllcc.guidance.words import plural
 
 app = typer.Typer(no_args_is_help=True, help="The strengths that `tune` found.")
 
@@ -52,7 +53,7 @@ def export(
     from shelllcc.guidance.wan.clips import profiles as store
 
     chosen = [profile for one in name for profile in store.named(one)] if name else store.every()
-    streams.print_line(f"{store.export(output, chosen, overwrite=overwrite)} profiles written to {output}")
+    streams.print_line(f"{plural(store.export(output, chosen, overwrite=overwrite), 'profile')} written to {output}")
 
 
 @app.command("import")
@@ -63,7 +64,7 @@ def import_profiles(
     """Take over the profiles of a file."""
     from shelllcc.guidance.wan.clips import profiles as store
 
-    streams.print_line(f"{store.take_over(path, overwrite=overwrite)} profiles taken over")
+    streams.print_line(f"{plural(store.take_over(path, overwrite=overwrite), 'profile')} taken over")
 
 
 @app.command()
@@ -77,9 +78,9 @@ def forget(
     if bool(name) == every:
         raise UsageError("give the profiles to forget, or --all")
     if every:
-        streams.print_line(f"{store.forget_all()} profiles forgotten")
+        streams.print_line(f"{plural(store.forget_all(), 'profile')} forgotten")
         return
     found = {profile["name"] for one in name or [] for profile in store.named(one)}
     for one in found:
         store.forget(one)
-    streams.print_line(f"{len(found)} profiles forgotten")
+    streams.print_line(f"{plural(len(found), 'profile')} forgotten")

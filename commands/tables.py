@@ -8,6 +8,7 @@ from typing import Any
 
 from shelllcc.commands import streams
 from shelllcc.guidance.terminal import shown
+from shelllcc.guidance.words import plural
 
 STYLES = {"better": "green", "worse": "yellow", "noise alarm": "bold red", "mean-regression alarm": "bold red"}
 STYLES |= {"damaged": "bold red", "not comparable": "yellow"}
@@ -72,7 +73,7 @@ PLANNED = ("file", "prompt", "seed", "size", "steps", "strength")
 
 def planned(request: Mapping[str, Any], file: object) -> tuple[str, ...]:
     """The row of a clip, of its request as records have it."""
-    size = f"{request['width']}x{request['height']}, {request['frames']} frames"
+    size = f"{request['width']}x{request['height']}, {plural(request['frames'], 'frame')}"
     numbers = str(request["seed"]), size, str(request["steps"]), f"{request['strength']:g}"
     return str(file), short(request["prompt"], 40), *numbers
 
@@ -90,7 +91,8 @@ def plan(rows: Sequence[Sequence[str]], heads: Sequence[str], total: int | None 
 def memory(rows: Sequence[Mapping[str, Any]]) -> str:
     """What clips will take, of `forecasts`."""
     return ", ".join(
-        f"{row['peak_GB']:g} GB at most for {row['width']}x{row['height']}, {row['frames']} frames" for row in rows
+        f"{row['peak_GB']:g} GB at most for {row['width']}x{row['height']}, {plural(row['frames'], 'frame')}"
+        for row in rows
     )
 
 

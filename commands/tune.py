@@ -10,6 +10,7 @@ import typer
 
 from shelllcc.commands import options, runs, streams
 from shelllcc.commands.tables import short, table
+from shelllcc.guidance.words import plural
 
 if TYPE_CHECKING:
     from shelllcc.guidance.files import JsonObject
@@ -70,7 +71,7 @@ def tune(
 
         for profile in tuning.tune(run, planned, studio, budget=budget, embed=embed, again=again, on_probe=on_probe):
             found.append(profile)
-            took = "as tuned before" if profile["known"] else f"{profile['sampled']} clips sampled"
+            took = "as tuned before" if profile["known"] else f"{plural(profile['sampled'], 'clip')} sampled"
             reporter.line(f"{short(profile['settings']['prompt'])}: strength {profile['strength']:g} ({took})")
     clips, page = planned.folder / "report.html", planned.folder / SEARCH
     _report(found, clips, page, as_json=common.as_json)

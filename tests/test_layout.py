@@ -1,6 +1,8 @@
 """The house rules: who may import whom, what the wheel holds, and how fast help is."""
 
 import ast
+import itertools
+import re
 import resource
 import runpy
 import subprocess
@@ -203,3 +205,38 @@ def test_the_package_size_keeps_its_budget(root):
 def test_the_mathematics_stays_small(root):
     files = [*sources(root, "guidance/geometry"), root / "guidance/guide/guide.py"]
     assert sum(len(path.read_text().splitlines()) for path in files) < 700
+
+
+MANY = (
+    "anchor",
+    "clip",
+    "failure",
+    "file",
+    "frame",
+    "GPU",
+    "job",
+    "process",
+    "profile",
+    "seed",
+    "step",
+    "video",
+    "worker",
+)
+
+
+def test_a_number_and_its_noun_are_said_by_plural(root):
+    """So that nobody reads "1 clips". What stands in thousands (`:,`) is never one."""
+    nouns = re.compile(rf"^ ({'|'.join(MANY)})(e?s)\b")
+    wrong = []
+    for path, name in modules(root):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            pairs = itertools.pairwise(node.values) if isinstance(node, ast.JoinedStr) else ()
+            wrong += [
+                f"{name}:{node.lineno}{after.value}"
+                for before, after in pairs
+                if isinstance(before, ast.FormattedValue)
+                and before.format_spec is None
+                and isinstance(after, ast.Constant)
+                and nouns.match(after.value)
+            ]
+    assert wrong == []

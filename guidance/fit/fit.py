@@ -19,6 +19,7 @@ from shelllcc.guidance.errors import UsageError
 from shelllcc.guidance.files import JsonObject, write_json
 from shelllcc.guidance.guide.config import GuideConfig
 from shelllcc.guidance.paths import reason
+from shelllcc.guidance.words import plural
 
 FORMAT = "shelllcc-fit/1"
 MAX_BYTES = 1 << 20
@@ -132,9 +133,9 @@ class Fit:
         named = {band.name: band for band in self.bands}
         fine, contrast = self.bands[0], named.get("contrast", self.bands[-1])
         told = [said for said in (_said("the finest detail", fine), _said("the contrast", contrast)) if said]
-        few = "" if len(self.clips) >= FEW else f". Only {len(self.clips)} clips came back as they were: it is gentle"
+        came = f"{len(self.clips)} of {plural(len(self.clips) + len(self.left_out), 'clip')} came back as they were"
+        few = "" if len(self.clips) >= FEW else f". Only {came}: it is gentle"
         if len(self.clips) < LEAST:
-            came = f"{len(self.clips)} of {len(self.clips) + len(self.left_out)} clips came back as they were"
             return f"{came}, too few to tell of drift: the guide leaves this model's clips alone"
         if not self.guide.acts:
             return f"this model drifts by no more than chance at these settings: the guide leaves its clips alone{few}"

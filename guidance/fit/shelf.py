@@ -9,6 +9,7 @@ from pathlib import Path
 from shelllcc.anchors.shelf import user_folder
 from shelllcc.guidance.errors import UsageError
 from shelllcc.guidance.fit.fit import Belongs, Fit, read_fit, write_fit
+from shelllcc.guidance.words import plural
 
 SHIPPED = Path(__file__).parent / "shipped"
 
@@ -79,4 +80,4 @@ def _sound(path: Path) -> Fit | None:
 
 def _sampling(belongs: Belongs) -> str:
     how = f"sigmas {', '.join(f'{s:.4g}' for s in belongs.sigmas)}" if belongs.sigmas else f"shift {belongs.shift:g}"
-    return f"{belongs.steps} steps, cfg {belongs.cfg:g}, {how}, {belongs.scheduler}"
+    return f"{plural(belongs.steps, 'step')}, cfg {belongs.cfg:g}, {how}, {belongs.scheduler}"

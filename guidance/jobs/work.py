@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from shelllcc.guidance.errors import LostGpuError, ModelError, ShellLCCError, plain
 from shelllcc.guidance.terminal import shown_lines
+from shelllcc.guidance.words import plural
 
 FEWEST = 20  # jobs that must fail one after the other before the rest is given up
 Work = Callable[[Any], Any]
@@ -88,7 +89,7 @@ def work_off(
                 waiting.append(outcome.job)
             yield replace(outcome, again=again)
             if len(row) >= most:
-                raise ModelError(f"given up after {len(row)} failures in a row, the last: {reason}")
+                raise ModelError(f"given up after {plural(len(row), 'failure')} in a row, the last: {reason}")
 
 
 @dataclass(frozen=True)

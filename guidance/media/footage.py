@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from shelllcc.guidance.errors import UsageError, VideoError
 from shelllcc.guidance.media.damage import TELLING, Damage, heard
+from shelllcc.guidance.words import plural
 
 if TYPE_CHECKING:
     import numpy as np
@@ -119,7 +120,7 @@ def read_clips(
     if stream.cut:
         raise _refusal(f"cannot read {path}: it is truncated")
     if lost := stream.missing + stream.corrupt:
-        raise _refusal(f"{path} is damaged: {_frames(lost)} could not be read")
+        raise _refusal(f"{path} is damaged: {plural(lost, 'frame')} could not be read")
     if kind := HDR.get(stream.colours[2]):
         on_hdr(kind)
     rate = framing.fps or stream.rate
@@ -168,12 +169,12 @@ def _read(path: Path, stream: _Stream, framing: Framing, *, rate: float, first: 
         if not spoilt:  # else an unbroken reading tells damage from references that the seek has lost
             break
     if spoilt:
-        raise _refusal(f"{path} is damaged: {_frames(spoilt)} that a clip needs could not be decoded")
+        raise _refusal(f"{path} is damaged: {plural(spoilt, 'frame')} that a clip needs could not be decoded")
     found = len(pixels) // (width * height * 3)
     kept = (found - 1) // 4 * 4 + 1
     if kept < FEWEST:
         place = f" at {framing.fps:g} fps" if framing.fps else ""
-        raise _refusal(f"{path} has only {found} frames{place}; {FEWEST} are needed")
+        raise _refusal(f"{path} has only {plural(found, 'frame')}{place}; {FEWEST} are needed")
     return np.frombuffer(pixels, np.uint8, count=kept * height * width * 3).reshape(kept, height, width, 3).copy()
 
 
@@ -280,10 +281,6 @@ def _cause(said: str, otherwise: str = "no frame can be decoded") -> str:
     meanings |= dict.fromkeys(("moov atom not found", "not on whitelist"), "it is no video, or truncated")
     known = [meaning for words, meaning in meanings.items() if words in said]
     return (known or re.findall(r"\[(?:error|fatal)\] (.+)", said) or [otherwise])[0]
-
-
-def _frames(count: int) -> str:
-    return "1 frame" if count == 1 else f"{count} frames"
 
 
 def _refusal(text: str) -> VideoError:

@@ -21,6 +21,7 @@ import numpy as np
 
 from shelllcc.guidance.errors import OutputError, UsageError
 from shelllcc.guidance.files import refusal, whole_file
+from shelllcc.guidance.words import plural
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -129,7 +130,7 @@ def encode(
             raise _failure(path, process.returncode, said.read().decode(errors="replace"))
     found = frames_in(part)
     if found != written:
-        raise _failure(path, 0, f"{found} of {written} frames can be read back")
+        raise _failure(path, 0, f"{found} of {plural(written, 'frame')} can be read back")
 
 
 def frames_in(path: Path) -> int:

@@ -20,6 +20,7 @@ from shelllcc.guidance.paths import reason
 from shelllcc.guidance.terminal import shown
 from shelllcc.guidance.wan.clips.parse import Variant, slug
 from shelllcc.guidance.wan.clips.studio import Studio
+from shelllcc.guidance.words import plural
 from shelllcc.guidance.workbench.planned import TAKEN, Planned
 from shelllcc.guidance.workbench.runs import Layout, Run, Shown
 from shelllcc.guidance.workbench.sweep import Sweep
@@ -166,7 +167,7 @@ def _remarks(videos: Sequence[Path], read: Sequence[Footage]) -> Iterator[str]:
             yield f"{path} is HDR ({video.hdr}); its frames were tone-mapped, as `anchors build` does"
     lengths = [len(video.frames) for video in read if not video.damaged]
     if len(set(lengths)) > 1:
-        yield f"the videos differ in length: figures are of the first {min(lengths)} frames"
+        yield f"the videos differ in length: figures are of the first {plural(min(lengths), 'frame')}"
     rates = [video.rate for video in read]
     if max(rates) > 1.01 * min(rates):
         yield "the videos differ in frame rate: frames are compared one by one, and shown at the first one's"
@@ -185,7 +186,7 @@ def _withheld(video: Footage, reference: Footage) -> Verdict | None:
 
 
 def _loss(video: Footage) -> str:
-    return f"{video.damaged} of {video.total} frames could not be decoded"
+    return f"{video.damaged} of {plural(video.total, 'frame')} could not be decoded"
 
 
 def _check_copy(path: Path, file: Path) -> None:

@@ -18,6 +18,7 @@ from shelllcc.guidance.files import JsonObject, fingerprint_of
 from shelllcc.guidance.paths import reason
 from shelllcc.guidance.terminal import shown
 from shelllcc.guidance.versions import version
+from shelllcc.guidance.words import plural
 from shelllcc.guidance.workbench.claims import FILE, PICTURES, PUBLISHED, identity, is_own, lines_of, read_record
 from shelllcc.guidance.workbench.report import read_report, write_report
 
@@ -73,7 +74,7 @@ def write_gallery(
     for run in found:
         if run.missing:
             some = f"{run.missing[0]}{' and others' if len(run.missing) > 1 else ''}"
-            on_note(f"{run.folder} lacks {len(run.missing)} of its {len(run.clips)} clips: {some}")
+            on_note(f"{run.folder} lacks {len(run.missing)} of its {plural(len(run.clips), 'clip')}: {some}")
     gallery = _joined(found, page.parent)
     if not overwrite:
         _check_there(page, gallery)

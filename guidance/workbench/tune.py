@@ -16,6 +16,7 @@ from shelllcc.guidance.wan.clips import profiles
 from shelllcc.guidance.wan.clips.parse import of_strength
 from shelllcc.guidance.wan.clips.request import Request
 from shelllcc.guidance.wan.clips.studio import Studio
+from shelllcc.guidance.words import plural
 from shelllcc.guidance.workbench.claims import SEARCH
 from shelllcc.guidance.workbench.pages import write_search_page
 from shelllcc.guidance.workbench.planned import Planned
@@ -77,7 +78,8 @@ def check_budget(budget: int | None, planned: Planned) -> None:
     """Raise UsageError for a budget that does not reach for two strengths of every seed."""
     seeds = max(len(group) for group in planned.groups)
     if budget is not None and budget < 2 * seeds:
-        raise UsageError(f"a budget of {budget} clips is too small: two strengths with {seeds} seeds are {2 * seeds}")
+        clips, two = plural(budget, "clip"), plural(seeds, "seed")
+        raise UsageError(f"a budget of {clips} is too small: two strengths with {two} are {2 * seeds}")
 
 
 def _found(

@@ -428,7 +428,7 @@ def test_profiles_are_listed_shown_exported_taken_over_and_forgotten(shelllcc, t
     code, _, err = shelllcc("profiles", "export", "workflow.json")
     assert (code, (tmp_path / "workflow.json").read_text()) == (2, '{"nodes": []}')
     assert "holds no profiles; give another name, or --overwrite it" in err
-    assert shelllcc("profiles", "forget", CAT[1])[1] == "1 profiles forgotten\n"
+    assert shelllcc("profiles", "forget", CAT[1])[1] == "1 profile forgotten\n"
     code, _, err = shelllcc("profiles", "export", "all.json")
     assert code == 2
     assert "holds other profiles" in err
@@ -441,7 +441,7 @@ def test_profiles_are_listed_shown_exported_taken_over_and_forgotten(shelllcc, t
     assert (code, err.count("\n")) == (2, 1)
     assert "no proper profile" in err
     assert "no proper profile" in shelllcc("profiles", "list")[2]
-    assert shelllcc("profiles", "forget", "--all")[1] == "1 profiles forgotten\n"
+    assert shelllcc("profiles", "forget", "--all")[1] == "1 profile forgotten\n"
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.json"]
 
 

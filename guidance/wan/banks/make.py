@@ -31,6 +31,7 @@ from shelllcc.guidance.jobs.work import Engine
 from shelllcc.guidance.wan.banks.encode import Encoding, encode_videos
 from shelllcc.guidance.wan.banks.own_videos import leave_out_ours
 from shelllcc.guidance.wan.model.seams import device_of
+from shelllcc.guidance.words import plural
 
 if TYPE_CHECKING:
     from diffusers import WanPipeline
@@ -91,7 +92,9 @@ def gather(
             continue
         files.setdefault((file.source, file.clips), file)
     if others and not files:
-        skipped.append(f"{own} holds {others} files of latents of another size, rate or length; give these, or videos")
+        skipped.append(
+            f"{own} holds {plural(others, 'file')} of latents of another size, rate or length; give these, or videos"
+        )
     if foreign:
         notes.append(f"latents that do not say their VAE are taken for normalised ones of {encoding.model.name}")
     if foreign and not 0.4 < (typical := sorted(foreign)[len(foreign) // 2]) < 1.6:

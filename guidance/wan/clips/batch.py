@@ -33,6 +33,7 @@ from shelllcc.guidance.wan.clips.request import Request
 from shelllcc.guidance.wan.clips.resolve import Resolved, check_comparable, resolve
 from shelllcc.guidance.wan.clips.sample import first_move
 from shelllcc.guidance.wan.clips.studio import Studio, prompts_of
+from shelllcc.guidance.words import plural
 
 if TYPE_CHECKING:
     from shelllcc.guidance.wan.clips.sample import Moment
@@ -203,7 +204,7 @@ class Progress:
         return self.made + self.skipped + self.failed
 
     def __str__(self) -> str:
-        text = f"{self.done}/{self.clips} clips"
+        text = f"{self.done}/{plural(self.clips, 'clip')}"
         if self.failed:
             text += f", {self.failed} failed"
         if self._began and self.made > self._began[1] and self.done < self.clips:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from shelllcc.guidance.errors import ModelError, SamplingError, ShellLCCError, UsageError, first_line
 from shelllcc.guidance.wan.model.loading import Loading
 from shelllcc.guidance.wan.model.seams import peer_lost, share_tokens
+from shelllcc.guidance.words import plural
 
 if TYPE_CHECKING:
     from diffusers import WanPipeline
@@ -102,7 +103,7 @@ def check(ranks: Ranks, heads: int, loading: Loading | None = None) -> None:
     if not _share_out(heads, ranks.count):
         fitting = [str(n) for n in range(1, heads + 1) if _share_out(heads, n)]
         raise UsageError(
-            f"{heads} attention heads cannot be spread over {ranks.count} processes; "
+            f"{heads} attention heads cannot be spread over {plural(ranks.count, 'process')}; "
             f"--nproc-per-node may be {', '.join(fitting)}"
         )
     if loading is not None and loading.cache in UNSPREAD:
@@ -210,7 +211,7 @@ def _meet(rank: int, count: int, patience: timedelta) -> Store:
         store, _, _ = next(rendezvous("env://", rank, count, timeout=patience))
     except (RuntimeError, ValueError) as error:
         raise UsageError(
-            f"cannot reach the other {count - 1} processes of torchrun: {first_line(error)}; start them all anew"
+            f"cannot reach the other {plural(count - 1, 'rank')} of torchrun: {first_line(error)}; start them all anew"
         ) from error
     return PrefixStore("shelllcc", store)
 
@@ -225,7 +226,9 @@ def _own_device(device: str | None, local: int) -> str:
     if device != "cuda":
         raise UsageError(f"under torchrun --device is cuda or cpu, got {device}; every process takes a GPU of its own")
     if local >= (found := torch.cuda.device_count()):
-        raise UsageError(f"{found} GPUs here, and a process wants number {local}; use --nproc-per-node {found}")
+        raise UsageError(
+            f"{plural(found, 'GPU')} here, and a process wants number {local}; use --nproc-per-node {found}"
+        )
     torch.cuda.set_device(local)
     return f"cuda:{local}"
 

@@ -15,6 +15,7 @@ from shelllcc.guidance.files import JsonObject
 from shelllcc.guidance.guide.config import GuideConfig
 from shelllcc.guidance.wan.model.presets import Preset
 from shelllcc.guidance.wan.model.schedules import SCHEDULERS
+from shelllcc.guidance.words import plural
 
 MAX_SIDE = 8192
 MAX_FRAMES = 2001
@@ -137,7 +138,7 @@ class Request:
                 f"sigmas fall from step to step, above 0 and at most 1, e.g. 1,.9375,.8333,.625, got {said}"
             )
         if len(self.sigmas) != self.steps:
-            raise UsageError(f"{len(self.sigmas)} sigmas are {len(self.sigmas)} steps, not {self.steps}; leave one out")
+            raise UsageError(f"the sigmas give {plural(len(self.sigmas), 'step')}, not {self.steps}; leave one out")
 
     @classmethod
     def resolve(cls, preset: Preset, **given: Value | None) -> Request:

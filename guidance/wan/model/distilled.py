@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 
 from shelllcc.guidance.wan.model.presets import PRESETS, Preset
+from shelllcc.guidance.words import plural
 
 NEAR = 0.02  # in sigma: such levels are as good as the same
 TOLD = {  # what a name says, without what separates its words, and the preset of it
@@ -64,7 +65,7 @@ def remark(
         return None
     right = ", ".join(f"{sigma:g}" for sigma in kind.sigmas)
     anew = ", noised anew" if kind.scheduler == "lcm" else ""
-    seen = f"{len(levels)} steps" if len(levels) != len(kind.sigmas) else ", ".join(f"{s:.4g}" for s in levels)
+    seen = plural(len(levels), "step") if len(levels) != len(kind.sigmas) else ", ".join(f"{s:.4g}" for s in levels)
     return (
         f"{PurePath(source).name} was distilled for sigmas {right} at cfg 1{anew}; this samples {seen} at cfg "
         f"{max(cfgs):g}: give --preset {kind.name}"

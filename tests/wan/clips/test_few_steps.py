@@ -105,7 +105,7 @@ def test_steps_follow_from_sigmas_and_leave_them_behind():
     assert four.changed(shift=8.0).sigmas == ()
     assert four.changed(seed=3).sigmas == FOUR
     assert request(steps=25).changed(sigmas=(0.9, 0.4)).steps == 2
-    with pytest.raises(UsageError, match="4 sigmas are 4 steps, not 5"):
+    with pytest.raises(UsageError, match="the sigmas give 4 steps, not 5"):
         request(sigmas=FOUR, steps=5)
 
 
@@ -133,7 +133,7 @@ def test_records_hold_the_schedule_and_those_of_before_lack_it():
         (["--sigmas", "nan"], "sigmas fall"),
         (["--sigmas", "1,a"], "sigmas takes a number, got a"),
         (["--sigmas", ""], "sigmas takes a number, got nothing"),
-        (["--sigmas", "1,.5", "--steps", "4"], "2 sigmas are 2 steps, not 4"),
+        (["--sigmas", "1,.5", "--steps", "4"], "the sigmas give 2 steps, not 4"),
         (["--scheduler", "heun"], "the scheduler is one of unipc, dpm, euler, lcm, got heun"),
     ],
 )

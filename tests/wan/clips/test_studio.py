@@ -145,7 +145,7 @@ def test_a_file_counts_by_its_content_wherever_it_lies(shelllcc, tmp_path, monke
         "t.safetensors",
     ]
     assert shelllcc(*words, "-o", "a.mp4")[0] == 0
-    assert "1 of 1 clips are finished" in shelllcc(*words, "-o", "a.mp4", "--resume")[2]
+    assert "1 of 1 clip finished" in shelllcc(*words, "-o", "a.mp4", "--resume")[2]
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert shelllcc("generate", "--from", "../a.json", "-o", "b.mp4")[0] == 0
