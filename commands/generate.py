@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shelllcc.commands import fit, options, streams, tables
+from shelllcc.commands import fit, options, screen, streams, tables
+from shelllcc.guidance.words import plural
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from shelllcc.guidance.files import JsonObject
     from shelllcc.guidance.wan.clips.parallel import Ranks
     from shelllcc.guidance.wan.clips.plan import Plan
-    from shelllcc.guidance.wan.clips.preview import Preview
 
 
 @options.expanded
@@ -45,7 +48,13 @@ def generate(
     trust: Annotated[bool, typer.Option("--trust", help="Fetch what --from names on the hub, unasked.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Skip clips that are finished.")] = False,
     overwrite: options.Overwrite = False,
-    preview: Annotated[Path | None, typer.Option(**options.TO, help="A .png that shows x0 after each step.")] = None,
+    preview: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WHERE",
+            help="Show x0 after each step: in the `terminal` (by kitty, iterm2 or sixel, if named), or in a FILE.png.",
+        ),
+    ] = None,
     show: options.Open = False,
     common: options.Common,
     dry_run: options.DryRun = False,
@@ -58,10 +67,11 @@ def generate(
     from shelllcc.commands.progress import planned
     from shelllcc.guidance.wan.clips import parallel
     from shelllcc.guidance.wan.clips.plan import plan_clips
-    from shelllcc.guidance.wan.clips.preview import Preview
+    from shelllcc.guidance.wan.clips.preview import drawing
     from shelllcc.guidance.wan.model.placing import check_device
 
-    shown = None if preview is None else Preview(preview)
+    to_screen = preview in screen.WORDS
+    to_file = None if preview is None or to_screen else drawing(options.place(preview))
     with parallel.joined(common.device) as ranks:
         check_device(common.device, here=not dry_run)
         asked = replace(
@@ -92,9 +102,11 @@ def generate(
             return
         finished = parallel.from_main(ranks, [resume and plan.finished() for plan in plans])
         if any(finished):
-            streams.say(f"{sum(finished)} of {len(plans)} clips are finished already")
+            streams.say(f"{sum(finished)} of {plural(len(plans), 'clip')} finished already")
             _say_notes(plan.doubt() for plan, done in zip(plans, finished, strict=True) if done)
-        records = _sample([plan for plan, done in zip(plans, finished, strict=True) if not done], ranks, shown)
+        left = [plan for plan, done in zip(plans, finished, strict=True) if not done]
+        terminal = _terminal(preview) if preview and to_screen and left and ranks.is_main else None
+        records = _sample(left, ranks, terminal, to_file)
         if ranks.is_main:
             _report(records, sum(finished), as_json=common.as_json)
             if show:
@@ -129,18 +141,35 @@ def _dry_run(plans: Sequence[Plan], common: options.Common) -> None:
     tables.plan(rows, tables.PLANNED, len(plans), **about)
 
 
-def _sample(plans: Sequence[Plan], ranks: Ranks, preview: Preview | None) -> list[JsonObject]:
-    """The records of the clips, as they are made; none but on the main rank."""
+def _terminal(wanted: str) -> screen.Terminal | None:
+    """The terminal that is to show x0, or a note on why there is none."""
+    found = screen.find(wanted)
+    if isinstance(found, screen.Terminal):
+        return found
+    streams.say(f"note: no preview: {found}; --preview FILE.png keeps one in a file")
+    return None
+
+
+def _sample(
+    plans: Sequence[Plan],
+    ranks: Ranks,
+    terminal: screen.Terminal | None,
+    to_file: Callable[[NDArray[np.uint8]], None] | None,
+) -> list[JsonObject]:
+    """The records of the clips, as they are made; none but on the main rank. x0 is shown where there is a place."""
     from shelllcc.commands.progress import TerminalReporter
     from shelllcc.guidance.wan.clips.generate import generate, remarks
+    from shelllcc.guidance.wan.clips.preview import Preview
 
     records: list[JsonObject] = []
     if not plans:
         return records
-    with TerminalReporter() as reporter:
+    with TerminalReporter(terminal) as reporter:
         reporter.stage("loading")
         from shelllcc.guidance.wan.clips.studio import Studio
 
+        draw = reporter.picture if terminal else to_file
+        preview = None if draw is None else Preview(draw)
         studio = Studio(plans[0].model, plans[0].loading, reporter, ranks=ranks, preview=preview)
         studio.expect(plan.request for plan in plans)
         reporter.expect(sum(2 if plan.compare else 1 for plan in plans))

@@ -15,10 +15,14 @@ from rich.progress import Progress, ProgressColumn, Task
 from rich.text import Text
 
 from shelllcc.commands import streams
+from shelllcc.commands.screen import Screen, Terminal
 from shelllcc.guidance.terminal import shown
 from shelllcc.guidance.wan.clips.planning import Planning
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from shelllcc.guidance.wan.clips.sample import Moment
 
 BAR = 20  # cells
@@ -76,14 +80,17 @@ def planned(*, passes: int = 5) -> Iterator[Planning]:
 class TerminalReporter(ProgressColumn):
     """One line on a terminal; plain lines, one a stage and one each half minute, where stderr is none.
 
-    Of several clips it says which one is being made, and how long they will take together.
+    Of several clips it says which one is being made, and how long they will take together. On a `terminal` that draws
+    pictures, these are above the line.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, terminal: Terminal | None = None) -> None:
         super().__init__()
         self.console = Console(stderr=True)
         self.live = self.console.is_terminal and not streams.is_quiet()
-        self.progress = Progress(self, console=self.console, disable=not self.live)
+        self.screen = Screen(self.console, terminal) if self.live and terminal else None
+        self.progress = Progress(self, console=self.console, disable=not self.live, transient=True)
+        self.hooks = contextlib.ExitStack()
         self.task = self.progress.add_task("starting", total=None)
         self.name, self.begun, self.said = "starting", time.monotonic(), time.monotonic()
         self.done, self.total = 0, 0
@@ -93,11 +100,14 @@ class TerminalReporter(ProgressColumn):
 
     def __enter__(self) -> TerminalReporter:
         self.progress.start()
+        if self.screen is not None:
+            self.hooks.enter_context(self.screen.hooked())
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.hooks.close()
         self.progress.stop()
 
     def expect(self, clips: int) -> None:
@@ -111,6 +121,8 @@ class TerminalReporter(ProgressColumn):
 
     def stage(self, name: str) -> None:
         """Say what is done now; a stage that ends in `sampling` begins a clip."""
+        if self.screen is not None:
+            self.screen.flush()
         if name.endswith(SAMPLING):
             self._end_clip()
             self.clip_begun, self.clip = time.monotonic(), self.clip + 1
@@ -119,6 +131,11 @@ class TerminalReporter(ProgressColumn):
         self.state, self.details, self.alarm = "", [], ""
         before = f"{self._of_clips()}: " if name.endswith(SAMPLING) and self._of_clips() else ""
         self._plain(f"{before}{self.name}")
+
+    def picture(self, frames: NDArray[np.uint8]) -> None:
+        """Frames (t, h, w, 3) to be seen above the line, where the terminal draws any."""
+        if self.screen is not None:
+            self.screen.show(frames)
 
     def note(self, text: str) -> None:
         """A line that stays."""

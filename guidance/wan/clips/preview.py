@@ -8,7 +8,7 @@ of its own. Knows nothing of terminals.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,8 @@ from shelllcc.guidance.media.pictures import write_png
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    Frames = NDArray[np.uint8]
 
 WAN21_FACTORS = (
     *((-0.1299, -0.1692, 0.2932), (0.0671, 0.0406, 0.0442), (0.3568, 0.2548, 0.1747), (0.0372, 0.2344, 0.1420)),
@@ -50,7 +52,7 @@ def colour_map(
     return torch.linalg.lstsq(_with_one(latents), colours.expand(2, -1, -1)).solution
 
 
-def colours_of(x0: Tensor, found: Tensor) -> NDArray[np.uint8]:
+def colours_of(x0: Tensor, found: Tensor) -> Frames:
     """uint8 frames (t, h, w, 3), a pixel a voxel, of normalised latents (c t h w), by the maps of `colour_map`."""
     frames = _with_one(x0.detach().float().cpu().permute(1, 2, 3, 0))
     colours = torch.cat([frames[:1] @ found[0], frames[1:] @ found[1]])
@@ -67,15 +69,10 @@ def x0_between(before: Tensor, after: Tensor, sigma: float, following: float) ->
 
 
 class Preview:
-    """Keeps the picture of a sampling in a PNG that is made anew after each step: its latent frames side by side.
+    """Has a sampling drawn while it goes: after a step `draw` gets its latent frames (t, h, w, 3), a pixel a voxel."""
 
-    Raises UsageError for a file that is no .png.
-    """
-
-    def __init__(self, path: Path) -> None:
-        if path.suffix.lower() != ".png":
-            raise UsageError(f"a preview is a .png file, got {path}")
-        self.path = path
+    def __init__(self, draw: Callable[[Frames], None]) -> None:
+        self.draw = draw
         self._map: Tensor | None = None
 
     def begin(self, vae: Any, device: torch.device | str) -> None:
@@ -85,13 +82,28 @@ class Preview:
                 self._map = colour_map(vae, device)
 
     def show(self, x0: Tensor) -> None:
-        """Write normalised latents (c t h w) as they would look. Raises OutputError."""
+        """Have normalised latents (c t h w) drawn as they would look."""
         if self._map is None:
             raise RuntimeError("call begin first")
-        frames = colours_of(x0, self._map)
+        self.draw(colours_of(x0, self._map))
+
+
+def drawing(path: Path) -> Callable[[Frames], None]:
+    """What keeps frames in a PNG, side by side, made anew each time; it raises OutputError.
+
+    Raises UsageError for a file that is no .png.
+    """
+    if path.suffix.lower() != ".png":
+        raise UsageError(
+            f"--preview takes `terminal`, a way to draw there (kitty, iterm2, sixel) or a .png, got {path}"
+        )
+
+    def draw(frames: Frames) -> None:
         times = max(1, -(-SHOWN // min(frames.shape[1:3])))
         row = np.concatenate(list(frames), axis=1)
-        write_png(self.path, row.repeat(times, 0).repeat(times, 1))
+        write_png(path, row.repeat(times, 0).repeat(times, 1))
+
+    return draw
 
 
 def _pair(vae: Any, device: torch.device, photograph: Tensor) -> tuple[Tensor, Tensor]:
