@@ -27,6 +27,7 @@ from shelllcc.anchors.score import typical_distance
 from shelllcc.guidance.files import write_json
 from shelllcc.guidance.measures import metrics
 from shelllcc.guidance.measures.figures import change, figures
+from shelllcc.guidance.wan.clips.generate import trace_of
 from shelllcc.guidance.wan.clips.prefix import Prefix
 from shelllcc.guidance.wan.clips.request import Request
 from shelllcc.guidance.wan.clips.sample import Clip, first_move, guide_for, sample
@@ -80,7 +81,7 @@ class Caption:
         alarm = strength > 0 and verdict_of(shown[1], shown[0])[0].word.endswith("alarm")
         video = metrics.grey(torch.from_numpy(clip.frames)[None])
         return Tried(
-            Probe(strength, shown[1].balance(self.excess)["balance"], alarm),
+            Probe(strength, shown[1].sampled.balance(self.excess)["balance"], alarm),
             metrics.spectrum_distance(video, self.real),
             metrics.sliced_wasserstein(video, self.real, patches=8192),
         )
@@ -88,7 +89,7 @@ class Caption:
     def _shown(self, clip: Clip) -> Shown:
         own = figures(clip.frames) | {"distance": typical_distance(self.bank, clip.latents[0])}
         size, moved = (clip.frames.shape[2], clip.frames.shape[1]), change(clip.frames, self.unguided.frames)
-        return Shown("", "", "", size, len(clip.frames), {}, own, moved, [asdict(step) for step in clip.trace])
+        return Shown("", "", "", size, len(clip.frames), {}, own, moved, trace_of(clip))
 
 
 def main(

@@ -189,3 +189,5 @@ def _report(records: Sequence[JsonObject], skipped: int, *, as_json: bool) -> No
     for record in records:
         for label, path in [*record["videos"].items(), ("sidecar", record["sidecar"])]:
             streams.print_line(f"{label:<9} {path}")
+        if told := record.get("verdict"):
+            streams.print_line(f"verdict   {told['word']}, {told['why']}")

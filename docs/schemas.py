@@ -244,6 +244,7 @@ PLAN: Mapping[str, Schema] = {
     "videos": table("The files, by label.", PATH),
     "sidecar": PATH,
 }
+VERDICT = record("In words.", {"word": text("The word.", enum=[*get_args(Word)]), "why": text("One sentence.")})
 IMAGES = {"images": table("Copies of the images that lie beside the clip.", PATH)}
 CLIP = record(
     "One clip: its sidecar.",
@@ -261,7 +262,7 @@ CLIP = record(
         "fit": or_null(part("fit")),
         "sha256": table("By label.", SHA256),
     },
-    optional={**IMAGES, "cut": table("By field of the request.", CUT), "loaded": LINES},
+    optional={**IMAGES, "cut": table("By field of the request.", CUT), "loaded": LINES, "verdict": VERDICT},
 )
 GB = number("In GB, 1e9 bytes.")
 MEMORY = record(
@@ -289,7 +290,6 @@ KNOB = {
     "items": {"type": "number"},
 }
 SETTINGS = table("What differs in it.", KNOB)
-WORDS = [*get_args(Word)]
 JUDGED = record(
     "A clip of an item, the reference first.",
     {
@@ -303,7 +303,7 @@ JUDGED = record(
         "figures": record(
             "Its own, and beside the reference.", {}, optional={**FIGURES, **DISTANCE, **BESIDE, **BALANCE}
         ),
-        "verdict": record("In words.", {"word": text("The word.", enum=WORDS), "why": text("One sentence.")}),
+        "verdict": VERDICT,
         "trace": several("Every step of the guide.", part("step")),
     },
 )

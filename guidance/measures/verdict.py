@@ -7,11 +7,12 @@ should be. The latents of a sampled clip do: the farther out it lies, the less d
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from shelllcc.guidance.measures.balance import ADVICE
+from shelllcc.guidance.measures.balance import ADVICE, EXPECTED, Alarm, balance
+from shelllcc.guidance.measures.figures import beside
 
 Word = Literal[
     "reference", "same", "better", "worse", "noise alarm", "mean-regression alarm", "damaged", "not comparable"
@@ -22,7 +23,7 @@ EVEN = 0.02  # difference of two balances that says nothing
 VISIBLE = 0.5  # grey levels of noise
 FLICKER = 1.2  # of the jitter's ratio, over what more detail explains
 BLURRED = 0.8  # ratio of the Laplacian variance
-HARSH = 0.15  # of the balance (docs/research-log.md, section 10)
+ALARMS: dict[Alarm, Word] = {"noise": "noise alarm", "mean regression": "mean-regression alarm"}
 
 
 @dataclass(frozen=True)
@@ -33,19 +34,21 @@ class Verdict:
     why: str
 
 
-def judge(figures: Mapping[str, Any], reference: Mapping[str, Any]) -> Verdict:
+def judge(figures: Mapping[str, Any], reference: Mapping[str, Any], alarm: Alarm | None = None) -> Verdict:
     """The verdict on a clip beside a reference.
 
-    `figures` are the clip's own, those `beside` the reference, and `change`; `reference` the reference's own. Their
-    `balance` (see measures.balance) decides where both have it, and images alone otherwise.
+    `figures` are the clip's own, those `beside` the reference, and `change`; `reference` the reference's own. `alarm`
+    is the clip's own, of what its guide did (`balance.alarm`): it stands, whatever the clip lies beside. Noise and blur
+    that only show beside the reference are alarms, too. Else the `balance` of both decides (see measures.balance), and
+    images alone where these are not known.
     """
+    ours, theirs = figures.get("balance"), reference.get("balance")
+    if alarm is not None:
+        return Verdict(ALARMS[alarm], ADVICE[alarm] + ("" if ours is None else f" ({ours:+.2f}, 0 is right)"))
     if figures["change"] < SAME:
         return Verdict("same", "no visible difference")
     if figures["noise"] > VISIBLE:
         return Verdict("noise alarm", f"noise of {figures['noise']:.1f} grey levels was added, also where nothing is")
-    ours, theirs = figures.get("balance"), reference.get("balance")
-    if ours is not None and theirs is not None and ours > max(HARSH, theirs):
-        return Verdict("noise alarm", f"{ADVICE['noise']} ({ours:+.2f}, 0 is right)")
     blurred = figures["lap_ratio"] < BLURRED and figures["fine"] < 0
     if blurred and (ours is None or ours < -EVEN):
         return Verdict("mean-regression alarm", "fine detail is lost: the clip is blurred toward a mean")
@@ -54,6 +57,45 @@ def judge(figures: Mapping[str, Any], reference: Mapping[str, Any]) -> Verdict:
     if ours is None or theirs is None:
         return _by_images(figures)
     return _by_balance(ours, theirs)
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """What a verdict asks of a sampled clip: its own figures, and what its guide saw and did, by steps as records have
+    them. `expected` is the balance of a clip as it should be (GuideConfig)."""
+
+    figures: Mapping[str, Any]
+    trace: Sequence[Mapping[str, Any]] = ()
+    expected: float = EXPECTED
+
+    @property
+    def excess(self) -> float | None:
+        """What cfg added to the distance; None of an unguided clip."""
+        return float(self.trace[0]["excess"][0]) if self.trace else None
+
+    @property
+    def alarm(self) -> Alarm | None:
+        """The one that stands at its end, in every command."""
+        found: Alarm | None = self.trace[-1].get("alarm") if self.trace else None
+        return found
+
+    def balance(self, excess: float | None) -> dict[str, float]:
+        """The balance, where it can be known; `excess` is that of an unguided clip."""
+        excess = excess if self.excess is None else self.excess
+        if excess is None or "distance" not in self.figures:
+            return {}
+        gain = self.trace[-1]["gain"][0] if self.trace else 0.0
+        facts = {"gain": gain, "excess": excess, "distance": self.figures["distance"]}
+        return {"balance": balance(**facts, expected=self.expected)}
+
+    def beside(self, reference: Sampled, change: float) -> tuple[Verdict, dict[str, Any]]:
+        """The verdict on it beside a reference, and the figures that it rests on; `change` is that of a pixel.
+
+        What cfg added is asked of the clip itself, so that no other variant has a say.
+        """
+        figures = dict(self.figures) | beside(self.figures, reference.figures) | {"change": change}
+        figures |= self.balance(reference.excess)
+        return judge(figures, dict(reference.figures) | reference.balance(self.excess), self.alarm), figures
 
 
 def _by_balance(ours: float, theirs: float) -> Verdict:

@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING, Literal
 
 from shelllcc.guidance.errors import OutputError, UsageError
 from shelllcc.guidance.files import JsonObject, fingerprint_of, refusal, whole_file, write_json
-from shelllcc.guidance.measures.balance import EXPECTED, balance
-from shelllcc.guidance.measures.figures import beside
-from shelllcc.guidance.measures.verdict import Verdict, judge
+from shelllcc.guidance.measures.balance import EXPECTED
+from shelllcc.guidance.measures.verdict import Sampled, Verdict
 from shelllcc.guidance.media.video import check_output, write_video
 from shelllcc.guidance.versions import version
 from shelllcc.guidance.wan.clips.parse import Knob
@@ -66,18 +65,9 @@ class Shown:
     withheld: Verdict | None = None  # in place of one on its quality, where its frames cannot be judged
 
     @property
-    def excess(self) -> float | None:
-        """What cfg added to the distance; None of an unguided clip."""
-        return float(self.trace[0]["excess"][0]) if self.trace else None
-
-    def balance(self, excess: float | None) -> dict[str, float]:
-        """The balance, where it can be known; `excess` is that of an unguided clip."""
-        excess = excess if self.excess is None else self.excess
-        if excess is None or "distance" not in self.figures:
-            return {}
-        gain = self.trace[-1]["gain"][0] if self.trace else 0.0
-        facts = {"gain": gain, "excess": excess, "distance": self.figures["distance"]}
-        return {"balance": balance(**facts, expected=self.expected)}
+    def sampled(self) -> Sampled:
+        """What its verdict rests on."""
+        return Sampled(self.figures, self.trace, self.expected)
 
 
 class Run:
@@ -226,15 +216,10 @@ def record_of(index: int, *, prompt: str, seed: int | None, fps: float, clips: S
 
 
 def verdict_of(clip: Shown, reference: Shown) -> tuple[Verdict, JsonObject]:
-    """The verdict on a clip beside a reference, and the figures that it rests on.
-
-    What cfg added is asked of the clip itself, so that no other variant has a say.
-    """
+    """The verdict on a clip beside a reference, and the figures that it rests on."""
     if clip.withheld is not None:
         return clip.withheld, dict(clip.figures)
-    figures = dict(clip.figures) | beside(clip.figures, reference.figures) | {"change": clip.change}
-    figures |= clip.balance(reference.excess)
-    return judge(figures, dict(reference.figures) | reference.balance(clip.excess)), figures
+    return clip.sampled.beside(reference.sampled, clip.change)
 
 
 def _clip_record(clip: Shown, clips: Sequence[Shown]) -> JsonObject:
@@ -243,7 +228,7 @@ def _clip_record(clip: Shown, clips: Sequence[Shown]) -> JsonObject:
         verdict = Verdict("reference", "the others are judged beside it")
         guided = [other for other in clips if other.trace]
         last = min(guided, key=lambda other: (other.trace[0]["sigma"], other.label), default=clip)
-        figures |= clip.balance(last.excess)
+        figures |= clip.sampled.balance(last.sampled.excess)
     return {
         "label": clip.label,
         "title": clip.title,

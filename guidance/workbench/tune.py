@@ -125,8 +125,8 @@ def _probe(sweeps: Sequence[Sweep], strength: float) -> Probe:
         reference, *others = sweep.shown()
         clip = next((clip for clip in others if clip.label == variant.label), reference)
         # the unguided clip itself has no excess: it is asked of one that was guided
-        excess = next((other.excess for other in others if other.excess is not None), None)
-        if not (known := clip.balance(excess)):
+        excess = next((other.sampled.excess for other in others if other.sampled.excess is not None), None)
+        if not (known := clip.sampled.balance(excess)):
             low, high = sweep.request.guide.window
             raise UsageError(
                 f"the guide never acts: no step but the last lies in the sigmas {low:g}:{high:g}; widen --window"

@@ -8,7 +8,7 @@ import torch
 
 from shelllcc.guidance.measures.balance import balance
 from shelllcc.guidance.measures.figures import beside, change, figures
-from shelllcc.guidance.measures.verdict import judge
+from shelllcc.guidance.measures.verdict import Sampled, judge
 from shelllcc.guidance.workbench.search import Probe, best, propose, retrace, search
 
 
@@ -96,7 +96,7 @@ def test_calming_a_harsh_clip_is_no_mean_regression():
 
 
 def test_too_much_detail_is_the_noise_alarm_and_flicker_is_worse():
-    assert judge(PLAIN | {"balance": 0.2}, {"balance": -0.4}).word == "noise alarm"
+    assert judge(PLAIN | {"balance": 0.4}, {"balance": -0.4}, "noise").word == "noise alarm"
     assert judge(PLAIN | {"balance": 0.0, "jitter_ratio": 1.5}, {"balance": -0.4}).word == "worse"
 
 
@@ -173,3 +173,16 @@ def test_the_search_keeps_its_budget_and_tries_nothing_twice():
         found = probes(lambda s: math.tanh(3 * (s - 2.2)), most=most)
         assert len(found) <= most
         assert len({probe.strength for probe in found}) == len(found)
+
+
+@pytest.mark.parametrize("own", [None, "noise", "mean regression"])
+def test_the_alarm_of_a_clip_is_its_own_whatever_it_lies_beside(own):
+    """Grass at strength 1 had too much detail beside its unguided clip, it was said, not alone; real grass has more."""
+    step = {"excess": [0.0], "gain": [0.144], "alarm": own}
+    clean = {name.removesuffix("_ratio"): 1.0 for name in PLAIN if name.endswith("_ratio")}
+    clean |= {"busy": 1.0, "power": [0.0] * 47}
+    clip, grass = (Sampled(clean | {"distance": d}, trace, 0.028) for d, trace in ((1.166, [step]), (0.958, [])))
+    found = {clip.beside(beside, moved)[0].word for beside in (grass, clip) for moved in (0.0, 0.02)}
+    told = {word for word in found if word.endswith("alarm")}
+    assert told == ({own.replace(" ", "-") + (" alarm")} if own else set())
+    assert len(found) == 1 or own is None

@@ -462,3 +462,25 @@ def test_an_interrupt_leaves_finished_clips_and_a_run_that_goes_on(tmp_path, she
     assert code == 0, err
     assert (tmp_path / "run/00_unguided.mp4").stat().st_mtime_ns == kept
     assert len((tmp_path / "run/results.jsonl").read_text().splitlines()) == 3
+
+
+LOUD = ["--size", "128x128", "--frames", "9", "--steps", "16"]
+
+
+@pytest.mark.parametrize("knobs", [[], ["--radius", "50"], ["--radius", "0.1"]], ids=["usual", "loud", "soft"])
+def test_a_clip_has_one_alarm_in_every_command(knobs, shelllcc, tmp_path):
+    strength = "10" if knobs else "1"
+    words = [*CAT, *LOUD, *knobs]
+    code, out, err = shelllcc("compare", *words, "--strengths", f"0,{strength}", "-o", "run", "--json")
+    assert code == 0, err
+    said = json.loads(out)["items"][0]["clips"][1]["verdict"]
+    own = json.loads((tmp_path / f"run/00_strength-{strength}.json").read_text())["alarm"]
+    assert own == {"": None, "50": "noise", "0.1": "mean regression"}["".join(knobs[1:])]
+    if own:
+        assert said["word"].replace("-", " ") == f"{own} alarm"
+    code, out, err = shelllcc("generate", *words, "--strength", strength, "--compare", "-o", "both.mp4")
+    assert code == 0, err
+    both = json.loads((tmp_path / "both.json").read_text())
+    assert (both["verdict"], both["alarm"]) == (said, own)
+    assert f"verdict   {said['word']}, {said['why']}" in out
+    assert err.count(" alarm: ") == said["word"].endswith("alarm")

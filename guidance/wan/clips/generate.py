@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from shelllcc.guidance.errors import OutOfMemoryError
 from shelllcc.guidance.files import JsonObject, as_json, sha256_of, whole_file, write_bytes
 from shelllcc.guidance.measures.balance import ADVICE, alarm
+from shelllcc.guidance.measures.verdict import Sampled, Verdict
 from shelllcc.guidance.media.video import encode
 from shelllcc.guidance.versions import versions
 from shelllcc.guidance.wan.clips import fitted
@@ -122,10 +123,12 @@ def write(
     record = recipe | {
         "seconds": seconds,
         "metrics": _metrics(clips, plan.bank) | dict(metrics or {}),
-        "trace": _trace(clips[plan.label]),
+        "trace": trace_of(clips[plan.label]),
         "alarm": clips[plan.label].alarm,
         "fit": fitted.record_of(fitted.followed(plan.request, plan.model, plan.loading, plan.bank)),
     }
+    if plan.compare:
+        record["verdict"] = asdict(_verdict(record, plan.request))
     if cuts := cuts_of(plan.model, plan.request):
         record["cut"] = cuts
     if loaded := getattr(pipe, "remarks", None):  # of a LoRA or a transformer's file
@@ -151,6 +154,12 @@ def write(
     return record
 
 
+def trace_of(clip: Clip) -> list[JsonObject]:
+    """Every step of the guide, with the alarm that stood after it."""
+    expected = clip.request.guide.expected
+    return [asdict(step) | {"alarm": alarm(step, expected=expected)} for step in clip.trace]
+
+
 def remarks(record: JsonObject) -> Iterator[str]:
     """What the user should hear of a clip, by its sidecar."""
     guide = Request.from_dict(record["request"]).guide
@@ -162,6 +171,15 @@ def remarks(record: JsonObject) -> Iterator[str]:
         yield f"the guide never acted: no step but the last lies in the sigmas {low:g}:{high:g}; widen --window"
     if found := record["alarm"]:
         yield f"{found} alarm: {ADVICE[found]}"
+    elif (told := record.get("verdict", {})).get("word", "").endswith("alarm"):
+        yield f"{told['word']}: {told['why']}"  # it shows beside the unguided clip alone
+
+
+def _verdict(record: JsonObject, request: Request) -> Verdict:
+    """That of `compare` on the guided clip beside the unguided one."""
+    metrics = record["metrics"]
+    guided = Sampled(metrics["guided"], record["trace"], request.guide.expected)
+    return guided.beside(Sampled(metrics["unguided"], (), request.guide.expected), metrics["change"])[0]
 
 
 def _anywhere(recipe: JsonObject) -> JsonObject:
@@ -169,12 +187,6 @@ def _anywhere(recipe: JsonObject) -> JsonObject:
     bank = recipe["bank"] and {key: value for key, value in recipe["bank"].items() if key != "path"}
     kept = {key: value for key, value in recipe.items() if key not in ("videos", "sidecar", "images")}
     return kept | {"bank": bank, "device": str(recipe["device"]).partition(":")[0]}
-
-
-def _trace(clip: Clip) -> list[JsonObject]:
-    """Every step of the guide, with the alarm that stood after it."""
-    expected = clip.request.guide.expected
-    return [asdict(step) | {"alarm": alarm(step, expected=expected)} for step in clip.trace]
 
 
 def _metrics(clips: Mapping[str, Clip], bank: Bank | None) -> JsonObject:
