@@ -159,7 +159,7 @@ def _of_prompts(
     with runs.studio_of(planned, common.device, replay_folder) as (studio, reporter), run.held(anew=overwrite):
         if run.record.doubt:
             reporter.note(run.record.doubt)
-        reporter.expect(len(planned.requests) * len(ways))
+        reporter.expect(len(planned.requests) * len(ways), len(ways))
         for item in compare_prompts(run, planned, ways, studio, layout=layout, embed=embed):
             items.append(item)
             reporter.passed(len(items) * len(ways))

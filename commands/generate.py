@@ -172,7 +172,8 @@ def _sample(
         preview = None if draw is None else Preview(draw)
         studio = Studio(plans[0].model, plans[0].loading, reporter, ranks=ranks, preview=preview)
         studio.expect(plan.request for plan in plans)
-        reporter.expect(sum(2 if plan.compare else 1 for plan in plans))
+        each = 2 if plans[0].compare else 1
+        reporter.expect(each * len(plans), each)
         for plan in plans:
             record = generate(plan, studio)
             if ranks.is_main:

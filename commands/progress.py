@@ -15,6 +15,7 @@ from rich.progress import Progress, ProgressColumn, Task
 from rich.text import Text
 
 from shelllcc.commands import streams
+from shelllcc.commands.pace import Pace
 from shelllcc.commands.screen import Screen, Terminal
 from shelllcc.guidance.terminal import shown
 from shelllcc.guidance.wan.clips.planning import Planning
@@ -95,8 +96,7 @@ class TerminalReporter(ProgressColumn):
         self.name, self.begun, self.said = "starting", time.monotonic(), time.monotonic()
         self.done, self.total = 0, 0
         self.state, self.details, self.alarm = "", list[str](), ""
-        self.clips, self.clip, self.made, self.spent = 0, 0, 0, 0.0  # all, at which, how many sampled, in which seconds
-        self.clip_begun: float | None = None
+        self.pace = Pace()
 
     def __enter__(self) -> TerminalReporter:
         self.progress.start()
@@ -110,22 +110,21 @@ class TerminalReporter(ProgressColumn):
         self.hooks.close()
         self.progress.stop()
 
-    def expect(self, clips: int) -> None:
-        """Say how many clips there will be."""
-        self.clips = clips
+    def expect(self, clips: int, each: int = 1) -> None:
+        """Say how many clips there will be, `each` of them in turn of one prompt and seed."""
+        self.pace.clips, self.pace.each = clips, each
 
     def passed(self, clips: int) -> None:
         """Say how many of them are there, made now or before."""
-        self._end_clip()
-        self.clip = clips
+        self.pace.end()
+        self.pace.clip = clips
 
     def stage(self, name: str) -> None:
         """Say what is done now; a stage that ends in `sampling` begins a clip."""
         if self.screen is not None:
             self.screen.flush()
         if name.endswith(SAMPLING):
-            self._end_clip()
-            self.clip_begun, self.clip = time.monotonic(), self.clip + 1
+            self.pace.begin()
         self.name, self.begun, self.said = shown(name), time.monotonic(), time.monotonic()
         self.done, self.total = 0, 0
         self.state, self.details, self.alarm = "", [], ""
@@ -158,6 +157,7 @@ class TerminalReporter(ProgressColumn):
     def step(self, moment: Moment) -> None:
         """How far a sampling is."""
         self._at(moment.step, moment.steps, f"step {moment.step}/{moment.steps}")
+        self.pace.step(moment)
         self.details = [f"sigma {moment.sigma:.3f}"]
         if moment.distance is not None:
             self.details.append(f"distance {moment.distance:.3f}")
@@ -189,27 +189,19 @@ class TerminalReporter(ProgressColumn):
 
     def _left(self) -> float | None:
         """Seconds of this stage, as far as it can be told."""
+        if self.name.endswith(SAMPLING):
+            return self.pace.steps_left()
         if not 0 < self.done <= self.total:
             return None
         return (time.monotonic() - self.begun) * (self.total - self.done) / self.done
 
     def _of_clips(self) -> str:
         """Which of several clips is being made, and how long all will take: "clip 3 of 8, 4:10 left"."""
-        if self.clips < 2 or not self.clip:
+        pace = self.pace
+        if pace.clips < 2 or not pace.clip:
             return ""
-        words = f"clip {min(self.clip, self.clips)} of {self.clips}"
-        share = self.done / self.total if self.total and self.name.endswith(SAMPLING) else 0.0
-        now = 0.0 if self.clip_begun is None else time.monotonic() - self.clip_begun
-        each = self.spent / self.made if self.made else (now / share if share else None)
-        if each is None:
-            return words
-        left = each * max(0, self.clips - self.clip) + (max(0.0, each - now) if self.clip_begun is not None else 0.0)
-        return f"{words}, {clock(left)} left"
-
-    def _end_clip(self) -> None:
-        if self.clip_begun is not None:
-            self.made, self.spent = self.made + 1, self.spent + time.monotonic() - self.clip_begun
-        self.clip_begun = None
+        words, left = f"clip {min(pace.clip, pace.clips)} of {pace.clips}", pace.left()
+        return words if left is None else f"{words}, {clock(left)} left"
 
     def _bar(self) -> str:
         if not self.total:

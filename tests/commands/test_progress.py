@@ -163,3 +163,48 @@ def test_a_line_leaves_out_what_ranks_last():
     assert clock(250) == "4:10"
     assert clock(3723) == "1:02:03"
     assert progress.EVERY > 0
+
+
+@pytest.mark.parametrize("pace", [1.0, 4.0])
+def test_replayed_steps_count_for_nothing_in_the_time_that_is_left(monkeypatch, pace):
+    """Of 50 steps 30 are kept for the next clip: it takes 20 steps and its decoding, 5 steps long."""
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    reporter = TerminalReporter()
+    reporter.expect(4, 2)
+    seconds = {"unguided": 55 * pace, "guided": 25 * pace}
+    said = []
+    for clip, name in enumerate(["unguided", "guided"] * 2):
+        reporter.stage(f"{name} sampling")
+        begun = now[0]
+        for step in range(1, 51):
+            replayed = name == "guided" and step <= 30
+            now[0] += 0 if replayed else pace
+            reporter.step(Moment(step, 50, 0.5, 1.0, None, replayed=replayed, kept=30))
+            first = 30 if replayed else step
+            assert reporter._left() == pytest.approx(pace * (50 - first)), (clip, step)
+        reporter.stage(f"{name} decoding")
+        if clip >= 1:
+            rest = sum([*seconds.values()] * 2) - sum([*([*seconds.values()] * 2)[: clip + 1]])
+            rest += seconds[name] - (now[0] - begun)
+            said.append((reporter._of_clips(), rest))
+        now[0] += 5 * pace
+    for words, rest in said:
+        left = re.search(r"(\d+):(\d+) left", words)
+        assert int(left[1]) * 60 + int(left[2]) == pytest.approx(rest, abs=1)
+
+
+def test_moments_say_which_steps_were_replayed(shelllcc, monkeypatch):
+    heard = []
+    monkeypatch.setattr(TerminalReporter, "step", lambda self, moment: heard.append(moment))
+    words = ["-p", "a tabby cat", "--frames", "5", "--size", "32x32", "--steps", "6", "--window", "0:0.7"]
+    code, _, err = shelllcc("generate", *words, "--compare", "-o", "a.mp4")
+    assert code == 0, err
+    unguided, guided = heard[:6], heard[6:]
+    assert not any(moment.replayed for moment in unguided)
+    kept = unguided[0].kept
+    assert 1 < kept < 6
+    assert [moment.replayed for moment in guided] == [True] * kept + [False] * (6 - kept)
+    heard.clear()
+    assert shelllcc("generate", *words, "-o", "b.mp4")[0] == 0
+    assert not any(moment.replayed or moment.kept for moment in heard)

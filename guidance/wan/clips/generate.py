@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from shelllcc.guidance.errors import OutOfMemoryError
@@ -85,7 +85,13 @@ def make(
     started = time.perf_counter()
     decoding = [started]
 
+    computed = 0  # of the transformer's calls
+
     def on_moment(moment: Moment) -> None:
+        nonlocal computed
+        if prefix is not None:
+            before, computed = computed, prefix.calls[-1].computed
+            moment = replace(moment, replayed=computed == before, kept=prefix.steps)
         reporter.step(moment)
         if moment.is_last:
             decoding[0] = time.perf_counter()

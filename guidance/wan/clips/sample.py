@@ -54,13 +54,18 @@ class Start:
 
 @dataclass(frozen=True)
 class Moment:
-    """Where sampling stands after a step; `distance` is None where the guide did not act, `alarm` where all is well."""
+    """Where sampling stands after a step; `distance` is None where the guide did not act, `alarm` where all is well.
+
+    A step that was `replayed` asked the transformer nothing; of a sampling so many first ones are `kept` for others.
+    """
 
     step: int
     steps: int
     sigma: float
     distance: float | None
     alarm: Alarm | None
+    replayed: bool = False
+    kept: int = 0
 
     @property
     def is_last(self) -> bool:
