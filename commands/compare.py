@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -160,7 +161,8 @@ def _of_prompts(
         if run.record.doubt:
             reporter.note(run.record.doubt)
         reporter.expect(len(planned.requests) * len(ways), len(ways))
-        for item in compare_prompts(run, planned, ways, studio, layout=layout, embed=embed):
+        note = functools.cache(reporter.note)  # each once, of all prompts
+        for item in compare_prompts(run, planned, ways, studio, layout=layout, embed=embed, on_note=note):
             items.append(item)
             reporter.passed(len(items) * len(ways))
             if not common.as_json and len(planned.requests) > 1:

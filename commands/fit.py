@@ -100,10 +100,11 @@ def fit(
         options.show(page)
 
 
-def prepare(asked: Asked, fitting: options.Fitting, device: str | None) -> Asked:
+def prepare(asked: Asked, fitting: options.Fitting, device: str | None, *, needed: bool = False) -> Asked:
     """Have the fits that a command is to follow made, as far as that may be; returns what is asked for.
 
-    What cannot be made in time is said in one line, with the command that makes it, and sampled without guidance.
+    What cannot be made in time is said in one line, with the command that makes it, and sampled without guidance; where
+    guidance is `needed`, as there is nothing to do without, it raises TooLongError.
     """
     from shelllcc.commands.progress import planned
     from shelllcc.guidance.errors import TooLongError
@@ -134,7 +135,12 @@ def prepare(asked: Asked, fitting: options.Fitting, device: str | None) -> Asked
         try:
             found = make(resolved, request, resolved.bank, device, most=most)
         except TooLongError as error:
-            streams.say(f"note: {error}; `{fit_command(asked)}` makes it")
+            makes = f"`{fit_command(asked)}` makes it"
+            if needed and resolved.unguided:
+                budget = math.ceil(error.seconds / 60)
+                advice = f"{makes}, --fit-budget {budget} waits for it, --fit never guides without one"
+                raise TooLongError(error.seconds, error.most, advice) from error
+            streams.say(f"note: {error}; {makes}")
             break
         streams.say(f"note: {found.words()}")
     return asked

@@ -38,7 +38,7 @@ def plan(
 
     numbers = None if seeds is None else tuple(parse.seeds(seeds))
     asked = replace(asked, prompts=tuple(prompt or ()), prompts_file=prompts_file, seeds=numbers, output=output)
-    asked = replace(asked, fit=fitting.fit) if dry_run else fit.prepare(asked, fitting, device)
+    asked = replace(asked, fit=fitting.fit) if dry_run else fit.prepare(asked, fitting, device, needed=True)
     planned = plan_run(command, asked)
     for note in planned.resolved.notes:
         streams.say(f"note: {note}")

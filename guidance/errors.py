@@ -63,10 +63,11 @@ class LostGpuError(SamplingError):
 
 
 class TooLongError(SamplingError):
-    """A fit would take longer than it may; `seconds` is what it would take, `most` what it may."""
+    """A fit would take longer than it may; `seconds` is what it would take, `most` what it may, `advice` what to do."""
 
-    def __init__(self, seconds: float, most: float) -> None:
-        super().__init__(f"a fit takes about {seconds / 60:.1f} minutes here, more than the {most / 60:.1f} it may")
+    def __init__(self, seconds: float, most: float, advice: str = "") -> None:
+        told = f"a fit takes about {seconds / 60:.1f} minutes here, more than the {most / 60:.1f} it may"
+        super().__init__(told + (f"; {advice}" if advice else ""))
         self.seconds, self.most = seconds, most
 
 

@@ -18,6 +18,7 @@ from shelllcc.guidance.media.stills import as_video, content_sha256
 from shelllcc.guidance.media.video import frames_in, write_video
 from shelllcc.guidance.paths import reason
 from shelllcc.guidance.terminal import shown
+from shelllcc.guidance.wan.clips.generate import left_alone
 from shelllcc.guidance.wan.clips.parse import Variant, slug
 from shelllcc.guidance.wan.clips.studio import Studio
 from shelllcc.guidance.words import plural
@@ -38,17 +39,22 @@ def compare_prompts(
     *,
     layout: Layout = "authors",
     embed: bool = False,
+    on_note: Callable[[str], None] = lambda line: None,
 ) -> Iterator[JsonObject]:
     """Sample what is not there yet; yields the record of each request, its clips judged beside the first variant's.
 
-    Manifest, results and page are those of the finished requests, also when it is interrupted.
+    Manifest, results and page are those of the finished requests, also when it is interrupted. `on_note` hears where
+    the guide did nothing.
     """
     studio.expect(planned.requests)
+    if not any(request.changed(**way.settings).guide.strength for request in planned.requests for way in variants):
+        on_note("no clip is guided: every variant has strength 0")
     try:
         for index, request in enumerate(planned.requests):
             with contextlib.closing(Sweep(run, index, request, planned.resolved, variants, studio)) as sweep:
                 for variant in variants:
-                    sweep.clip(variant)
+                    if (why := left_alone(sweep.clip(variant))) is not None:
+                        on_note(f"{variant.title}: {why}")
             studio.reporter.stage(f"{index:02d} pictures")
             yield run.show(index, prompt=request.prompt, seed=request.seed, clips=sweep.shown())
     finally:

@@ -264,6 +264,22 @@ def test_a_model_without_a_fit_is_fitted_first_or_sampled_without_guidance(
     assert code == 0, err
     assert f"shelllcc fit --model {other_model} --bank {other_bank.path} --steps 4" in err
     assert json.loads((tmp_path / "long.json").read_text())["request"]["strength"] == 0
+    code, _, err = shelllcc(*words, "-o", "both.mp4", "--compare")
+    assert code == 0, err
+    assert err.count("sampling without guidance, and nothing to compare") == 1
+    record = json.loads((tmp_path / "both.json").read_text())
+    assert (record["compare"], record["request"]["strength"], [*record["videos"]]) == (False, 0, ["unguided"])
+    for command in (["compare"], ["tune", "--budget", "2"]):
+        code, _, err = shelllcc(*command, *words[1:], "-o", "none")
+        assert code == 1
+        [line] = [line for line in err.splitlines() if "fit takes about" in line or "error" in line]
+        assert f"`shelllcc fit --model {other_model} --bank {other_bank.path} --steps 4` makes it" in line
+        assert "--fit-budget 16667" in line
+        assert not (tmp_path / "none").exists()
+    (tmp_path / "prompts.txt").write_text("a tabby cat\n")
+    code, _, err = shelllcc("batch", "prompts.txt", *words[3:], "-o", "all")
+    assert code == 0, err
+    assert "sampling without guidance: no fit" in err
     monkeypatch.setattr(making, "cost", lambda trips, watch, **call: 60.0)
     code, _, err = shelllcc(*words, "-o", "fitted.mp4")
     assert code == 0, err

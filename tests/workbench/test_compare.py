@@ -484,3 +484,29 @@ def test_a_clip_has_one_alarm_in_every_command(knobs, shelllcc, tmp_path):
     assert (both["verdict"], both["alarm"]) == (said, own)
     assert f"verdict   {said['word']}, {said['why']}" in out
     assert err.count(" alarm: ") == said["word"].endswith("alarm")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (
+            ["--strengths", "0,1,2", "--window", "0.3:0.31"],
+            ["strength 1: the guide never acted", "strength 2: the guide"],
+        ),
+        (["--variants", "strength=0; other: strength=0,radius=2"], ["no clip is guided: every variant has strength 0"]),
+        (
+            ["--variants", "strength=0; still: toward=0,coarse=1,radius=1,tone=0,calm=0"],
+            ["still: the guide left this clip alone"],
+        ),
+        (["--strengths", "0,1"], []),
+    ],
+)
+def test_a_comparison_says_once_where_the_guide_did_nothing(words, says, shelllcc, tmp_path):
+    (tmp_path / "prompts.txt").write_text("a tabby cat\ngrass\n")
+    small = ["--size", "32x32", "--frames", "5", "--steps", "3"]
+    small += [] if "--window" in words else ["--window", "0:0.9"]
+    code, _, err = shelllcc("compare", "--prompts-file", "prompts.txt", *small, *words, "-o", "run")
+    assert code == 0, err
+    notes = [line for line in err.splitlines() if "guide" in line.partition("note: ")[2] and "nearest fit" not in line]
+    assert len(notes) == len(says), notes
+    assert all(sum(say in note for note in notes) == 1 for say in says)

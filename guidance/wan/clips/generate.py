@@ -168,17 +168,24 @@ def trace_of(clip: Clip) -> list[JsonObject]:
 
 def remarks(record: JsonObject) -> Iterator[str]:
     """What the user should hear of a clip, by its sidecar."""
-    guide = Request.from_dict(record["request"]).guide
-    guided = record["bank"] and guide.strength > 0
-    if guided and not guide.acts:
-        yield "the guide left this clip alone: its fit found no drift beyond chance"
-    elif guided and not record["trace"]:
-        low, high = record["request"]["window"]
-        yield f"the guide never acted: no step but the last lies in the sigmas {low:g}:{high:g}; widen --window"
+    if (why := left_alone(record)) is not None:
+        yield why
     if found := record["alarm"]:
         yield f"{found} alarm: {ADVICE[found]}"
     elif (told := record.get("verdict", {})).get("word", "").endswith("alarm"):
         yield f"{told['word']}: {told['why']}"  # it shows beside the unguided clip alone
+
+
+def left_alone(record: JsonObject) -> str | None:
+    """Why the guide did nothing in a clip that it was to guide, by its sidecar."""
+    guide = Request.from_dict(record["request"]).guide
+    guided = record["bank"] and guide.strength > 0
+    if guided and not guide.acts:
+        return "the guide left this clip alone: its fit found no drift beyond chance"
+    if guided and not record["trace"]:
+        low, high = record["request"]["window"]
+        return f"the guide never acted: no step but the last lies in the sigmas {low:g}:{high:g}; widen --window"
+    return None
 
 
 def _verdict(record: JsonObject, request: Request) -> Verdict:

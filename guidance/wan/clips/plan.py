@@ -196,10 +196,12 @@ def _trusted(
 
 
 def _check_compared(resolved: Resolved) -> None:
-    """Raise UsageError where a guided clip beside an unguided one would show something else, or nothing."""
+    """Raise UsageError where a guided clip beside an unguided one would show something else, or, by what was asked for,
+    nothing. What lacks a fit is made alone."""
     check_comparable(resolved.loading)
-    if any(request.guide.strength == 0 for request in resolved.requests):
-        place = resolved.place(lambda request: request.guide.strength == 0)
+    off = [r for i, r in enumerate(resolved.requests) if r.guide.strength == 0 and i not in resolved.unguided]
+    if off:
+        place = resolved.place(lambda request: any(request is one for one in off))
         raise UsageError(f"{place}--compare needs a strength above 0: without guidance there is nothing to compare")
 
 
@@ -212,7 +214,8 @@ def _placed(asked: Asked, resolved: Resolved, planning: Planning) -> list[Plan]:
     for index, (request, own) in enumerate(zip(planning.each(resolved.requests), resolved.seeds, strict=True)):
         request = request if own is not None else replace(request, seed=request.seed + index)
         path = _output_path(output, request, index if many else None)
-        how = asked.compare, resolved.loading, resolved.notes, asked.overwrite
+        compare = asked.compare and index not in resolved.unguided
+        how = compare, resolved.loading, resolved.notes, asked.overwrite
         plans.append(Plan(resolved.model, request, resolved.bank, path, *how))
     return plans
 

@@ -41,8 +41,9 @@ if TYPE_CHECKING:
 class Resolved:
     """What to sample, and with what: one request a prompt, the bank that they share, and what the user should hear.
 
-    `seeds` are those that prompts have of their own, from their line of a prompts file, `places` these lines, and
-    `unfitted` the requests that would be guided if there were a fit for them.
+    `seeds` are those that prompts have of their own, from their line of a prompts file, `places` these lines,
+    `unfitted` the requests that would be guided by a fit just for them if there were one, and `unguided` the indices of
+    those that are not guided for want of any.
     """
 
     model: Model
@@ -53,6 +54,7 @@ class Resolved:
     notes: tuple[str, ...]
     places: tuple[str, ...] = ("",)
     unfitted: tuple[Request, ...] = ()
+    unguided: frozenset[int] = frozenset()
 
     def place(self, when: Callable[[Request], bool]) -> str:
         """How to begin a complaint about the first such request: with its line of a prompts file, if it has one."""
@@ -93,16 +95,17 @@ def resolve(
     requests = _requests(asked, lines, usual, model, planning, pictured=pictured)
     bank, notes = _bank_for(asked, record, requests, model, loading, wanted=wanted)
     notes += [doubt] if doubt else []
-    unfitted = list[Request]()
+    unfitted, unguided = list[Request](), frozenset[int]()
     if bank is not None and not record and fitted.check_asked(asked.fit) != "never":
-        requests, unfitted, told = _fitted(asked, lines, requests, model, loading, bank, planning, wanted=wanted)
+        fits = _fitted(asked, lines, requests, model, loading, bank, planning, wanted=wanted and not asked.compare)
+        requests, unfitted, unguided, told = fits
         notes += told
     requests, found = _settled(asked, lines, requests, model, loading, bank)
     notes += [*found, *_otherwise_trained(model, loading, requests)]
     notes += [*said_of_cuts(model, requests), *_unheard(asked, requests), *_unknown_to_tiny(model, requests, planning)]
     seeds, places = tuple(line.seed for line in lines), tuple(line.place for line in lines)
     said = tuple(dict.fromkeys(notes))
-    return Resolved(model, tuple(requests), seeds, bank, loading, said, places, tuple(unfitted))
+    return Resolved(model, tuple(requests), seeds, bank, loading, said, places, tuple(unfitted), unguided)
 
 
 def _unheard(asked: Asked, requests: Sequence[Request]) -> Iterator[str]:
@@ -262,13 +265,13 @@ def _fitted(
     planning: Planning,
     *,
     wanted: bool,
-) -> tuple[list[Request], list[Request], list[str]]:
-    """The requests under their fits, those that lack one, and notes.
+) -> tuple[list[Request], list[Request], frozenset[int], list[str]]:
+    """The requests under their fits, those that lack one, the indices of those that none guides, and notes.
 
     Without a fit nothing is guided but what the guide's defaults were found for, or what was set by hand. Raises
     UsageError where guidance is `wanted`, and for a fit that is torn or was edited.
     """
-    found, lacking, notes = list(requests), list[Request](), list[str]()
+    found, lacking, unguided, notes = list(requests), list[Request](), set[int](), list[str]()
 
     guide_of: dict[tuple[object, ...], GuideConfig] = {}
     known_of: dict[tuple[object, ...], tuple[Found, bool]] = {}  # of many prompts few are sampled otherwise
@@ -294,8 +297,10 @@ def _fitted(
             if wanted:
                 raise UsageError(f"{told}, or give --fit never")
             found[index] = request.unguided()
-            notes.append(f"sampling without guidance: {told}")
-    return found, lacking, notes
+            unguided.add(index)
+            alone = ", and nothing to compare" if asked.compare else ""
+            notes.append(f"sampling without guidance{alone}: {told}")
+    return found, lacking, frozenset(unguided), notes
 
 
 def loading_of(asked: Asked) -> Loading:
