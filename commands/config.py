@@ -79,7 +79,7 @@ def _of_command(place: str, table: dict[str, Any], command: Any) -> dict[str, An
 
 
 def _checked(place: str, value: Any, parameter: Any, hint: Any) -> Any:
-    kind, several = _kind(hint)
+    kind, several = kind_of(hint)
     what, allowed = KINDS[kind]
     if several and isinstance(value, list) and all(type(part) in allowed for part in value):
         return value
@@ -97,7 +97,7 @@ def _checked(place: str, value: Any, parameter: Any, hint: Any) -> Any:
     return str(value) if kind is str else value
 
 
-def _kind(hint: Any) -> tuple[Any, bool]:
+def kind_of(hint: Any) -> tuple[Any, bool]:
     """The type of one value of a parameter, and whether it takes several."""
     if get_origin(hint) is Annotated:
         hint = get_args(hint)[0]

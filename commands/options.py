@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 from typer.core import TyperCommand, TyperOption
 
-from shelllcc.commands import streams
-from shelllcc.guidance.errors import UsageError
+from shelllcc.commands import given, streams
+from shelllcc.guidance.errors import ShellLCCError, UsageError
 from shelllcc.guidance.files import at_home
 from shelllcc.guidance.guide.config import GuideConfig
 from shelllcc.guidance.paths import reason
@@ -392,6 +392,15 @@ class Told(TyperCommand):
                 if isinstance(option, TyperOption):
                     option.rich_help_panel = next((p for p, names in PANELS.items() if option.name in names), MORE)
             self.params.sort(key=_rank)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run it; an error over a value that no flag gave says where it comes from."""
+        try:
+            return super().invoke(ctx)
+        except ShellLCCError as error:
+            if (origin := given.origin(ctx, str(error))) is not None:
+                error.args = (f"{error} ({origin})", *error.args[1:])
+            raise
 
     def get_help_option(self, ctx: Any) -> Any:
         option = super().get_help_option(ctx)

@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from shelllcc.commands import streams
+from shelllcc.commands import given, streams
 from shelllcc.guidance.errors import ShellLCCError, UsageError
 from shelllcc.guidance.terminal import shown_lines
 
@@ -77,7 +77,8 @@ def _failed(error: Exception) -> int:
             print(shown_lines(traceback.format_exc()), file=sys.stderr)
     kind = type(error).__name__
     if hasattr(error, "format_message"):
-        kind, message, code = "UsageError", error.format_message(), int(getattr(error, "exit_code", 2))
+        message = given.refusal(error) or error.format_message()
+        kind, code = "UsageError", int(getattr(error, "exit_code", 2))
     elif isinstance(error, ShellLCCError):
         message, code = str(error), 2 if isinstance(error, UsageError) else 1
     else:

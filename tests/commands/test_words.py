@@ -548,3 +548,84 @@ def test_a_negative_prompt_that_has_no_part_is_told(cfg, said, shelllcc):
     words = ["generate", *PROMPT, *SMALL, "--cfg", cfg, "--fit", "never", "--dry-run"]
     assert ("no part in clips at cfg 1" in shelllcc(*words, "--negative-prompt", "blur")[2]) == said
     assert "--negative-prompt" not in shelllcc(*words)[2]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["generate", "--steps", "abc"], "--steps takes a whole number, got abc"),
+        (["generate", "--num-inference-steps=abc"], "--num-inference-steps takes a whole number, got abc"),
+        (["generate", "--cfg", "high"], "--cfg takes a number, got high"),
+        (["generate", "--strength", "abc"], "--strength takes a number, or auto, got abc"),
+        (["generate", "--fit-budget", "-1"], "--fit-budget takes a number, 0 or more, got -1"),
+        (["anchors", "analyze", "x", "y", "--most", "few"], "--most takes a whole number, 1 or more, got few"),
+        (["batch", "a.txt", "-o", "b", "--retries", "-1"], "--retries takes a whole number, 0 or more, got -1"),
+    ],
+)
+def test_a_flag_that_takes_a_number_says_so(words, says, shelllcc):
+    prompt = PROMPT if words[0] == "generate" else []
+    code, _, err = shelllcc(*words, *prompt)
+    assert code == 2
+    assert one_line(err) == f"shelllcc: error: {says}"
+
+
+@pytest.mark.parametrize(
+    ("variables", "toml", "words", "says"),
+    [
+        ({"STRENGTH": "abc"}, "", [], "--strength takes a number, or auto, got abc (set by SHELLLCC_STRENGTH)"),
+        ({"OFFLOAD": "abc"}, "", [], "got abc (set by SHELLLCC_OFFLOAD)"),
+        ({"DEVICE": "abc"}, "", [], "got abc (set by SHELLLCC_DEVICE)"),
+        ({"BANK": "nosuch"}, "", [], "(set by SHELLLCC_BANK)"),
+        ({"BANK": "nosuch"}, "", ["--bank", "other"], "no bank at other; known by name are tiny-wan"),
+        ({"MODEL": "no/such"}, "", [], "(set by SHELLLCC_MODEL)"),
+        ({"STRENGTH": "-1"}, "", [], "got -1 (set by SHELLLCC_STRENGTH)"),
+        ({}, 'strength = "abc"', [], "got abc (set in shelllcc.toml: [generate] strength)"),
+        ({}, 'size = "abc"', [], "got abc (set in shelllcc.toml: [generate] size)"),
+        ({}, "steps = 0", [], "got 0 (set in shelllcc.toml: [generate] steps)"),
+        ({}, "fps = 0\nframes = 5", [], "got 0 (set in shelllcc.toml: [generate] fps)"),
+        ({}, "frames = 6", [], "(set in shelllcc.toml: [generate] frames)"),
+        ({}, "frames = 6", ["--frames", "7"], "got 7; the nearest is 9"),
+        ({"STRENGTH": "abc"}, "", ["--steps", "0", "--strength", "1"], "steps must lie in 1 .. 1000, got 0"),
+    ],
+)
+def test_an_error_over_a_default_names_where_it_is_set(variables, toml, words, says, shelllcc, tmp_path, monkeypatch):
+    for name, value in variables.items():
+        monkeypatch.setenv(f"SHELLLCC_{name}", value)
+    if toml:
+        (tmp_path / "shelllcc.toml").write_text(f"[generate]\n{toml}\n")
+    code, _, err = shelllcc("generate", *PROMPT, "--dry-run", *words)
+    assert code in (1, 2)
+    assert one_line(err).endswith(says)
+
+
+@pytest.mark.parametrize("offline", [True, False])
+def test_what_the_hub_was_not_asked_for_names_the_variable(offline, shelllcc, monkeypatch):
+    from huggingface_hub import constants
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    from shelllcc.guidance.errors import ModelError
+    from shelllcc.guidance.wan.model import loras
+    from shelllcc.guidance.wan.model.weights import reading
+
+    def ask(*_, **__):
+        raise LocalEntryNotFoundError("cannot reach it")
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
+    for name in ("hf_hub_download", "list_repo_files", "snapshot_download"):
+        monkeypatch.setattr(f"huggingface_hub.{name}", ask)
+    code, _, err = shelllcc("generate", *PROMPT, "--model", "nobody/nothing")
+    assert code == 1
+    said = [one_line(err)]
+    with pytest.raises(ModelError) as refused:
+        loras._on_disk("nobody/nothing")
+    said.append(str(refused.value))
+
+    def load():
+        with reading("the vae of nobody/nothing"):
+            raise OSError("cannot reach it") from LocalEntryNotFoundError("as transformers and diffusers have it")
+
+    with pytest.raises(ModelError) as refused:
+        load()
+    said.append(str(refused.value))
+    assert [("HF_HUB_OFFLINE is set" in line) for line in said] == [offline] * 3
+    assert [("cannot reach it" in line) for line in said] == [not offline] * 3

@@ -76,7 +76,10 @@ def strength(text: str | None) -> float | str | None:
     """A number, or `auto`."""
     if text is None or text == AUTO:
         return text
-    return _number("strength", text, float)
+    try:
+        return _number("strength", text, float)
+    except UsageError as error:
+        raise UsageError(f"--strength takes a number, or {AUTO}, got {text}") from error
 
 
 def numbers(name: str, text: str) -> list[float]:

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from shelllcc.guidance.errors import ModelError, UsageError, first_line
+from shelllcc.guidance.errors import ModelError, UsageError
 from shelllcc.guidance.wan.model.loading import SHIPPED, Lora
-from shelllcc.guidance.wan.model.trust import PICKLES
+from shelllcc.guidance.wan.model.trust import PICKLES, hub_says
 from shelllcc.guidance.wan.model.weights import bare_transformer, reading, require
 
 if TYPE_CHECKING:
@@ -267,7 +267,7 @@ def _on_disk(source: str, *, fetch: bool = True) -> Path | None:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         if not fetch:
             return None
-        raise ModelError(f"no LoRA {source}: not a file here, and the hub says: {first_line(error)}") from error
+        raise ModelError(f"no LoRA {source}: not a file here, and {hub_says(error)}") from error
 
 
 def _only(source: str, files: Sequence[str]) -> str:

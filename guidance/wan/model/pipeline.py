@@ -21,7 +21,7 @@ from shelllcc.guidance.wan.model.loading import SHIPPED, Loading, check_name
 from shelllcc.guidance.wan.model.loras import add_loras, check_lora, foresee_loras
 from shelllcc.guidance.wan.model.placing import DENOISERS, check_device, check_offload, place
 from shelllcc.guidance.wan.model.spared import import_wan_alone
-from shelllcc.guidance.wan.model.trust import check_hub_shards, check_parts, check_weights
+from shelllcc.guidance.wan.model.trust import check_hub_shards, check_parts, check_weights, hub_says
 from shelllcc.guidance.wan.model.weights import cast_at_rest, check_file, load_transformer, reading, require
 
 if TYPE_CHECKING:
@@ -463,7 +463,7 @@ def _find_on_hub(model: str) -> Model:
     except RemoteEntryNotFoundError as error:
         raise ModelError(f"{model} on the hub lacks files of a Wan in diffusers' format; give {DIFFUSERS}") from error
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise ModelError(f"no model {model}: not a folder here, and the hub says: {first_line(error)}") from error
+        raise ModelError(f"no model {model}: not a folder here, and {hub_says(error)}") from error
     return _describe(model, files[0].parent.name, files[0].parent)
 
 

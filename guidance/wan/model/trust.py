@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from shelllcc.guidance.errors import ModelError, UsageError
+from shelllcc.guidance.errors import ModelError, UsageError, first_line
 from shelllcc.guidance.wan.model.loading import Loading, check_name
 
 LIBRARIES = ("diffusers", "transformers")
@@ -21,6 +21,24 @@ HOMES = {"scheduler": "diffusers"} | dict.fromkeys(
 WEIGHTED = ("vae", "text_encoder", "image_encoder", "transformer", "transformer_2")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack", ".h5")
 SHARDS = ".safetensors.index.json"
+
+
+def hub_says(error: BaseException) -> str:
+    """How to end a sentence on what the hub did not give: in its client's words, or that it may not be asked."""
+    return offline(error) or f"the hub says: {first_line(error)}"
+
+
+def offline(error: BaseException) -> str | None:
+    """That HF_HUB_OFFLINE kept from asking the hub, where an error comes of that."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    cause: BaseException | None = error if constants.HF_HUB_OFFLINE else None
+    while cause is not None:
+        if isinstance(cause, (LocalEntryNotFoundError, OfflineModeIsEnabled)):
+            return "HF_HUB_OFFLINE is set, so that the hub is not asked; unset it to fetch what is not here yet"
+        cause = cause.__cause__ or cause.__context__
+    return None
 
 
 def check_parts(index: Mapping[str, Any], source: str, folder: Path) -> None:

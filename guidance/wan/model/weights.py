@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from shelllcc.guidance.errors import ModelError, OutOfMemoryError, ShellLCCError, first_line
 from shelllcc.guidance.faults import out_of_memory
 from shelllcc.guidance.wan.model.loading import Loading
-from shelllcc.guidance.wan.model.trust import check_hub_shards
+from shelllcc.guidance.wan.model.trust import check_hub_shards, offline
 
 if TYPE_CHECKING:
     import torch
@@ -114,7 +114,7 @@ def reading(what: str) -> Iterator[None]:
     except (*BROKEN, RuntimeError, MemoryError, SafetensorError) as e:
         if out_of_memory(e):
             raise OutOfMemoryError(f"loading {what}", "use --dtype bfloat16 or a machine with more memory") from e
-        raise ModelError(f"cannot load {what}: {first_line(e)}") from e
+        raise ModelError(f"cannot load {what}: {offline(e) or first_line(e)}") from e
 
 
 def _quantization(name: str, file: str | None, dtype: torch.dtype) -> Any:
