@@ -59,13 +59,9 @@ def pull(
     them, unless `sha256` does. A bank that is there already, from the same URL and with that hash, is returned as it
     is. Raises UsageError, BankError, OutputError.
     """
-    entry = PUBLISHED.get(name) or Published(name, "given by URL")
+    entry = check_name(name)
     parts = urlsplit(entry.url)
-    if parts.scheme not in ("http", "https"):
-        raise UsageError(f"no published bank {name}; there are {', '.join(PUBLISHED)}, or give an http(s) URL")
     suffix = Path(parts.path).suffix.lower()
-    if suffix not in (".safetensors", ".pth", ".pt"):
-        raise UsageError(f"{entry.url} names no .safetensors bank and no .pth manifold")
     stem = name if name in PUBLISHED else Path(parts.path).stem
     wanted, path = sha256 or entry.sha256, folder / f"{stem}.safetensors"
     there = _bank_at(path)
@@ -99,6 +95,17 @@ def pull(
             f"revision {revision or 'unknown'}; `shelllcc anchors pull {shlex.quote(name)} --sha256 {digest}` pins it"
         )
     return bank
+
+
+def check_name(name: str) -> Published:
+    """What a published name, or a URL, stands for. Raises UsageError for another name, or file of another kind."""
+    entry = PUBLISHED.get(name) or Published(name, "given by URL")
+    parts = urlsplit(entry.url)
+    if parts.scheme not in ("http", "https"):
+        raise UsageError(f"no published bank {name}; known by name: {', '.join(PUBLISHED)}; or give an http(s) URL")
+    if Path(parts.path).suffix.lower() not in (".safetensors", ".pth", ".pt"):
+        raise UsageError(f"{entry.url} names no .safetensors bank and no .pth manifold")
+    return entry
 
 
 @dataclass

@@ -317,10 +317,12 @@ def pull(
     as_json: Json = False,
 ) -> None:
     """Fetch a published bank or manifold. It guides once it is fitted to a model, or named by --bank."""
+    from shelllcc.anchors.pull import check_name
     from shelllcc.anchors.pull import pull as fetch
     from shelllcc.anchors.shelf import user_folder
     from shelllcc.commands.progress import TerminalReporter
 
+    check_name(name)
     with TerminalReporter() as reporter:
         reporter.stage(f"fetching {name}")
         place = folder or user_folder()
@@ -444,7 +446,8 @@ def _print_bank(said: JsonObject) -> None:
     plain = (str, int, float)
     about = {name: value for name, value in said.items() if isinstance(value, plain)}
     about |= {name: f"{said[name][:16]}{DOTS}" for name in ("identity", "sha256") if name in about}
-    source = {f"source {name}": value for name, value in (said.get("provenance") or {}).items()}
+    origin = said.get("provenance") or {}
+    source = {"source" if name == "source" else f"source {name}": value for name, value in origin.items()}
     about |= {name.replace("_", " "): short(str(value)) for name, value in source.items() if isinstance(value, plain)}
     facts(about)
     distances = said.get("held_out_distance", {})

@@ -31,10 +31,11 @@ def _print(report: JsonObject) -> None:
     installed = {name: found for name, found in report["versions"].items() if found}
     versions = [f"{name} {found}" for name, found in installed.items()]
     lines = [", ".join(versions[index : index + 4]) for index in range(0, len(versions), 4)]
-    facts({"versions": lines[0]} | {" " * (1 + index): line for index, line in enumerate(lines[1:])})
     step = report.get("step")
     facts(
-        {
+        {"versions": lines[0]}
+        | {" " * (1 + index): line for index, line in enumerate(lines[1:])}
+        | {
             "devices": report["devices"],
             "threads": report["threads"],
             "ffmpeg": report["ffmpeg"].partition(" at ")[0],

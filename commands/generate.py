@@ -165,7 +165,6 @@ def _sample(
     if not plans:
         return records
     with TerminalReporter(terminal) as reporter:
-        reporter.stage("loading")
         from shelllcc.guidance.wan.clips.studio import Studio
 
         draw = reporter.picture if terminal else to_file

@@ -12,6 +12,7 @@ import typer
 
 from shelllcc.commands import given, streams
 from shelllcc.guidance.errors import ShellLCCError, UsageError
+from shelllcc.guidance.files import FULL
 from shelllcc.guidance.terminal import shown_lines
 
 
@@ -54,13 +55,18 @@ def run(app: typer.Typer) -> None:
         except (KeyboardInterrupt, typer.Abort):
             code = 130
         except BrokenPipeError:  # the reader of stdout left; nothing more can be said to it
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            _give_up_stdout()
             code = 1
         except Exception as error:
             code = _failed(error)
         if code == 130:
             _say_end("interrupted", code)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _give_up_stdout() -> None:
+    """What it still holds is lost, so that the exit does not fail over it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _end(number: int, frame: object) -> None:
@@ -81,6 +87,11 @@ def _failed(error: Exception) -> int:
         kind, code = "UsageError", int(getattr(error, "exit_code", 2))
     elif isinstance(error, ShellLCCError):
         message, code = str(error), 2 if isinstance(error, UsageError) else 1
+    elif (
+        isinstance(error, OSError) and error.filename is None and error.errno in FULL
+    ):  # of a file, ours would be raised
+        _give_up_stdout()
+        kind, message, code = "DiskFullError", "disk full: cannot write the result to stdout; free some space", 1
     else:
         message, code = f"unexpected {kind}: {error}; SHELLLCC_DEBUG=1 shows where", 1
     message = " ".join(message.split())
@@ -99,5 +110,5 @@ def _say_end(line: str, code: int) -> None:
 def _report(kind: str, message: str, code: int, error: BaseException | None = None) -> None:
     """The error for programs, where JSON was asked for."""
     if streams.wants_json(error):
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(OSError):  # it was stdout itself
             streams.print_json({"error": {"type": kind, "message": message, "exit_code": code}})

@@ -89,11 +89,12 @@ def plan(rows: Sequence[Sequence[str]], heads: Sequence[str], total: int | None 
 
 
 def memory(rows: Sequence[Mapping[str, Any]]) -> str:
-    """What clips will take, of `forecasts`."""
-    return ", ".join(
-        f"{row['peak_GB']:g} GB at most for {row['width']}x{row['height']}, {plural(row['frames'], 'frame')}"
-        for row in rows
-    )
+    """What clips will take, of `forecasts`: of each size the most, whatever else they differ in."""
+    most: dict[str, float] = {}
+    for row in rows:
+        clip = f"{row['width']}x{row['height']}, {plural(row['frames'], 'frame')}"
+        most[clip] = max(row["peak_GB"], most.get(clip, 0.0))
+    return "; ".join(f"{peak:g} GB at most for {clip}" for clip, peak in most.items())
 
 
 def _widths(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:

@@ -238,3 +238,43 @@ def test_lines_of_a_file_keep_their_own_settings_and_seeds(shelllcc, tmp_path):
     assert [(one["prompt"], one["seed"], one["steps"]) for one in found] == [
         *[("grass", 7, steps), ("grass", 1, steps), ("a cat", 2, 3), ("grass", 9, 3), ("a cat", 4, steps)]
     ]
+
+
+def test_no_word_comes_twice_in_what_a_bank_is(shelllcc):
+    code, out, _ = shelllcc("anchors", "info", "tiny-wan")
+    assert code == 0
+    names = [re.split(r" {2,}", line)[0] for line in out.splitlines()]
+    assert "source" in names
+    assert not [name for name in names if len({*name.split()}) < len(name.split())]
+
+
+def test_the_columns_of_doctor_begin_at_one_place(shelllcc):
+    lines = shelllcc("doctor")[1].splitlines()[:-1]
+    starts = {re.match(r"(\S*\s+)", line).end() for line in lines}
+    assert len(starts) == 1, lines
+
+
+def test_a_name_that_nobody_publishes_is_refused_before_anything_is_fetched(shelllcc):
+    code, out, err = shelllcc("anchors", "pull", "nosuch")
+    assert (code, out) == (2, "")
+    assert err == "shelllcc: error: no published bank nosuch; known by name: shell-lcc; or give an http(s) URL\n"
+
+
+def test_a_plan_says_once_what_a_size_takes(shelllcc, tmp_path):
+    (tmp_path / "prompts.txt").write_text(f"{CAT}\n{CAT} --cfg 2\n{CAT} --cfg 3 --steps 4\n{CAT} --size 32x32\n")
+    code, out, err = shelllcc("generate", "--prompts-file", "prompts.txt", *SMALL, "--fit", "never", "--dry-run")
+    assert code == 0, err
+    [line] = [line for line in out.splitlines() if line.startswith("memory")]
+    sizes = re.findall(r"(\d+x\d+), \d+ frames?", line)
+    assert len(sizes) == len({*sizes}) == 1 + ("32x32" not in SMALL)
+
+
+def test_a_stage_is_told_once_without_a_terminal(shelllcc):
+    for words in (["--steps", "2"], ["--steps", "3"]):
+        code, _, err = shelllcc(
+            "generate", "-p", CAT, "--size", "32x32", "--frames", "5", *words, "-o", "a.mp4", "--overwrite"
+        )
+        assert code == 0, err
+        said = [line for line in err.splitlines() if "note" not in line]
+        assert len(said) == len({*said}), said
+        assert "shelllcc: loading" in said

@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 import unicodedata
+from pathlib import Path
 
 import pytest
 import torch
@@ -629,3 +630,16 @@ def test_what_the_hub_was_not_asked_for_names_the_variable(offline, shelllcc, mo
     said.append(str(refused.value))
     assert [("HF_HUB_OFFLINE is set" in line) for line in said] == [offline] * 3
     assert [("cannot reach it" in line) for line in said] == [not offline] * 3
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no such device here")
+@pytest.mark.parametrize(
+    "words", [["profiles", "list"], ["profiles", "list", "--json"], ["--version"], ["fit", "--help"]]
+)
+def test_a_full_disk_under_stdout_is_said_in_one_line(words, tmp_path):
+    env = {"PATH": "/usr/bin:/bin", "PYTHONPATH": ":".join(sys.path), "SHELLLCC_PROFILES": str(tmp_path)}
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "shelllcc", *words]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=env, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr == "shelllcc: error: disk full: cannot write the result to stdout; free some space\n"
