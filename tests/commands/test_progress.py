@@ -13,6 +13,7 @@ import termios
 import time
 
 import pytest
+import torch
 from rich.cells import cell_len
 
 from shelllcc import cli
@@ -29,6 +30,7 @@ def on_terminal(columns, work):
     child, terminal = pty.fork()
     if child == 0:
         code = 1
+        torch.set_num_threads(1)  # torch's pool of threads is made anew after a fork, by one thread alone
         with contextlib.suppress(BaseException):
             fcntl.ioctl(1, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
             for name in ("COLUMNS", "NO_COLOR", "CI"):

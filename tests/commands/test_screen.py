@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from shelllcc import cli
@@ -166,6 +167,7 @@ def played(work, *, answer=b"", typed=b"", pixels=False, at_question=lambda term
     child, terminal = pty.fork()
     if child == 0:
         code = 1
+        torch.set_num_threads(1)  # torch's pool of threads is made anew after a fork, by one thread alone
         with contextlib.suppress(BaseException):
             rows, columns = size
             cells = (10 * columns, 20 * rows) if pixels else (0, 0)
