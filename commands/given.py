@@ -51,8 +51,8 @@ def refusal(error: Any) -> str | None:
 def _said(parameter: Any) -> tuple[str, str | None]:
     """By which flag a parameter was given, or by which variable, and as what; None where it is not to be found."""
     words = sys.argv[1:]
-    for index, word in enumerate(words):
-        flag, equals, value = word.partition("=")
+    for index in reversed(range(len(words))):  # of one that is given twice the last counts
+        flag, equals, value = words[index].partition("=")
         if flag in parameter.opts:
             return flag, value if equals else next(iter(words[index + 1 :]), None)
     variable = str(parameter.envvar or "")

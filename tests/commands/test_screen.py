@@ -161,7 +161,11 @@ def test_a_sheet_fills_what_room_there_is_and_no_more():
     np.testing.assert_array_equal(np.unique(sheet(single, 64, 64).reshape(-1, 3), axis=0), [[10, 200, 30]])
 
 
-def played(work, *, answer=b"", typed=b"", pixels=False, at_question=lambda terminal: None, size=(24, 80)):
+def nothing(terminal):
+    pass
+
+
+def played(work, *, answer=b"", typed=b"", pixels=False, before=nothing, at_question=nothing, size=(24, 80)):
     """What `work` wrote on a pseudo-terminal of so many rows and columns, in a child process, whose exit code is asked
     for; the terminal answers QUESTION as a real one does."""
     child, terminal = pty.fork()
@@ -183,6 +187,7 @@ def played(work, *, answer=b"", typed=b"", pixels=False, at_question=lambda term
             sys.stderr.flush()
         os._exit(code)
     os.write(terminal, typed)
+    before(terminal)
     got, asked = b"", False
     with contextlib.suppress(OSError):  # Linux says so when the child has closed its end
         while part := os.read(terminal, 1 << 16):
@@ -488,3 +493,24 @@ def test_the_line_of_progress_is_there_while_a_picture_comes():
     assert code == 0, out
     found = Drawn(out[: out.index("\x1b_G")]).text()
     assert [line.split("  ")[0] for line in found.values()] == ["guided sampling"]
+
+
+@pytest.mark.parametrize("way", ["kitty", "sixel"])
+def test_an_interrupt_amid_a_picture_leaves_a_terminal_that_shows_text(way):
+    def work():
+        interrupted = contextlib.suppress(KeyboardInterrupt)
+        with interrupted, streams.own_stdout(), TerminalReporter(Terminal(way, CELL)) as reporter:
+            reporter.stage("guided sampling")
+            reporter.picture(noise(800, 800)[None])
+            time.sleep(10)
+        print("interrupted")
+
+    def before(terminal):
+        time.sleep(0.6)  # it has filled what the terminal takes unread, and waits
+        os.write(terminal, b"\x03")
+
+    out, code = played(work, before=before)
+    assert code == 0, out
+    left = ESCAPES.sub("", out)  # ^C may be in the picture: the terminal echoes it
+    assert not re.search(r"\x1b[_P\]]", left)
+    assert re.search(r"^interrupted", left, re.MULTILINE) or "\x1b[2Kinterrupted" in left

@@ -269,7 +269,7 @@ USAGE = {
     "size": ([*PROMPT, "--size", "200x192"], "the nearest is 192"),
     "size words": ([*PROMPT, "--size", "big"], "WIDTHxHEIGHT"),
     "negative steps": ([*PROMPT, "--steps", "-3"], "steps must lie in 1 .. 1000, got -3"),
-    "steps words": ([*PROMPT, "--steps", "many"], "valid integer"),
+    "steps words": ([*PROMPT, "--steps", "many"], "--steps takes a whole number, got many"),
     "strength": ([*PROMPT, "--strength", "-1"], "strength goes from 0"),
     "nan strength": ([*PROMPT, "--strength", "nan"], "strength goes from 0"),
     "window": ([*PROMPT, "--window", "0.9:0.1"], "window is LOW:HIGH"),
