@@ -119,7 +119,10 @@ def ask(wait: float = WAIT) -> bytes:
     def hear() -> None:
         while not ANSWER.search(said) and (left := until - time.monotonic()) > 0:
             if select.select([terminal], [], [], left)[0]:
-                said.extend(os.read(terminal, 1024))
+                part = os.read(terminal, 1024)
+                if not part:  # it is gone
+                    return
+                said.extend(part)
 
     how = termios.TCSADRAIN
     try:
@@ -151,7 +154,6 @@ class Screen(RenderHook):
         self._rows = 0  # that are held for a picture, right above the line
         self._size = console.size
         self._waiting: NDArray[np.uint8] | None = None
-        self._due: _Drawn | None = None
         self._next = 0.0  # when another one may come
 
     def show(self, frames: NDArray[np.uint8]) -> None:
@@ -179,19 +181,17 @@ class Screen(RenderHook):
         if fresh:
             self._rows, self.number = rows, self.number + 1
         text = drawn(self.terminal.way, image, columns=columns, rows=rows, number=self.number)
-        self._due = _Drawn(passed_on(text, os.environ), above=self._rows)
-        self.console.print(_Room(fresh))
+        self.console.print(_Room(fresh, _Drawn(passed_on(text, os.environ), above=self._rows)))
         self._next = time.monotonic() + max(OFTEN, DEAR * (time.monotonic() - begun))
 
     def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
-        """What is printed, as rich asks its hooks: the live line is in it, and a picture that is due comes behind.
+        """What is printed, as rich asks its hooks: the live line is in it, and a picture comes behind that.
 
         Any other line parts the picture before from where the next one would be.
         """
         if not all(isinstance(part, (Control, LiveRender, _Room)) for part in renderables):
             self._rows = 0
-        due, self._due = self._due, None
-        return [*renderables, due] if due else renderables
+        return [*renderables, *(part.picture for part in renderables if isinstance(part, _Room))]
 
     @contextlib.contextmanager
     def hooked(self) -> Iterator[None]:
@@ -204,10 +204,10 @@ class Screen(RenderHook):
 
 
 class _Room:
-    """So many empty rows."""
+    """So many empty rows, and the picture that is to come above the line which follows them."""
 
-    def __init__(self, rows: int) -> None:
-        self.rows = rows
+    def __init__(self, rows: int, picture: _Drawn) -> None:
+        self.rows, self.picture = rows, picture
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield from [Segment.line()] * self.rows
