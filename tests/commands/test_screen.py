@@ -368,7 +368,7 @@ class Drawn:
             return
         first = self.top + self.row
         if kind == "sixel":
-            height, width = of_sixel(text).shape[:2]
+            width, height = map(int, re.search(r'"1;1;(\d+);(\d+)', text).groups())
             rows, columns = -(-height // self.cell[1]), -(-width // self.cell[0])
         else:
             rows, columns = (
