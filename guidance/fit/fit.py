@@ -133,9 +133,10 @@ class Fit:
         named = {band.name: band for band in self.bands}
         fine, contrast = self.bands[0], named.get("contrast", self.bands[-1])
         told = [said for said in (_said("the finest detail", fine), _said("the contrast", contrast)) if said]
-        came = f"{len(self.clips)} of {plural(len(self.clips) + len(self.left_out), 'clip')} came back as they were"
-        few = "" if len(self.clips) >= FEW else f". Only {came}: it is gentle"
+        few = f". Only {plural(len(self.clips), 'clip')} came back as they were: it is gentle"
+        few = "" if len(self.clips) >= FEW else few
         if len(self.clips) < LEAST:
+            came = f"{len(self.clips)} of {plural(len(self.clips) + len(self.left_out), 'clip')} came back as they were"
             return f"{came}, too few to tell of drift: the guide leaves this model's clips alone"
         if not self.guide.acts:
             return f"this model drifts by no more than chance at these settings: the guide leaves its clips alone{few}"
