@@ -17,6 +17,7 @@ from rich.text import Text
 from shelllcc.commands import streams
 from shelllcc.commands.pace import Pace
 from shelllcc.commands.screen import Screen, Terminal
+from shelllcc.guidance.measures.balance import ALARMS
 from shelllcc.guidance.terminal import shown
 from shelllcc.guidance.wan.clips.planning import Planning
 
@@ -161,7 +162,7 @@ class TerminalReporter(ProgressColumn):
         self.details = [f"sigma {moment.sigma:.3f}"]
         if moment.distance is not None:
             self.details.append(f"distance {moment.distance:.3f}")
-        self.alarm = "" if moment.alarm is None else f"{moment.alarm} alarm"
+        self.alarm = "" if moment.alarm is None else ALARMS[moment.alarm]
         self.progress.refresh()  # also of a sampling that is done before the line would be drawn
         self._now_and_then()
 

@@ -10,6 +10,10 @@ from shelllcc.guidance.guide.config import GuideConfig
 from shelllcc.guidance.guide.trace import Step
 
 Alarm = Literal["noise", "mean regression"]
+ALARMS: dict[Alarm, Literal["noise alarm", "mean-regression alarm"]] = {
+    "noise": "noise alarm",
+    "mean regression": "mean-regression alarm",
+}
 ADVICE: dict[Alarm, str] = {
     "noise": "the guide made more detail than real clips have; try a lower --strength or --radius",
     "mean regression": "the guide took away detail that real clips have; try a lower --strength or a higher --radius",

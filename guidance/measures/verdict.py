@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from shelllcc.guidance.measures.balance import ADVICE, EXPECTED, Alarm, balance
+from shelllcc.guidance.measures.balance import ADVICE, ALARMS, EXPECTED, Alarm, balance
 from shelllcc.guidance.measures.figures import beside
 
 Word = Literal[
@@ -23,7 +23,6 @@ EVEN = 0.02  # difference of two balances that says nothing
 VISIBLE = 0.5  # grey levels of noise
 FLICKER = 1.2  # of the jitter's ratio, over what more detail explains
 BLURRED = 0.8  # ratio of the Laplacian variance
-ALARMS: dict[Alarm, Word] = {"noise": "noise alarm", "mean regression": "mean-regression alarm"}
 
 
 @dataclass(frozen=True)

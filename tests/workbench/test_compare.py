@@ -483,7 +483,7 @@ def test_a_clip_has_one_alarm_in_every_command(knobs, shelllcc, tmp_path):
     both = json.loads((tmp_path / "both.json").read_text())
     assert (both["verdict"], both["alarm"]) == (said, own)
     assert f"verdict   {said['word']}, {said['why']}" in out
-    assert err.count(" alarm: ") == said["word"].endswith("alarm")
+    assert err.count(f"note: {said['word']}: {said['why']}") == said["word"].endswith("alarm")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from shelllcc.guidance.errors import OutOfMemoryError
 from shelllcc.guidance.files import JsonObject, as_json, sha256_of, whole_file, write_bytes
-from shelllcc.guidance.measures.balance import ADVICE, alarm
+from shelllcc.guidance.measures.balance import ADVICE, ALARMS, alarm
 from shelllcc.guidance.measures.verdict import Sampled, Verdict
 from shelllcc.guidance.media.video import encode
 from shelllcc.guidance.versions import versions
@@ -170,10 +170,11 @@ def remarks(record: JsonObject) -> Iterator[str]:
     """What the user should hear of a clip, by its sidecar."""
     if (why := left_alone(record)) is not None:
         yield why
-    if found := record["alarm"]:
-        yield f"{found} alarm: {ADVICE[found]}"
-    elif (told := record.get("verdict", {})).get("word", "").endswith("alarm"):
-        yield f"{told['word']}: {told['why']}"  # it shows beside the unguided clip alone
+    told, found = record.get("verdict"), record["alarm"]
+    if told is not None and told["word"].endswith("alarm"):  # its own, or one that shows beside the unguided clip alone
+        yield f"{told['word']}: {told['why']}"
+    elif found is not None:
+        yield f"{ALARMS[found]}: {ADVICE[found]}"
 
 
 def left_alone(record: JsonObject) -> str | None:
