@@ -30,7 +30,7 @@ from shelllcc.guidance.versions import versions
 if TYPE_CHECKING:
     from shelllcc.guidance.fit.trips import RoundTrips
 
-PASSES = 7  # of all clips, that a fit usually takes: one unguided, three for the response, three to solve
+ROUNDS = 4  # of the solver, each of which samples all clips once
 MOST_CALM = 6.0
 
 
@@ -61,7 +61,7 @@ class Fitting:
         self.trips, self.belongs, self.state, self.on_progress = trips, belongs, state, on_progress
         self.points: list[tuple[Point, GuideConfig]] = []
         self.seen: list[Drift] = []  # of the clips as they came back unguided, as far as that is known
-        self._done, self._total, self._passes = 0, 0, 0
+        self._done, self._total, self._ahead = 0, 0, guided_trips(len(trips.takes), excess=self._excess)
         self._pace: tuple[list[float], list[float]] = ([], [])  # seconds of a clip, unguided and guided
         self._key = _key(trips, belongs)
         self._known = _kept(state, self._key)
@@ -79,6 +79,11 @@ class Fitting:
             self.state.unlink(missing_ok=True)
         return fit
 
+    @property
+    def _excess(self) -> bool:
+        """Whether cfg adds anything to clips."""
+        return max(self.belongs.cfg, self.belongs.cfg_2 or 0.0) > 1
+
     def _solved(self, kept: Sequence[int], before: Sequence[Drift]) -> GuideConfig | None:
         """The guide; None where the best is to do nothing."""
         start = outputs(before)
@@ -86,19 +91,23 @@ class Fitting:
         if shrunk(start[2]) > 0:  # contrast, and all detail with it, that cfg overdoes
             self.trips.act_early()
         errors, still = [e.error for e in start], [e.mean for e in start]
+        self._ahead = guided_trips(len(kept), excess=self._excess)
         calm = {"calm": 0.0, "contrast": 0.0, "usual": 0.0}
 
         def measure(knobs: tuple[float, ...]) -> tuple[float, ...]:
-            config = self._config(knobs, calm)
-            seen = self._measured(kept, config, f"guide {len(self.points) + 1}")
-            drifts = tuple(e.mean for e in outputs(seen))
+            config, number = self._config(knobs, calm), len(self.points)
+            some = range(0, len(kept), every(number, len(kept), excess=self._excess))
+            seen = self._measured([kept[i] for i in some], config, f"guide {number + 1}")
+            theirs = [before[i] for i in some]
+            pairs = zip(still, outputs(seen), outputs(theirs), strict=True)
+            drifts = tuple(mean + now.mean - then.mean for mean, now, then in pairs)
             self.points.append((Point(knobs, drifts), config))
             calm["usual"] = sum(d.excess for d in seen) / len(seen)
             if len(self.points) == len(FIRST):
-                calm.update(calmed(before, seen, [point for point, _ in self.points], still))
+                calm.update(calmed(theirs, seen, [point for point, _ in self.points], still))
             return drifts
 
-        points = list(solve(measure, still, wanted, errors))
+        points = list(solve(measure, still, wanted, errors, rounds=ROUNDS))
         found = best(points, still, wanted, errors)
         return next((config for point, config in self.points if point == found), None)
 
@@ -133,7 +142,8 @@ class Fitting:
         """The drifts of clips under a guide, those that are known from before taken from there."""
         name = json.dumps(config and asdict(config), sort_keys=True)
         known = self._known.setdefault(name, {})
-        self._passes, self._total = self._passes + 1, self._done + len(clips) * max(1, PASSES - self._passes)
+        self._ahead = max(0, self._ahead - len(clips)) if config else self._ahead
+        self._total = self._done + len(clips) + self._ahead
         for group in groups(clips, self.trips.together):
             self._measure(group, config, known)
             self._done += len(group)
@@ -187,6 +197,21 @@ class Fitting:
             return None
         first = max(0, len(self.trips.takes) - self._done)
         return first * (whole or guided) + (max(self._total, self._done) - self._done - first) * guided
+
+
+def every(number: int, clips: int, *, excess: bool) -> int:
+    """Of every how many clips the guide of that number samples one: of 2 where the response is measured, else of 1.
+
+    What clips answer differs less among them than what they lack. The last of the response tells the excess of all.
+    """
+    alone = clips < 2 * LEAST or number >= len(FIRST) or (excess and number == len(FIRST) - 1)
+    return 1 if alone else 2
+
+
+def guided_trips(clips: int, *, excess: bool) -> int:
+    """Trips under a guide that a fit of so many clips usually takes: those of the response, and of all rounds."""
+    response = sum(-(-clips // every(number, clips, excess=excess)) for number in range(len(FIRST)))
+    return response + ROUNDS * clips
 
 
 def groups(clips: Sequence[int], most: int) -> list[Sequence[int]]:

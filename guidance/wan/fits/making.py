@@ -15,7 +15,7 @@ from shelllcc.guidance.errors import TooLongError
 from shelllcc.guidance.files import claimed
 from shelllcc.guidance.fit import shelf
 from shelllcc.guidance.fit.fit import Fit
-from shelllcc.guidance.fit.fitting import PASSES, Fitting, Progress
+from shelllcc.guidance.fit.fitting import Fitting, Progress, guided_trips
 from shelllcc.guidance.fit.trips import Take
 from shelllcc.guidance.media import photographs
 from shelllcc.guidance.wan.banks.encode import encode_frames
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 SIDE, FRAMES = 256, 17  # pixels and frames of a fit's clips, where the model makes such large ones
 CLIPS, CLIPS_LARGE, CLIPS_CPU = 24, 16, 8
-LARGE = 4096  # numbers of a token within a transformer from which it is a large one: Wan's 14B has 5120
+LARGE = 1024  # numbers of a token within a transformer from which a clip takes long: Wan's 1.3B has 1536, the tiny 320
 FEW, SHOWN = (
     10,
     2,
@@ -139,9 +139,10 @@ def cost(trips: Trips, watch: _Watch, *, clips: int = 1, early: bool = False) ->
 
     `early` says that the guides will begin early, which makes each further trip longer.
     """
-    tail = trips.early_tail if early else trips.tail
-    steps = len(trips.levels) - 1 + (PASSES - 1) * tail
-    return len(trips.takes) / clips * (steps * watch.step + (PASSES + 1) * watch.decoding)
+    count, excess = len(trips.takes), max(trips.request.cfg, trips.request.cfg_2 or 0.0) > 1
+    guided = guided_trips(count, excess=excess)
+    steps = count * (len(trips.levels) - 1) + guided * (trips.early_tail if early else trips.tail)
+    return (steps * watch.step + (2 * count + guided) * watch.decoding) / clips
 
 
 class _Watch:

@@ -1,5 +1,6 @@
 """Fits of the embedded model: round trips, what is kept of a killed one, and what is solved."""
 
+import itertools
 import json
 import math
 from dataclasses import replace
@@ -12,7 +13,7 @@ from shelllcc.anchors.choose import load_bank
 from shelllcc.guidance.errors import TooLongError, UsageError
 from shelllcc.guidance.fit import fitting
 from shelllcc.guidance.fit.fit import Belongs
-from shelllcc.guidance.fit.fitting import PASSES, Fitting, calmed, came_back
+from shelllcc.guidance.fit.fitting import Fitting, calmed, came_back, guided_trips
 from shelllcc.guidance.fit.judge import FINE, Drift
 from shelllcc.guidance.fit.trips import EARLY, Take, begin_at
 from shelllcc.guidance.guide.config import GuideConfig
@@ -229,13 +230,38 @@ def test_flat_places_may_grow_by_what_they_clearly_lack_and_no_more(trips, monke
         seen = [Drift((0.0, -0.1, 0.0, 0.0), 0.0, flat, 0.9) for flat in flats]
         monkeypatch.setattr(trips, "drift", lambda number, config: seen[number])
         asked = []
-        monkeypatch.setattr(fitting, "solve", lambda measure, start, wanted, errors: asked.append(wanted) or ())
+        monkeypatch.setattr(fitting, "solve", lambda measure, start, wanted, errors, rounds: asked.append(wanted) or ())
         Fitting(trips, BELONGS).fit()
         return asked[0][-1]
 
     assert limit(0.1, 0.11, 0.1, 0.11) == pytest.approx(0.105, abs=0.01)  # busier than real ones already
     assert limit(-0.2, -0.21, -0.2, -0.21) == pytest.approx(0.0, abs=0.01)
     assert limit(-0.1, 0.1, -0.12, 0.06) < 0.0  # within its error: as it is
+
+
+@pytest.mark.parametrize(("cfg", "response"), [(1.0, [4, 4, 4]), (3.0, [4, 4, 8])])
+def test_half_of_the_clips_tell_the_response_and_what_they_lack_is_not_taken_for_all(trips, monkeypatch, cfg, response):
+    """What clips answer is the same for all, what they lack is not: drifts of a few are those of all, as answered."""
+    asked, seen = [], []
+    trips.takes = trips.takes * 2
+
+    def drift(number, config):
+        asked.append((number, config))
+        lack, radius = -0.4 if number % 2 else -0.1, config.radius if config else 1.0
+        return Drift((0.0, 0.0, lack + 0.1 * math.log(radius), lack + 0.1 * math.log(radius)), 0.0, 0.0, 0.9)
+
+    def solving(measure, start, wanted, errors, rounds):
+        for radius in (0.5, 0.6, 0.7, 1.0):
+            seen.append(measure((0.1, radius, 0.1, 0.0))[0] - start[0])
+        return ()
+
+    monkeypatch.setattr(trips, "drift", drift)
+    monkeypatch.setattr(fitting, "solve", solving)
+    Fitting(trips, replace(BELONGS, cfg=cfg)).fit()
+    passes = [len(list(group)) for _, group in itertools.groupby(asked, key=lambda call: call[1])]
+    assert passes == [8, *response, 8]
+    assert seen == pytest.approx([0.05, 0.06, 0.07, 0.1], abs=1e-4)
+    assert guided_trips(8, excess=cfg > 1) == sum(response) + 4 * 8
 
 
 def test_a_clips_own_excess_counts_as_far_as_it_explains_its_drift():
@@ -264,7 +290,7 @@ def test_the_cost_is_that_of_the_steps_that_are_sampled_and_the_clips_that_are_d
         return decode(*args, **kwargs)
 
     monkeypatch.setattr(vae, "decode", decoding)
-    for number in range(PASSES):
+    for number in range(1 + guided_trips(1, excess=False)):
         trips.drift(0, trips.guide(radius=1.5 + number / 10) if number else None)
     counted["steps"] = sum(calls.computed for calls in trips._prefixes[0].calls)
 
@@ -302,7 +328,7 @@ def test_clips_suit_the_model_and_the_device(trips):
     wide = replace(tiny, transformer=tiny.transformer | {"num_attention_heads": 12, "attention_head_dim": 128})
     assert shape_for(wide, full, "cuda", 32) == Shape(256, 17, 32)
     assert shape_for(wide, full, "cuda", 32, {"frames"}) == Shape(256, 81, 32)
-    assert shape_for(wide, full, "cuda", None, {"width"}) == Shape(720, 17, 24)
+    assert shape_for(wide, full, "cuda", None, {"width"}) == Shape(720, 17, 16)
     large = replace(wide, transformer=wide.transformer | {"num_attention_heads": 40})
     assert [shape_for(large, full, device).clips for device in ("cuda", "cpu")] == [16, 8]
     captions = [{take.caption.partition(",")[0] for take in chosen_takes(Shape(256, 17, 16), m)} for m in (tiny, wide)]

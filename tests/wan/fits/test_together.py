@@ -10,9 +10,9 @@ import torch
 from shelllcc.anchors.choose import load_bank
 from shelllcc.guidance.errors import OutOfMemoryError, VideoError
 from shelllcc.guidance.fit.fit import Belongs
-from shelllcc.guidance.fit.fitting import PASSES, Fitting, groups
+from shelllcc.guidance.fit.fitting import Fitting, groups
 from shelllcc.guidance.fit.judge import Drift
-from shelllcc.guidance.fit.solve import Point
+from shelllcc.guidance.fit.solve import FIRST, Point
 from shelllcc.guidance.fit.trips import Take
 from shelllcc.guidance.media import photographs
 from shelllcc.guidance.wan.banks.start import films
@@ -194,9 +194,11 @@ class Clock:
         return self.now
 
 
-@pytest.mark.parametrize(("together", "cfg", "contrast"), [(1, 1.0, -0.1), (4, 1.0, -0.1), (4, 3.0, 0.1)])
+@pytest.mark.parametrize(
+    ("together", "cfg", "contrast", "clips"), [(1, 1.0, -0.1, 8), (4, 1.0, -0.1, 4), (4, 3.0, 0.1, 8)]
+)
 def test_the_estimate_after_the_first_call_is_what_a_fit_of_the_usual_passes_takes(
-    studio, bank, monkeypatch, tmp_path, together, cfg, contrast
+    studio, bank, monkeypatch, tmp_path, together, cfg, contrast, clips
 ):
     """By the clock of a machine on which a step takes 5 seconds and 1 a clip, and decoding a clip takes 3."""
     clock, told, left = Clock(), [], []
@@ -210,8 +212,8 @@ def test_the_estimate_after_the_first_call_is_what_a_fit_of_the_usual_passes_tak
         clock.now += 3 * len(latents)
         return decode(latents, *args, **kwargs)
 
-    def solving(measure, still, wanted, errors):
-        for number in range(1, PASSES):
+    def solving(measure, still, wanted, errors, *, rounds):
+        for number in range(1, 1 + len(FIRST) + rounds):
             knobs = (0.1, 0.1 + 0.01 * number, 0.1, 0.0)
             yield Point(knobs, measure(knobs))
 
@@ -232,7 +234,7 @@ def test_the_estimate_after_the_first_call_is_what_a_fit_of_the_usual_passes_tak
     def on_progress(progress):
         left.append((clock.now, progress.left))
 
-    make_fit(studio, request, bank, clips=4, on_cost=told.append, on_progress=on_progress)
+    make_fit(studio, request, bank, clips=clips, on_cost=told.append, on_progress=on_progress)
     assert told[0] == pytest.approx(clock.now, rel=0.15)
     tails = left[len(left) // 2 :]
     assert [at + rest for at, rest in tails] == pytest.approx([clock.now] * len(tails), rel=0.15)
