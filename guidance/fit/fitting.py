@@ -180,9 +180,9 @@ class Fitting:
 
     @property
     def overdone(self) -> bool:
-        """Whether contrast is too much as far as is known, so that guides will begin early."""
+        """Whether contrast is too much as far as is known, so that guides will begin early; of few clips cfg tells."""
         contrast = robust([drift.contrast for drift in self.seen])
-        return (shrunk(contrast) if math.isfinite(contrast.error) else contrast.mean) > 0
+        return shrunk(contrast) > 0 if math.isfinite(contrast.error) else self._excess and contrast.mean > 0
 
     def _tell(self, stage: str) -> None:
         self.on_progress(Progress(self._done, max(self._total, self._done), self._left(), stage))
@@ -204,7 +204,7 @@ def every(number: int, clips: int, *, excess: bool) -> int:
 
     What clips answer differs less among them than what they lack. The last of the response tells the excess of all.
     """
-    alone = clips < 2 * LEAST or number >= len(FIRST) or (excess and number == len(FIRST) - 1)
+    alone = clips <= LEAST or number >= len(FIRST) or (excess and number == len(FIRST) - 1)
     return 1 if alone else 2
 
 

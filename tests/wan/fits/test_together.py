@@ -124,7 +124,7 @@ def calls(monkeypatch):
 
 def test_a_killed_fit_samples_no_group_twice_and_ends_as_an_unbroken_one(trips, calls, tmp_path):
     expected, whole = Fitting(trips(3), BELONGS).fit(), list(calls.asked)
-    assert {numbers for numbers, _ in whole} == {(0, 1), (2, 3, 4)}
+    assert {numbers for numbers, _ in whole} == {(0, 1), (2, 3, 4), (0, 2, 4)}  # the last tell the response
     calls.asked.clear()
     calls.killed = 3
     with pytest.raises(Killed):
@@ -150,7 +150,7 @@ def test_a_group_that_does_not_fit_into_memory_is_halved_and_so_are_later_ones(t
     calls.most = 2
     ours = trips(5)
     assert Fitting(ours, BELONGS).fit().guide.acts
-    assert [numbers for numbers, _ in calls.asked[:6]] == 2 * [(0,), (1, 2), (3, 4)]
+    assert [numbers for numbers, _ in calls.asked[:5]] == [(0,), (1, 2), (3, 4), (0,), (2, 4)]
     assert ours.together == 2
     calls.most = 0
     with pytest.raises(OutOfMemoryError):
