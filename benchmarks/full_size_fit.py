@@ -1,8 +1,8 @@
 """A starter bank and a fit at Wan's full size, on one GPU, with random weights: `python -m benchmarks.full_size_fit`
 
 Wan2.1-1.3B's geometry, or with `--a14b` Wan2.2-A14B's two transformers. Prints one JSON line: seconds of the bank and
-of the fit, those that the fit said it would take after its first clips, and peak memory beside the plan for as many
-clips as are sampled together; what is known already goes to stderr meanwhile, with the seconds of each stage.
+of the fit, those that the fit said it would take after its first clips, and peak memory beside what `--dry-run` plans
+for the sampling that it is for; what is known already goes to stderr meanwhile, with the seconds of each stage.
 Random weights bring no clip back as it was: here each counts as if it had come, so that the fit takes all its passes.
 Prompts are embedded beforehand. `--toy` shrinks widths and clips, for a CPU.
 """
@@ -104,10 +104,9 @@ def main(
             fit_peak = bench.peak(work)
         fit_seconds = time.perf_counter() - began
         fitted = request.changed(width=shape.side, height=shape.side, frames=shape.frames)
-        stages = costs(model, fitted, Loading(), dtype=torch.bfloat16).loaded("none", tiling=False)
         together = choose(studio, fitted)
-        sampling, decoding = stages["sampling"], stages["decoding"]
-        planned = max(sampling.weights + together * sampling.work, decoding.peak)
+        stages = costs(model, request, Loading(), dtype=torch.bfloat16).loaded("none", tiling=False)
+        planned = max(stages[stage].peak for stage in ("sampling", "decoding"))
         record = {
             "model": "A14B" if a14b else "1.3B",
             "device": "cpu" if toy else torch.cuda.get_device_name(),

@@ -34,7 +34,10 @@ EVERY = 15  # seconds between lines of progress where stderr is no terminal
 def fit(
     *,
     clips: Annotated[
-        int | None, typer.Option(min=4, help="Clips that are sampled again. (default: 24; 8 on the CPU)")
+        int | None,
+        typer.Option(
+            min=4, help="Clips that are sampled again. (default: 24, 16 with a full-size model; 8 on the CPU)"
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the first clip's noise.")] = 0,
     again: Annotated[bool, typer.Option("--again", help="Also where there is a fit.")] = False,
