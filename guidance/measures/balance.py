@@ -28,11 +28,13 @@ class BalanceConfig:
     noise       balance above which the guide warns of noise while it samples: 28 clips that their fits guided at
                 strength 1 lay below it (section 18)
     regression  net gain below which it warns of mean regression (section 9)
+    spread      deviation of the balance among those 28 clips, which are as they should be: what 0 is, give or take
     """
 
     outward: float = 0.5
     noise: float = 0.3
     regression: float = -0.1
+    spread: float = 0.2
 
 
 USUAL = BalanceConfig()

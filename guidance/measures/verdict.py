@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from shelllcc.guidance.measures.balance import ADVICE, ALARMS, EXPECTED, Alarm, balance
+from shelllcc.guidance.measures.balance import ADVICE, ALARMS, EXPECTED, USUAL, Alarm, balance
 from shelllcc.guidance.measures.figures import beside
 
 Word = Literal[
@@ -20,6 +20,7 @@ Word = Literal[
 
 SAME = 5e-4  # change of a pixel below which nobody sees a difference
 EVEN = 0.02  # difference of two balances that says nothing
+DOUBT = USUAL.spread / 4  # how far from 0 two balances lie together, for one to be nearer in three clips of five
 VISIBLE = 0.5  # grey levels of noise
 FLICKER = 1.2  # of the jitter's ratio, over what more detail explains
 BLURRED = 0.8  # ratio of the Laplacian variance
@@ -98,12 +99,16 @@ class Sampled:
 
 
 def _by_balance(ours: float, theirs: float) -> Verdict:
-    side = "too much detail" if ours > 0 else "too little detail"
-    if abs(ours) < abs(theirs) - EVEN:
-        return Verdict("better", f"detail comes nearer to real clips' ({theirs:+.2f} to {ours:+.2f}, 0 is right)")
-    if abs(ours) > abs(theirs) + EVEN:
-        return Verdict("worse", f"{side} for such a clip ({theirs:+.2f} to {ours:+.2f}, 0 is right)")
-    return Verdict("same", f"as far from real clips' detail as the reference ({theirs:+.2f} to {ours:+.2f})")
+    """The one that lies nearer to 0, as far as that tells: clips that are as they should be differ by their spread."""
+    told = f"({theirs:+.2f} to {ours:+.2f}; 0 is right, give or take {USUAL.spread:.1f})"
+    middle, more = (ours + theirs) / 2, ours > theirs
+    if abs(ours - theirs) <= EVEN:
+        return Verdict("same", f"as far from real clips' detail as the reference {told}")
+    if abs(middle) < DOUBT:
+        return Verdict("same", f"{'more' if more else 'less'} detail, within what real clips differ by {told}")
+    if (middle < 0) == more:
+        return Verdict("better", f"detail comes nearer to real clips' {told}")
+    return Verdict("worse", f"too {'much' if more else 'little'} detail for such a clip {told}")
 
 
 def _by_images(figures: Mapping[str, Any]) -> Verdict:

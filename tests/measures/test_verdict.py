@@ -83,9 +83,13 @@ PLAIN |= {"noise": 0.0, "fine": 0.0, "change": 0.01}
 
 @pytest.mark.parametrize(
     ("ours", "theirs", "word"),
-    [(0.05, -0.4, "better"), (-0.1, 0.3, "better"), (0.14, -0.1, "worse"), (-0.41, -0.4, "same")],
+    [
+        *((0.05, -0.4, "better"), (-0.1, 0.3, "better"), (0.03, -0.16, "better")),
+        *((0.14, 0.02, "worse"), (-0.41, -0.1, "worse"), (-0.41, -0.4, "same")),
+        *((0.14, -0.1, "same"), (0.07, -0.01, "same"), (-0.1, 0.12, "same")),  # 0 itself is known to .2 alone
+    ],
 )
-def test_the_balance_decides_where_it_is_known(ours, theirs, word):
+def test_the_balance_decides_where_it_is_known_and_tells(ours, theirs, word):
     assert judge(PLAIN | {"balance": ours}, {"balance": theirs}).word == word
 
 
