@@ -177,7 +177,7 @@ def played(work, *, answer=b"", typed=b"", pixels=False, before=nothing, at_ques
             cells = (10 * columns, 20 * rows) if pixels else (0, 0)
             fcntl.ioctl(1, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, *cells))
             for name in list(os.environ):
-                if re.match("COLUMNS|NO_COLOR|CI$|TERM|TMUX|STY|KITTY|LC_TERMINAL", name):
+                if re.match("COLUMNS|LINES|NO_COLOR|CI$|TERM|TMUX|STY|KITTY|LC_TERMINAL", name):
                     del os.environ[name]
             os.environ["TERM"] = "xterm-256color"
             sys.stdin, sys.stdout, sys.stderr = (os.fdopen(n, "w" if n else "r", closefd=False) for n in range(3))
