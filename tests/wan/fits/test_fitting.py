@@ -22,35 +22,14 @@ from shelllcc.guidance.media.photographs import STILLS
 from shelllcc.guidance.wan.banks.encode import encode_frames
 from shelllcc.guidance.wan.clips.request import Request
 from shelllcc.guidance.wan.clips.sample import Start, noise_levels, sample
-from shelllcc.guidance.wan.clips.studio import Studio
 from shelllcc.guidance.wan.fits import making
 from shelllcc.guidance.wan.fits.making import Shape, chosen_takes, cost, make_fit, shape_for
 from shelllcc.guidance.wan.fits.trips import Trips
-from shelllcc.guidance.wan.model.loading import Loading
 from shelllcc.guidance.wan.model.pipeline import find_model
 from shelllcc.guidance.wan.model.presets import PRESETS
 
 SMALL = {"width": 32, "height": 32, "frames": 5, "steps": 6}
 BELONGS = Belongs("bank", None, "weights", "UniPC", 6, 1.0, None, 3.0)
-
-
-class Silent:
-    def stage(self, name):
-        pass
-
-    def step(self, moment):
-        pass
-
-    def count(self, done, total):
-        pass
-
-
-@pytest.fixture(scope="module")
-def studio(pipe, tmp_path_factory):
-    studio = Studio(find_model(None), Loading(), Silent(), device="cpu")
-    studio.__dict__["pipe"] = pipe
-    studio.texts.folder = tmp_path_factory.mktemp("texts")
-    return studio
 
 
 @pytest.fixture(scope="module")

@@ -16,27 +16,16 @@ from shelllcc.guidance.fit.solve import FIRST, Point
 from shelllcc.guidance.fit.trips import Take
 from shelllcc.guidance.media import photographs
 from shelllcc.guidance.wan.banks.start import films
-from shelllcc.guidance.wan.clips.batch import Silent
 from shelllcc.guidance.wan.clips.request import Request
-from shelllcc.guidance.wan.clips.studio import Studio
 from shelllcc.guidance.wan.fits import making
 from shelllcc.guidance.wan.fits import trips as trips_of
 from shelllcc.guidance.wan.fits.making import make_fit
 from shelllcc.guidance.wan.fits.trips import MOST_TOGETHER, Trips
 from shelllcc.guidance.wan.model.loading import Loading
-from shelllcc.guidance.wan.model.pipeline import find_model
 from shelllcc.guidance.wan.model.presets import PRESETS
 
 SMALL = {"width": 32, "height": 32, "frames": 5, "steps": 5}
 BELONGS = Belongs("bank", None, "weights", "UniPC", 6, 1.0, None, 3.0)
-
-
-@pytest.fixture(scope="module")
-def studio(pipe, tmp_path_factory):
-    studio = Studio(find_model(None), Loading(), Silent(), device="cpu")
-    studio.__dict__["pipe"] = pipe
-    studio.texts.folder = tmp_path_factory.mktemp("texts")
-    return studio
 
 
 @pytest.fixture(scope="module")
