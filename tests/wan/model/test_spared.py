@@ -57,7 +57,8 @@ def test_a_lora_of_the_embedded_model_needs_peft_and_not_what_peft_could_use(tmp
     words = ["generate", "--preset", "tiny-4step", "-p", "a cat", "--size", "32x32", "--frames", "5", "-o", "a.mp4"]
     exit_code, imported, peft, *_ = run("command", words, tmp_path)
     assert (exit_code, peft) == (0, True)
-    assert imported == ["peft"]
+    older = "torch.distributed.tensor"  # which older PEFTs import themselves
+    assert [name for name in imported if name != older] == ["peft"]
 
 
 @pytest.fixture(scope="module")
