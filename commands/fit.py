@@ -82,8 +82,8 @@ def fit(
             return
         about: JsonObject = {"model": resolved.model.name, "bank": bank.name, "loaded": report["loaded"]}
         made = f"{shape.clips} of {shape.side}x{shape.side}, {plural(shape.frames, 'frame')}"
-        facts(about | ({"found": "there is one: nothing to make, but by --again"} if there else {"clips": made}))
-        facts({"fit": str(place)})
+        about |= {"found": "there is one: nothing to make, but by --again"} if there else {"clips": made}
+        facts(about | {"fit": str(place)})
         return
     pick_device(common.device)
     found = known.fit if known and known.exact else None

@@ -55,8 +55,10 @@ def find(wanted: str) -> Terminal | str:
     """
     if streams.is_quiet():
         return "nothing is shown with --quiet"
-    if not (sys.stderr and sys.stderr.isatty()) or os.environ.get("TERM", "dumb") == "dumb":
+    if not (sys.stderr and sys.stderr.isatty()):
         return "stderr is no terminal"
+    if os.environ.get("TERM", "dumb") == "dumb":
+        return "this terminal can do no more than text (TERM)"
     way = next((way for way in WAYS if way == wanted), None)
     inside = within(os.environ)
     if inside and way is None:

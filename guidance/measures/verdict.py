@@ -100,15 +100,15 @@ class Sampled:
 
 def _by_balance(ours: float, theirs: float) -> Verdict:
     """The one that lies nearer to 0, as far as that tells: clips that are as they should be differ by their spread."""
-    told = f"({theirs:+.2f} to {ours:+.2f}; 0 is right, give or take {USUAL.spread:.1f})"
+    told = f"({theirs:+.2f} to {ours:+.2f}; real clips 0 on average)"
     middle, more = (ours + theirs) / 2, ours > theirs
     if abs(ours - theirs) <= EVEN:
         return Verdict("same", f"as far from real clips' detail as the reference {told}")
     if abs(middle) < DOUBT:
-        return Verdict("same", f"{'more' if more else 'less'} detail, within what real clips differ by {told}")
+        return Verdict("same", f"{'more' if more else 'less'} detail, and real clips may have either {told}")
     if (middle < 0) == more:
         return Verdict("better", f"detail comes nearer to real clips' {told}")
-    return Verdict("worse", f"too {'much' if more else 'little'} detail for such a clip {told}")
+    return Verdict("worse", f"probably too {'much' if more else 'little'} detail for such a clip {told}")
 
 
 def _by_images(figures: Mapping[str, Any]) -> Verdict:

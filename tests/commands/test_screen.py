@@ -305,7 +305,7 @@ def finding(wanted, **environment):
         (finding("terminal", TERM="xterm-kitty"), {}, "Terminal(way='kitty'"),
         (finding("terminal", TERM="xterm-kitty", TMUX="x"), {"answer": VT340}, "tmux passes no picture on by itself"),
         (finding("sixel", TMUX="x"), {"pixels": True}, "Terminal(way='sixel', cell=(10, 20))"),
-        (finding("kitty", TERM="dumb"), {}, "stderr is no terminal"),
+        (finding("kitty", TERM="dumb"), {}, "this terminal can do no more than text (TERM)"),
         (finding("kitty"), {}, "Terminal(way='kitty'"),
     ],
 )
