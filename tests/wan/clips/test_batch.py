@@ -283,18 +283,18 @@ def test_a_worker_killed_while_it_samples_leaves_the_bytes_of_serial_generation(
     title = "ray::_Actor" if engine == "ray" else "--multiprocessing-fork"
     with contextlib.ExitStack() as stack:
         stack.callback(process.kill)
-        wait_for(lambda: process.poll() is not None or list(tmp_path.glob("clips/*/*.json")))
+        wait_for(lambda: process.poll() is not None or list(tmp_path.glob("clips/*/[!.]*.json")))
         busy = workers(process.pid, title)
         assert len(busy) == 2, process.communicate()
         os.kill(busy[0], signal.SIGKILL)
-        left = 4 - len(list(tmp_path.glob("clips/*/*.json")))
+        left = 4 - len(list(tmp_path.glob("clips/*/[!.]*.json")))
         out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert left > 1
     report = json.loads(out)
     assert report["failed"] == []
     assert len(report["clips"]) + report["skipped"] == 4
-    sidecars = {path.with_suffix(".mp4"): json.loads(path.read_text()) for path in tmp_path.glob("clips/*/*.json")}
+    sidecars = {path.with_suffix(".mp4"): json.loads(path.read_text()) for path in tmp_path.glob("clips/*/[!.]*.json")}
     found = {path.name: (*record["frames_sha256"].values(), sha256_of(path)) for path, record in sidecars.items()}
     assert len(serial) == 4
     assert found == serial
