@@ -61,7 +61,7 @@ class Fitting:
         self.trips, self.belongs, self.state, self.on_progress = trips, belongs, state, on_progress
         self.points: list[tuple[Point, GuideConfig]] = []
         self.seen: list[Drift] = []  # of the clips as they came back unguided, as far as that is known
-        self._done, self._total, self._ahead = 0, 0, guided_trips(len(trips.takes), excess=self._excess)
+        self._done, self._total, self._ahead = 0, 0, self.guided
         self._pace: tuple[list[float], list[float]] = ([], [])  # seconds of a clip, unguided and guided
         self._key = _key(trips, belongs)
         self._known = _kept(state, self._key)
@@ -78,6 +78,11 @@ class Fitting:
         if self.state is not None:
             self.state.unlink(missing_ok=True)
         return fit
+
+    @property
+    def guided(self) -> int:
+        """Trips under a guide that it will take, as far as can be told beforehand."""
+        return guided_trips(len(self.trips.takes), excess=self._excess)
 
     @property
     def _excess(self) -> bool:

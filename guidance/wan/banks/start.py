@@ -9,18 +9,15 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import os
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from threading import Lock, Thread, local
-from typing import TYPE_CHECKING, Any, TypeVar
+from threading import local
+from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from shelllcc.anchors.bank import Bank
@@ -31,6 +28,7 @@ from shelllcc.anchors.latents import LatentFile, open_latents, save_latents
 from shelllcc.anchors.shelf import latents_folder, open_bank, user_folder
 from shelllcc.guidance.errors import BankError, ModelError, UsageError
 from shelllcc.guidance.geometry.threads import one_thread
+from shelllcc.guidance.jobs.ahead import worked_ahead
 from shelllcc.guidance.jobs.work import Engine, Here, work_off
 from shelllcc.guidance.media.photographs import PHOTOGRAPHS, Take, film, starter_side, takes
 from shelllcc.guidance.wan.banks.encode import Encoding, encode_frames, vae_of
@@ -45,8 +43,6 @@ FORM = 1  # changes when the same photograph would give other latents
 FRAMES = 17  # of a clip: five latent frames
 AHEAD, CORES = 8, 4  # threads at most that film clips before they are needed, and that encode them on the CPU
 MOVES = 3  # clips of a photograph; on the CPU one, which makes nearly as good a bank
-_SWITCH = Lock()
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -188,9 +184,9 @@ class _Made:
         self._own = local()
         self._ahead: Iterator[NDArray[Any] | Tensor]
         if encoding.device.startswith("cpu"):
-            self._ahead = _worked_ahead(self._encoded, ahead, CORES)
+            self._ahead = worked_ahead(self._encoded, ahead, CORES)
         else:
-            self._ahead = _worked_ahead(self._filmed, ahead, AHEAD)
+            self._ahead = worked_ahead(self._filmed, ahead, AHEAD)
 
     def __call__(self, take: Take) -> Tensor:
         vae = vae_of(self.encoding)  # loaded here, not by several threads at a time
@@ -215,35 +211,7 @@ def films(takes: Sequence[Take], size: int, *, frames: int = FRAMES, threads: in
 
     Raises VideoError as `film`.
     """
-    return _worked_ahead(partial(film, size=size, frames=frames), takes, threads)
-
-
-def _worked_ahead(work: Callable[[Take], T], takes: Sequence[Take], most: int) -> Iterator[T]:
-    """What `work` makes of each, in their order, by threads of one core each, while earlier ones are in use."""
-    count = min(most, os.cpu_count() or 1)
-    pool, waiting = ThreadPoolExecutor(count, initializer=_keep_to_one_thread), deque[Future[T]]()
-    try:
-        for take in takes:
-            waiting.append(pool.submit(work, take))
-            if len(waiting) > 2 * count:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _keep_to_one_thread() -> None:
-    """From now on torch computes on one thread in this thread of Python; those of others stay as they are.
-
-    The process's default, which threads to come get, is changed for a moment: another thread puts it back.
-    """
-    with _SWITCH:
-        usual = torch.get_num_threads()
-        torch.set_num_threads(1)
-        other = Thread(target=torch.set_num_threads, args=(usual,))
-        other.start()
-        other.join()
+    return worked_ahead(partial(film, size=size, frames=frames), takes, threads)
 
 
 def _encode(job: tuple[Take, Path], *, encoding: Encoding, made: _Made) -> None:

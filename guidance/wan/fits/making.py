@@ -15,7 +15,7 @@ from shelllcc.guidance.errors import TooLongError
 from shelllcc.guidance.files import claimed
 from shelllcc.guidance.fit import shelf
 from shelllcc.guidance.fit.fit import Fit
-from shelllcc.guidance.fit.fitting import Fitting, Progress, guided_trips
+from shelllcc.guidance.fit.fitting import Fitting, Progress
 from shelllcc.guidance.fit.trips import Take
 from shelllcc.guidance.media import photographs
 from shelllcc.guidance.wan.banks.encode import encode_frames
@@ -106,7 +106,7 @@ def make_fit(
         clips, done = progress.done - done, progress.done
         if not told and watch.steps:
             told = True
-            seconds = encoding + cost(trips, watch, clips=clips, early=fitting.overdone)
+            seconds = encoding + cost(trips, watch, guided=fitting.guided, clips=clips, early=fitting.overdone)
             on_cost(seconds)
             if most is not None and seconds > most:
                 raise TooLongError(seconds, most)
@@ -133,13 +133,12 @@ def encoded(pipe: WanPipeline, takes: Sequence[photographs.Take], shape: Shape) 
         yield Take(take.caption, encode_frames(pipe.vae, frames, device=device_of(pipe)).cpu())
 
 
-def cost(trips: Trips, watch: _Watch, *, clips: int = 1, early: bool = False) -> float:
+def cost(trips: Trips, watch: _Watch, *, guided: int, clips: int = 1, early: bool = False) -> float:
     """Seconds that a whole fit takes, by what its first call took, of so many clips: a step, and what follows the last.
 
-    `early` says that the guides will begin early, which makes each further trip longer.
+    `guided` trips are under a guide; `early` says that it will begin early, which makes each of them longer.
     """
-    count, excess = len(trips.takes), max(trips.request.cfg, trips.request.cfg_2 or 0.0) > 1
-    guided = guided_trips(count, excess=excess)
+    count = len(trips.takes)
     steps = count * (len(trips.levels) - 1) + guided * (trips.early_tail if early else trips.tail)
     return (steps * watch.step + (2 * count + guided) * watch.decoding) / clips
 

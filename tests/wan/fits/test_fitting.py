@@ -269,14 +269,15 @@ def test_the_cost_is_that_of_the_steps_that_are_sampled_and_the_clips_that_are_d
         return decode(*args, **kwargs)
 
     monkeypatch.setattr(vae, "decode", decoding)
-    for number in range(1 + guided_trips(1, excess=False)):
+    guided = guided_trips(1, excess=False)
+    for number in range(1 + guided):
         trips.drift(0, trips.guide(radius=1.5 + number / 10) if number else None)
     counted["steps"] = sum(calls.computed for calls in trips._prefixes[0].calls)
 
     class Watch:
         step, decoding = 1.0, 1000.0
 
-    assert cost(trips, Watch()) == counted["steps"] + 1000 * counted["decoded"]
+    assert cost(trips, Watch(), guided=guided) == counted["steps"] + 1000 * counted["decoded"]
 
 
 def test_a_fit_that_takes_too_long_is_told_so_after_one_clip_and_goes_on_later(trips, studio, monkeypatch, tmp_path):
